@@ -1,0 +1,1 @@
+"""What a candidate is: its value, its blocks, its network, its cost."""

@@ -1,0 +1,46 @@
+"""Small layers that several block families share."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def conv3x3(in_channels: int, out_channels: int, dilation: int = 1) -> nn.Conv2d:
+    """3×3 convolution with bias that keeps height and width at any dilation."""
+    return nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
+
+
+def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """1×1 convolution with bias."""
+    return nn.Conv2d(in_channels, out_channels, 1)
+
+
+def separable3x3(in_channels: int, out_channels: int, dilation: int = 1) -> nn.Sequential:
+    """Depthwise 3×3 with bias, then pointwise 1×1 with bias, nothing in between (documents A and B)."""
+    depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels)
+    return nn.Sequential(depthwise, conv1x1(in_channels, out_channels))
+
+
+def preactivated(convolution: nn.Module, channels: int) -> nn.Sequential:
+    """Batch norm over ``channels``, ReLU, then the convolution."""
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True), convolution)
+
+
+def projection(in_channels: int, out_channels: int) -> nn.Module:
+    """The way past a block: nothing where the channel counts agree, else a 1×1 convolution."""
+    return nn.Identity() if in_channels == out_channels else conv1x1(in_channels, out_channels)
+
+
+class Residual(nn.Module):
+    """``body(x) + project(x)``: the frame of every pre-activated block here."""
+
+    def __init__(self, in_channels: int, out_channels: int, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.project = projection(in_channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) → (N, out_channels, H, W)."""
+        # The body starts with a batch norm, so its in-place ReLU never touches x itself.
+        out: Tensor = self.body(x) + self.project(x)
+        return out

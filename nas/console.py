@@ -1,0 +1,144 @@
+"""What all commands share: how they start, report progress, fail and end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from nas.errors import UserError
+
+console = Console(highlight=False)
+"""Results, on standard output."""
+
+stderr = Console(stderr=True, highlight=False)
+"""Progress and errors."""
+
+# typer's own errors about flags derive from click's ClickException, which different versions keep in different
+# places; the class is always the grandparent of the exported BadParameter.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and end the process.
+
+    Exit codes: 0, or what the command says; 2 for bad input (:class:`UserError`, unknown or ill-typed flags), with
+    one line on standard error; 130 after Ctrl-C. Anything else is a fault of ours and shows its traceback.
+
+    Args:
+        app: the command.
+        args: its arguments; by default those of the process.
+    """
+    try:
+        code = app(args=args, standalone_mode=False)
+    except UserError as error:
+        _fail(str(error))
+    except _UsageError as error:
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        _fail(f"{message.rstrip('.')}; see --help")
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:
+        print("interrupted", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> NoReturn:
+    print("error:", " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def default_workers() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def existing_file(path: Path, flag: str) -> Path:
+    """The path, if it is a file.
+
+    Raises:
+        UserError: it is missing or no file; the message names ``flag``.
+    """
+    if path.is_file():
+        return path
+    wrong = "is not a file" if path.exists() else "does not exist"
+    raise UserError(f"{flag} {path} {wrong}; give the path of an existing file")
+
+
+def existing_directory(path: Path, flag: str) -> Path:
+    """The path, if it is a directory.
+
+    Raises:
+        UserError: it is missing or no directory; the message names ``flag``.
+    """
+    if path.is_dir():
+        return path
+    wrong = "is not a directory" if path.exists() else "does not exist"
+    raise UserError(f"{flag} {path} {wrong}; give the path of an existing directory")
+
+
+def writable_directory(path: Path, flag: str) -> Path:
+    """The path, created if need be, if files can be made in it.
+
+    Raises:
+        UserError: it cannot be created or written to, or is a file; the message names ``flag``.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise UserError(f"{flag} {path} is a file; give a directory") from error
+    except OSError as error:
+        raise UserError(f"{flag} {path} cannot be created ({error.strerror}); choose another place") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"{flag} {path} cannot be written to; choose another place")
+    return path
+
+
+class _RateColumn(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f}/s" if speed else "")
+
+
+@contextmanager
+def progress(title: str, total: int, every: float = 5.0) -> Iterator[Callable[[int], None]]:
+    """Show how far some work is, with its rate and the time left, on standard error.
+
+    A bar in a terminal; elsewhere a plain line now and then, so that logs stay readable.
+
+    Args:
+        title: what is being done.
+        total: how many items there are.
+        every: seconds between plain lines.
+
+    Yields:
+        A function to call with the number of items done so far.
+    """
+    if stderr.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=stderr, transient=True) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda done: bar.update(task, completed=done)
+        return
+
+    start = last = time.monotonic()
+
+    def line(done: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= every and done:
+            last = now
+            rate = done / (now - start)
+            left = (total - done) / rate
+            print(f"{title}: {done:,} of {total:,}, {rate:,.0f}/s, {left:,.0f} s left", file=sys.stderr, flush=True)
+
+    yield line

@@ -1,0 +1,1 @@
+"""What a network sees: people, readers, synthetic people, packed files, batches."""

@@ -1,0 +1,149 @@
+"""People and their joints: what every reader returns and everything downstream understands.
+
+Coordinates are 0-based and continuous, x then y, with pixel centres at +0.5: the centre of the top left
+pixel is (0.5, 0.5) and a picture of width W spans x from 0 to W. Readers convert once; nobody else does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The joints of one annotation scheme.
+
+    Attributes:
+        name: how people call it ("mpii", "lsp", …).
+        joints: name of each joint, in storage order; J of them.
+        flip_pairs: index pairs that change places when a picture is mirrored.
+        limbs: index pairs to draw as lines.
+        groups: group name → joint indices; accuracy is reported per group and its mean is taken over
+            the joints of all groups. A joint in no group is trained but not scored (MPII: pelvis, thorax).
+    """
+
+    name: str
+    joints: tuple[str, ...]
+    flip_pairs: tuple[tuple[int, int], ...]
+    limbs: tuple[tuple[int, int], ...]
+    groups: Mapping[str, tuple[int, ...]] = field(hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", MappingProxyType({k: tuple(v) for k, v in self.groups.items()}))
+        paired = [joint for pair in self.flip_pairs for joint in pair]
+        if len(set(paired)) != len(paired):
+            raise ValueError(f"skeleton {self.name}: a joint stands in two flip pairs")
+        used = [*paired, *(j for limb in self.limbs for j in limb), *(j for g in self.groups.values() for j in g)]
+        if any(not 0 <= j < len(self.joints) for j in used):
+            raise ValueError(f"skeleton {self.name}: a joint index is outside 0..{len(self.joints) - 1}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Skeleton.from_json, (self.to_json(),)
+
+    @property
+    def flip_order(self) -> tuple[int, ...]:
+        """Permutation of the J joints that undoes a mirror: ``mirrored[flip_order[j]]`` is joint j."""
+        order = list(range(len(self.joints)))
+        for a, b in self.flip_pairs:
+            order[a], order[b] = b, a
+        return tuple(order)
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """Indices of the joints that count in the mean, ascending."""
+        return tuple(sorted({j for group in self.groups.values() for j in group}))
+
+    def to_json(self) -> str:
+        """A JSON text from which :meth:`from_json` makes an equal skeleton."""
+        return json.dumps(
+            {
+                "name": self.name,
+                "joints": self.joints,
+                "flip_pairs": self.flip_pairs,
+                "limbs": self.limbs,
+                "groups": dict(self.groups),
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Skeleton:
+        """Read what :meth:`to_json` wrote. Raises KeyError, TypeError or ValueError on anything else."""
+        raw = json.loads(text)
+        return cls(
+            name=str(raw["name"]),
+            joints=tuple(str(j) for j in raw["joints"]),
+            flip_pairs=tuple((int(a), int(b)) for a, b in raw["flip_pairs"]),
+            limbs=tuple((int(a), int(b)) for a, b in raw["limbs"]),
+            groups={str(k): tuple(int(j) for j in v) for k, v in raw["groups"].items()},
+        )
+
+
+MPII = Skeleton(
+    name="mpii",
+    joints=(
+        "right ankle", "right knee", "right hip", "left hip", "left knee", "left ankle",
+        "pelvis", "thorax", "upper neck", "head top",
+        "right wrist", "right elbow", "right shoulder", "left shoulder", "left elbow", "left wrist",
+    ),
+    flip_pairs=((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13)),
+    limbs=(
+        (0, 1), (1, 2), (2, 6), (6, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9),
+        (10, 11), (11, 12), (12, 7), (7, 13), (13, 14), (14, 15),
+    ),
+    groups={
+        "head": (8, 9), "shoulder": (12, 13), "elbow": (11, 14), "wrist": (10, 15),
+        "hip": (2, 3), "knee": (1, 4), "ankle": (0, 5),
+    },
+)  # fmt: skip
+
+LSP = Skeleton(
+    name="lsp",
+    joints=(
+        "right ankle", "right knee", "right hip", "left hip", "left knee", "left ankle",
+        "right wrist", "right elbow", "right shoulder", "left shoulder", "left elbow", "left wrist",
+        "neck", "head top",
+    ),
+    flip_pairs=((0, 5), (1, 4), (2, 3), (6, 11), (7, 10), (8, 9)),
+    limbs=(
+        (0, 1), (1, 2), (2, 8), (8, 12), (3, 4), (4, 5), (3, 9), (9, 12), (2, 3),
+        (6, 7), (7, 8), (9, 10), (10, 11), (12, 13),
+    ),
+    groups={
+        "head": (12, 13), "shoulder": (8, 9), "elbow": (7, 10), "wrist": (6, 11),
+        "hip": (2, 3), "knee": (1, 4), "ankle": (0, 5),
+    },
+)  # fmt: skip
+
+
+SPLITS = ("train", "holdout", "valid")
+"""train: networks learn from it. holdout: cut from the training pictures; search trials are scored on it.
+valid: the published validation people; only retrained networks see it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """One annotated person, in pixels of the original picture.
+
+    Attributes:
+        image: the picture's name, relative to the pictures' folder.
+        joints: float32 (J, 2); any value where not labelled.
+        labelled: bool (J,); occluded joints that carry a position are labelled.
+        center: float32 (2,), centre of the box around the person.
+        size: side of the square box around the person.
+        head_size: what PCKh divides by: 0.6 × the head box's diagonal.
+        split: one of :data:`SPLITS`.
+    """
+
+    image: str
+    joints: NDArray[np.float32]
+    labelled: NDArray[np.bool_]
+    center: NDArray[np.float32]
+    size: float
+    head_size: float
+    split: str

@@ -1,0 +1,231 @@
+"""Describe a network: ``python -m nas.describe hg2``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nas.architecture.cost import Cost, cost_by_part
+from nas.architecture.hourglass import STRIDE
+from nas.architecture.spec import Architecture
+from nas.console import console, existing_file, run
+from nas.errors import UserError
+from nas.study.candidate import Candidate
+from nas.study.files import read_toml
+from nas.study.published import INPUT_SIZE, JOINTS, Published, named, published
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    name: Annotated[str | None, typer.Argument(help="A published name, or a JSON or TOML file.")] = None,
+    input_size: Annotated[int, typer.Option(help="Height and width of the pictures.")] = INPUT_SIZE,
+    joints: Annotated[int, typer.Option(help="Heatmaps per hourglass.")] = JOINTS,
+    width_scale: Annotated[float, typer.Option(help="Multiplies all channel widths.")] = 1.0,
+    all_published: Annotated[bool, typer.Option("--published", help="All rows beside their printed figures.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print the structure, parameters, multiply-adds and layers of a network.
+
+    NAME is a row of search_spaces/published.toml, or a file that holds an
+    architecture, alone or as {"architecture": ..., "losses": ...}.
+
+    Example: python -m nas.describe separable --input-size 128 --json
+    """
+    if joints < 1:
+        raise UserError(f"--joints {joints}: must be at least 1")
+    if not 0.01 <= width_scale <= 100:
+        raise UserError(f"--width-scale {width_scale:g}: must be from 0.01 to 100")
+    if all_published == (name is not None):
+        raise UserError("give either the NAME of a network or --published, such as `python -m nas.describe hg2`")
+    rows = list(published().values()) if name is None else [_read(name)]
+    described = [(row, _Counted(row.candidate, input_size, joints, width_scale)) for row in rows]
+    if as_json:
+        records = [counted.record(row) for row, counted in described]
+        print(json.dumps(records if all_published else records[0], ensure_ascii=False))
+    elif all_published:
+        _print(_published_table(described, input_size, joints))
+        for row, _ in described:
+            if row.note:
+                console.print(f"{row.name}: {row.note}", soft_wrap=True)
+    else:
+        ((row, counted),) = described
+        console.print("\n".join([*_headline(row, counted.candidate), *counted.structure()]), soft_wrap=True)
+        console.print()
+        _print(counted.table())
+
+
+class _Counted:
+    """A candidate at some size: its costs, and its structure in words."""
+
+    def __init__(self, candidate: Candidate, input_size: int, joints: int, width_scale: float) -> None:
+        self.input_size, self.joints = input_size, joints
+        self.candidate = Candidate(candidate.architecture.scaled(width_scale), candidate.losses)
+        try:
+            self.parts = cost_by_part(self.candidate.architecture, joints, (input_size, input_size))
+        except ValueError as error:
+            reason = str(error)
+            if reason.startswith("input size"):
+                raise UserError(f"--input-size {input_size}: {reason.partition(': ')[2]}") from error
+            raise UserError(reason) from error
+        self.total = sum(self.parts.values(), Cost())
+
+    def record(self, row: Published) -> dict[str, Any]:
+        """Plain values for ``--json``."""
+        return {
+            "name": row.name,
+            "id": self.candidate.id,
+            "params": self.total.params,
+            "madds": self.total.madds,
+            "layers": self.total.layers,
+            "input_size": self.input_size,
+            "joints": self.joints,
+            "parts": {part: vars(cost) for part, cost in self.parts.items()},
+            **self.candidate.to_dict(),
+            "documents": list(row.documents),
+            "printed": {"params": row.printed_params, "madds": row.printed_madds, "pckh": dict(row.printed_pckh)},
+            "note": row.note,
+        }
+
+    def structure(self) -> list[str]:
+        """What stands where, a line for each thing."""
+        a, features = self.candidate.architecture, self.candidate.architecture.features
+        kernel = {"7x7": "7×7", "patchify": "3×3"}[a.stem_kernel]
+        side = self.input_size // STRIDE
+        stem = [f"{kernel} convolution of stride 2, 3 → {a.stem}"]
+        for place, (inside, width) in enumerate(a.trunk_shapes()[:3]):
+            stem += ["2×2 max pool"] if place == 1 else []
+            stem.append(f"{a.trunk} {inside} → {2 * width}")
+        lines = [f"stem: {'; '.join(stem)}"]
+        several = "hourglasses" if a.stacks > 1 else "hourglass"
+        each = f"{3 * a.depth + 1} blocks {features} → {features} (inner width {a.width})"
+        lines.append(f"{a.stacks} {several} of depth {a.depth}, {each}:")
+        sides = [side >> level for level in range(a.depth + 1)]
+        for place, (block, size) in enumerate(zip(a.level_blocks(), sides, strict=True)):
+            if place < a.depth:
+                lines.append(f"  level {place + 1}, {size}×{size} and {size // 2}×{size // 2}: {block}")
+            else:
+                lines.append(f"  neck, {size}×{size}: {block}")
+        lines.append(
+            f"head after each: {a.trunk}; 1×1, BN, ReLU: {features} features y; 1×1: {self.joints} heatmaps s "
+            f"of {side}×{side}"
+        )
+        return [*lines, *self._between(), self._losses()]
+
+    def _between(self) -> list[str]:
+        a = self.candidate.architecture
+        if a.stacks == 1:
+            return []
+        reach = f"the last {a.reach}" if a.reach else "all"
+        meet = {
+            "add": "add: x + 1×1(y) + 1×1(s)",
+            "resconcat": "ResConcat: x + 1×1(s) concatenated with 1×1(y), and a 1×1 that all junctions share",
+            "dense": f"dense: x + 1×1(y) + 1×1(s), of {reach} earlier hourglasses concatenated, and a 1×1",
+        }
+        lines = [f"junction: {meet[a.junction]}"]
+        if a.narrow_res:
+            lines.append("NarrowRes: the neck's output is added to the next hourglass's")
+        return lines
+
+    def _losses(self) -> str:
+        losses, stacks = self.candidate.losses, self.candidate.architecture.stacks
+        if stacks == 1:
+            return "losses: on the heatmaps"
+        weights = ", ".join(f"{w:g}" for w in losses.weights) or "1 each"
+        text = f"losses: on the heatmaps of every hourglass, weights {weights}"
+        if losses.alpha < 1:
+            kind = {"mse": "squared error", "kl": "Kullback–Leibler divergence"}[losses.perceptual]
+            text += f"; perceptual between consecutive necks ({kind}), α {losses.alpha:g}, λ {losses.scale:g}"
+        elif losses.scale != 1:
+            text += f"; λ {losses.scale:g}"
+        return text
+
+    def table(self) -> Table:
+        """Costs by part with their shares."""
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        table.add_column("part")
+        for name in ("params", "%", f"MAdds at {self.input_size}×{self.input_size}", "%", "layers"):
+            table.add_column(name, justify="right")
+        total = self.total
+        for part, cost in [*self.parts.items(), ("all", total)]:
+            table.add_row(
+                part,
+                f"{cost.params:,}",
+                f"{100 * cost.params / total.params:.1f}",
+                f"{cost.madds:,}",
+                f"{100 * cost.madds / total.madds:.1f}",
+                f"{cost.layers:,}",
+            )
+        return table
+
+
+def _read(name: str) -> Published:
+    """The network of a published name or of a file."""
+    path = Path(name)
+    if path.suffix not in (".json", ".toml"):
+        return named(name)
+    existing_file(path, "NAME")
+    if path.suffix == ".toml":
+        raw: Any = read_toml(path)
+    else:
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path}: not valid JSON: {error}") from error
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        whole = isinstance(raw, dict) and not raw.keys().isdisjoint(("architecture", "losses"))
+        candidate = Candidate.from_dict(raw) if whole else Candidate(Architecture.from_dict(raw))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: {error}") from error
+    return Published(name=path.stem, candidate=candidate, documents=())
+
+
+def _headline(row: Published, candidate: Candidate) -> list[str]:
+    lines = [f"{row.name}: {candidate} (id {candidate.id})"]
+    if row.documents:
+        printed = [f"params {row.printed_params}"] if row.printed_params else []
+        printed += [f"MAdds {row.printed_madds}"] if row.printed_madds else []
+        printed += [f"PCKh {value:.2f} ({document})" for document, value in row.printed_pckh.items()]
+        lines.append(f"from {', '.join(row.documents)}; printed: {', '.join(printed) or 'nothing'}")
+    if row.note:
+        lines.append(f"note: {row.note}")
+    return lines
+
+
+def _published_table(described: list[tuple[Published, _Counted]], input_size: int, joints: int) -> Table:
+    title = f"published networks, {joints} joints, MAdds at {input_size}×{input_size}"
+    table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    table.add_column("name")
+    table.add_column("from")
+    for column in ("params", "printed", "MAdds", "printed", "layers", "printed PCKh"):
+        table.add_column(column, justify="right")
+    for row, counted in described:
+        table.add_row(
+            row.name,
+            " ".join(row.documents),
+            f"{counted.total.params:,}",
+            row.printed_params or "–",
+            f"{counted.total.madds / 1e9:.3f} G",
+            row.printed_madds or "–",
+            str(counted.total.layers),
+            ", ".join(f"{value:.2f} ({document})" for document, value in row.printed_pckh.items()) or "–",
+        )
+    return table
+
+
+def _print(table: Table) -> None:
+    """Print a table at its own width: in a narrower window its lines run over rather than lose digits."""
+    width = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    Console(width=width, highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    run(app)

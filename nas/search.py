@@ -1,0 +1,163 @@
+"""Search for networks: ``python -m nas.search --trials 50``."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from optuna.study import Study
+from pydantic import ValidationError
+
+from nas.console import console, default_workers, run
+from nas.errors import UserError
+from nas.study.config import StudyConfig
+from nas.study.display import Standing, front_records, front_table, short, watching
+from nas.study.experiment import Experiment, points_of, prepare
+from nas.study.front import hypervolume
+from nas.study.storage import count, default_url, masked
+from nas.study.workers import devices_for, search
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def amount(text: str, flag: str) -> int:
+    """A count as people write it: 1.5M, 3G, 200k, 1000000.
+
+    Raises:
+        UserError: not a positive number.
+    """
+    sizes = {"K": 1e3, "M": 1e6, "G": 1e9}
+    cleaned = text.strip().replace("_", "").replace(",", "").upper()
+    factor = sizes.get(cleaned[-1:], 1.0)
+    try:
+        value = float(cleaned[:-1] if cleaned[-1:] in sizes else cleaned) * factor
+    except ValueError:
+        value = float("nan")
+    if not 1 <= value < 1e18:
+        raise UserError(f"{flag} {text}: must be a positive count such as 1.5M, 3G or 800000")
+    return round(value)
+
+
+@app.command()
+def main(
+    trials: Annotated[int, typer.Option(help="Trials of the study in all, over all workers and sittings.")] = 50,
+    study: Annotated[str, typer.Option(help="A study file, or the name of one in studies/.")] = "quickstart",
+    name: Annotated[str | None, typer.Option(help="Name to keep it under; by default the file's.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Packed people (nas.prepare) instead of the study's.")] = None,
+    storage: Annotated[str | None, typer.Option(help="Database URL; by default SQLite in the runs folder.")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs"),
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one a core, or one a GPU.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    images: Annotated[
+        int | None, typer.Option(help="Pictures that each trial trains on; the study's, if left out.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Equal parts of that schedule.")] = None,
+    max_params: Annotated[str | None, typer.Option(help="Train nothing larger, e.g. 1.5M.")] = None,
+    max_madds: Annotated[str | None, typer.Option(help="Train nothing costlier, e.g. 3G.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="front, tpe, nsga2, gp or random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of proposals, weights and pictures.")] = None,
+    quiet: Annotated[bool, typer.Option(help="Print nothing while searching.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the front as JSON.")] = False,
+) -> None:
+    """Search a space for the front of PCKh against params and MAdds.
+
+    Stop it at any moment and give the same command again: it goes on.
+
+    Example: python -m nas.search --study mpii --data mpii.h5 --trials 50
+    """
+    if trials < 1:
+        raise UserError(f"--trials {trials}: must be at least 1")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers {workers}: must be at least 1")
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device}: must be auto, cpu or cuda")
+    config = _with_flags(
+        StudyConfig.read(study),
+        {
+            "name": name,
+            "seed": seed,
+            "data.file": str(data.resolve()) if data else None,
+            "schedule.images": images,
+            "schedule.epochs": epochs,
+            "budget.max_params": amount(max_params, "--max-params") if max_params is not None else None,
+            "budget.max_madds": amount(max_madds, "--max-madds") if max_madds is not None else None,
+            "sampler.name": sampler,
+        },
+    )
+    places = devices_for(device, workers or 1)
+    if workers is None:
+        places = devices_for(device, default_workers() if places[0] == "cpu" else torch.cuda.device_count())
+    experiment = prepare(config, runs, storage)
+    opened = experiment.open_study()
+
+    before = count(opened)
+    if not (quiet or as_json):
+        console.print(_introduction(experiment, trials, before.done, len(places)), soft_wrap=True)
+    began = time.monotonic()
+    if before.done < trials:
+        standing = Standing(experiment, opened, trials, quiet or as_json, console)
+        with watching(standing) as show:
+            search(experiment, trials, places, show)
+    elif not (quiet or as_json):
+        console.print(f"{before.done} trials are done already: nothing to search for --trials {trials}.")
+    if as_json:
+        print(json.dumps(front_records(experiment, opened)))
+    elif not quiet:
+        _conclude(experiment, opened, time.monotonic() - began)
+
+
+def _with_flags(config: StudyConfig, changes: dict[str, object]) -> StudyConfig:
+    """The study with some values replaced by flags, checked again."""
+    raw = config.model_dump(exclude_none=True)
+    for key, value in changes.items():
+        if value is None:
+            continue
+        *tables, last = key.split(".")
+        table = raw
+        for part in tables:
+            table = table.setdefault(part, {})
+        table[last] = value
+    try:
+        return StudyConfig.model_validate(raw)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = str(problem["loc"][-1]) if problem["loc"] else "study"
+        flag = {"name": "sampler" if "sampler" in problem["loc"] else "name"}.get(where, where)
+        shown = "" if isinstance(problem.get("input"), dict) else f" {problem.get('input')}"
+        message = problem["msg"].removeprefix("Value error, ")
+        raise UserError(f"--{flag.replace('_', '-')}{shown}: {message}") from error
+
+
+def _introduction(experiment: Experiment, trials: int, done: int, workers: int) -> str:
+    config, schedule = experiment.config, experiment.config.short_schedule()
+    size = config.data.input_size
+    going = f", {done} done already" if done else ""
+    return (
+        f"study {config.name}: {trials} trials{going}, {workers} worker{'s' if workers > 1 else ''}, "
+        f"{short(experiment.space.size)} points of {experiment.space.path.name}, {schedule.images:,} pictures of "
+        f"{size}×{size} each\nkept in {masked(experiment.url)}"
+    )
+
+
+def _conclude(experiment: Experiment, study: Study, seconds: float) -> None:
+    counts, points = count(study), points_of(study)
+    console.print(front_table(experiment, study), soft_wrap=True)
+    console.print(
+        f"{counts.complete} finished, {counts.pruned} stopped early, in {seconds / 60:.1f} minutes; "
+        f"hypervolume {hypervolume(points, experiment.scale):.4f}"
+    )
+    name = experiment.config.name
+    console.print("next:")
+    console.print(f"  optuna-dashboard {masked(experiment.url)}", soft_wrap=True)
+    elsewhere = "" if experiment.folder.parent == Path("runs") else f" --runs {experiment.folder.parent}"
+    if experiment.url != default_url(experiment.folder):
+        elsewhere += f" --storage {masked(experiment.url)}"
+    console.print(f"  python -m nas.retrain --study {name} --pick knee{elsewhere}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    run(app)

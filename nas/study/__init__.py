@@ -1,0 +1,1 @@
+"""How we choose: spaces, studies, samplers, stopping, storage, fronts, workers."""

@@ -1,0 +1,242 @@
+"""Studies: how a space is searched, read from a TOML file and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from nas.data.batches import Augmentation
+from nas.errors import UserError
+from nas.study.files import find, first_problem, read_toml
+from nas.study.space import SearchSpace
+from nas.training.schedule import Schedule
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Table(BaseModel):
+    # Strict: "64" and true are no integers. (Fields that hold tuples say otherwise, as TOML has lists.)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class SyntheticPeople(_Table):
+    """Drawn people (:mod:`nas.data.synthetic`), made once and kept under ``.cache/``."""
+
+    people: Positive = 3000
+    holdout: Positive = 400
+    valid: Positive = 500
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Data(_Table):
+    """What a study trains on: ``file``, a packed file, or the synthetic people where there is none."""
+
+    input_size: Annotated[int, Field(ge=16, le=1024, multiple_of=4)]
+    file: str | None = None
+    synthetic: SyntheticPeople = SyntheticPeople()
+
+
+class Recipe(_Table):
+    """Fields of :class:`nas.training.schedule.Schedule`; what is left out takes its default there."""
+
+    images: Positive
+    epochs: Positive | None = None
+    batch: Positive | None = None
+    optimizer: Literal["adamw", "rmsprop"] | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+    warmup: Annotated[float, Field(ge=0, lt=1)] | None = None
+    anneal: Literal["cosine", "steps"] | None = None
+    ema: Annotated[float, Field(ge=0, lt=1)] | None = None
+    clip: Annotated[float, Field(ge=0)] | None = None
+    sigma: Annotated[float, Field(gt=0)] | None = None
+    loss: Literal["mse", "cross_entropy"] | None = None
+    decoder: Literal["dark", "quarter"] | None = None
+    rotate: Annotated[float, Field(ge=0, le=180)] | None = None
+    scale: Annotated[float, Field(ge=0, lt=1)] | None = None
+    shift: Annotated[float, Field(ge=0, lt=1)] | None = None
+    flip: Annotated[float, Field(ge=0, le=1)] | None = None
+    colour: Annotated[float, Field(ge=0, lt=1)] | None = None
+
+    def schedule(self) -> Schedule:
+        """The schedule that this table describes. Raises ValueError where its values do not go together."""
+        values = self.model_dump(exclude_none=True)
+        changes = {name: values.pop(name) for name in Augmentation.__dataclass_fields__ if name in values}
+        return Schedule(augmentation=Augmentation(**changes), **values)
+
+
+class Full(_Table):
+    """The full schedule of ``nas.retrain``: the study's recipe, longer."""
+
+    images: Positive
+    epochs: Positive
+    batch: Positive | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+
+
+class Budget(_Table):
+    """Largest networks to consider; nothing above it is trained."""
+
+    max_params: Positive | None = None
+    max_madds: Positive | None = None
+
+
+class Sampler(_Table):
+    """Who proposes. "front" is this project's own (:mod:`nas.study.samplers`); the others are Optuna's."""
+
+    name: Literal["front", "tpe", "nsga2", "gp", "random"] = "front"
+    startup: Positive = 12
+    pool: Positive = 1000
+
+
+class Stopping(_Table):
+    """When a trial ends before its schedule does.
+
+    A trial is looked at after the epochs of ``rungs`` (fractions of the schedule). It goes on while its PCKh, plus the
+    ``quantile`` of the gains that finished trials showed from that rung to the end, exceeds that of every finished
+    trial that costs no more. ``least`` finished trials are needed first.
+    """
+
+    rungs: Annotated[tuple[Fraction, ...], Field(strict=False)] = (0.25, 0.5)
+    quantile: Annotated[float, Field(ge=0, le=1)] = 0.9
+    least: Positive = 6
+
+    @field_validator("rungs")
+    @classmethod
+    def _ascending(cls, rungs: tuple[float, ...]) -> tuple[float, ...]:
+        if list(rungs) != sorted(set(rungs)):
+            raise ValueError("rungs must ascend")
+        return rungs
+
+
+class Reference(_Table):
+    """The corner that hypervolume is measured from: PCKh 0 and these costs; and the costs that count as nothing.
+
+    Hypervolume is in units of (PCKh / 100) × log-params × log-MAdds, each cost scaled so that ``least`` is 1 and
+    ``most`` is 0: the ideal front has 1.
+    """
+
+    params: Annotated[tuple[Positive, Positive], Field(strict=False)]
+    madds: Annotated[tuple[Positive, Positive], Field(strict=False)]
+
+    @field_validator("params", "madds")
+    @classmethod
+    def _least_first(cls, pair: tuple[int, int]) -> tuple[int, int]:
+        if pair[0] >= pair[1]:
+            raise ValueError("give [least, most], the first below the second")
+        return pair
+
+
+Objective = Literal["pckh", "params", "madds"]
+OBJECTIVES: tuple[Objective, ...] = ("pckh", "params", "madds")
+
+
+class StudyConfig(_Table):
+    """One experiment."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
+    space: str
+    objectives: Annotated[tuple[Objective, ...], Field(strict=False)] = OBJECTIVES
+    width_scale: Annotated[float, Field(gt=0, le=4)] = 1.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: Data
+    schedule: Recipe
+    full: Full
+    reference: Reference
+    budget: Budget = Budget()
+    sampler: Sampler = Sampler()
+    stopping: Stopping = Stopping()
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        self.schedule.schedule()
+        try:
+            self.full_schedule()
+        except ValueError as error:
+            raise ValueError(f"full {error}") from error
+        if self.objectives != OBJECTIVES:
+            raise ValueError(f"objectives must be {list(OBJECTIVES)}")
+        return self
+
+    @classmethod
+    def read(cls, name: str | Path) -> StudyConfig:
+        """Read a study file by path or by its name under studies/.
+
+        Raises:
+            UserError: no such file, not TOML, or a key or value that is not allowed: says where.
+        """
+        path = find(name, "studies")
+        raw = read_toml(path)
+        beside = path.parent / str(raw.get("space"))
+        if beside.is_file():  # a space of one's own lies beside its study, wherever the command is run
+            raw["space"] = str(beside.resolve())
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            raise first_problem(path, error, cls) from error
+
+    def search_space(self) -> SearchSpace:
+        """The space that the study names. Raises UserError as reading it does."""
+        return SearchSpace.read(find(self.space, "search_spaces"))
+
+    def short_schedule(self) -> Schedule:
+        """What each trial trains."""
+        return self.schedule.schedule()
+
+    def full_schedule(self) -> Schedule:
+        """What ``nas.retrain`` trains: the same recipe, longer."""
+        return self.schedule.model_copy(update=self.full.model_dump(exclude_none=True)).schedule()
+
+    def rung_epochs(self) -> tuple[int, ...]:
+        """The epochs after which a trial is looked at, the last one not among them."""
+        epochs = self.short_schedule().epochs
+        return tuple(sorted({max(1, round(rung * epochs)) for rung in self.stopping.rungs} - {epochs}))
+
+    def identity(self, space: SearchSpace, data_checksum: str) -> dict[str, Any]:
+        """What must not change while a study goes on, as flat names and plain values."""
+        schedule = self.short_schedule().to_dict()
+        parts: dict[str, Any] = {
+            "space": space.content,
+            "schedule": schedule,
+            "data": {"checksum": data_checksum, "input_size": self.data.input_size},
+            "width_scale": self.width_scale,
+            "objectives": list(self.objectives),
+            "rungs": list(self.rung_epochs()),
+        }
+        flat: dict[str, Any] = json.loads(json.dumps(_flatten(parts)))
+        return flat
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flatten(inner, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def identity_hash(identity: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits of an identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def check_same(name: str, stored: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on with a study under another space, schedule or data.
+
+    Raises:
+        UserError: names what changed, from what to what.
+    """
+    changed = [key for key in sorted({*stored, *now}) if stored.get(key) != now.get(key)]
+    if not changed:
+        return
+    shown = "; ".join(f"{key} was {stored.get(key, 'absent')!r}, is {now.get(key, 'absent')!r}" for key in changed[:3])
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    raise UserError(
+        f"study {name!r} was begun under other settings: {shown}{more}; restore them, or begin another with --name"
+    )

@@ -1,0 +1,168 @@
+"""What a search looks like while it runs, in a terminal and in a log, and at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from nas.study.experiment import Experiment, points_of
+from nas.study.front import Point, front, hypervolume
+from nas.study.storage import count
+from nas.study.workers import Progress
+
+
+def short(number: float) -> str:
+    """A count as people say it: 6.73 M, 9.04 G."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(number) >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:05 or 2:03:04."""
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Standing:
+    """The study's figures, read from the storage again only when a trial has ended."""
+
+    def __init__(self, experiment: Experiment, study: Study, total: int, quiet: bool, console: Console) -> None:
+        self.experiment, self.study, self.total, self.console, self.quiet = experiment, study, total, console, quiet
+        self.began = time.monotonic()
+        self._ended = -1
+        self.refresh(0)
+
+    def refresh(self, ended: int) -> None:
+        """Read the figures if more trials have ended since."""
+        if ended == self._ended:
+            return
+        self._ended = ended
+        self.points: list[Point] = points_of(self.study)
+        self.done = count(self.study).done
+        self.volume = hypervolume(self.points, self.experiment.scale)
+
+    def time_left(self, progress: Progress) -> float | None:
+        """Seconds until the last trial ends, from the mean of those that ended in this sitting."""
+        if not progress.trial_seconds:
+            return None
+        each = sum(progress.trial_seconds) / len(progress.trial_seconds)
+        begun = sum(w.done for w in progress.workers if w.trial is not None)
+        return max(0.0, (self.total - self.done - begun)) * each / max(1, len(progress.workers))
+
+    def headline(self, progress: Progress) -> str:
+        """Trials done, time, best PCKh, hypervolume."""
+        best = f"{max(p.pckh for p in self.points):.1f}" if self.points else "–"
+        left = self.time_left(progress)
+        waiting = f", {clock(left)} left" if left is not None else ""
+        return (
+            f"{self.done} of {self.total} trials, {clock(time.monotonic() - self.began)}{waiting} · best PCKh {best} · "
+            f"front of {len(front(self.points))} · hypervolume {self.volume:.4f}"
+        )
+
+    def panel(self, progress: Progress) -> Group:
+        """The live display."""
+        workers = Table(box=None, padding=(0, 1), show_header=False, expand=True)
+        workers.add_column(width=10)
+        workers.add_column(width=10)
+        workers.add_column(width=20)
+        workers.add_column(width=12, justify="right")
+        workers.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+        for worker in progress.workers:
+            if worker.trial is None:
+                workers.add_row(f"worker {worker.index}", worker.device, "", "", worker.note)
+            else:
+                rate = f"{worker.rate:,.0f} img/s" if worker.rate else ""
+                bar = ProgressBar(total=1, completed=worker.done, width=20)
+                workers.add_row(f"worker {worker.index}", f"trial {worker.trial}", bar, rate, worker.network)
+        whole = Table.grid(expand=True)  # a bar alone ends no line
+        whole.add_row(ProgressBar(total=self.total, completed=min(self.done, self.total)))
+        return Group(Text(self.headline(progress)), whole, workers)
+
+    def line(self, number: int, pckh: float | None, reason: str | None, progress: Progress) -> str:
+        """One ended trial, for a log."""
+        trial = next(t for t in self.study.get_trials(deepcopy=False) if t.number == number)
+        cost = trial.user_attrs.get("cost", {})
+        value = "no PCKh" if pckh is None else f"PCKh {pckh:5.1f}"
+        costs = f"{short(cost.get('params', 0))} params, {short(cost.get('madds', 0))} MAdds"
+        return f"trial {number}: {value}, {costs}: {trial.user_attrs.get('network', '')}" + (
+            f" ({reason})" if reason else ""
+        )
+
+
+@contextmanager
+def watching(standing: Standing) -> Iterator[Callable[[Progress], None]]:
+    """Show a search as it goes: live in a terminal, else a line for each trial that ends; nothing if quiet."""
+    if standing.quiet:
+        yield lambda progress: standing.refresh(len(progress.ended))
+        return
+    if standing.console.is_terminal:
+        with Live(console=standing.console, refresh_per_second=4, transient=True) as live:
+
+            def draw(progress: Progress) -> None:
+                standing.refresh(len(progress.ended))
+                live.update(standing.panel(progress))
+
+            yield draw
+        return
+    shown = 0
+
+    def write(progress: Progress) -> None:
+        nonlocal shown
+        standing.refresh(len(progress.ended))
+        for number, pckh, reason in progress.ended[shown:]:
+            shown += 1
+            standing.console.print(standing.line(number, pckh, reason, progress), soft_wrap=True)
+            standing.console.print("  " + standing.headline(progress), soft_wrap=True)
+
+    yield write
+
+
+def front_table(experiment: Experiment, study: Study) -> Table:
+    """The front, cheapest first, the most accurate last."""
+    size = experiment.config.data.input_size
+    trials: dict[int, FrozenTrial] = {t.number: t for t in study.get_trials(deepcopy=False)}
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), title=f"front of study {experiment.config.name}", title_justify="left"
+    )
+    for name, justify in (
+        ("trial", "right"),
+        ("PCKh", "right"),
+        ("params", "right"),
+        (f"MAdds at {size}×{size}", "right"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("network")
+    for point in front(points_of(study)):
+        network = str(trials[point.number].user_attrs.get("network", ""))
+        table.add_row(str(point.number), f"{point.pckh:.1f}", f"{point.params:,}", short(point.madds), network)
+    return table
+
+
+def front_records(experiment: Experiment, study: Study) -> list[dict[str, object]]:
+    """The front as plain values, for ``--json``."""
+    trials = {t.number: t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
+    return [
+        {
+            "trial": p.number,
+            "pckh": p.pckh,
+            "params": p.params,
+            "madds": p.madds,
+            "input_size": experiment.config.data.input_size,
+            "candidate": trials[p.number].user_attrs["candidate"],
+            "network": trials[p.number].user_attrs["network"],
+        }
+        for p in front(points_of(study))
+    ]

@@ -1,0 +1,300 @@
+"""A study made ready to run: its file, its space, its people, its storage, checked against each other."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import platform
+import random
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from nas.architecture.cost import Cost, network_cost
+from nas.console import default_workers, progress
+from nas.data.packed import PackedPeople, PackedSummary, describe_packed
+from nas.data.packing import pack_synthetic
+from nas.data.synthetic import Figures
+from nas.errors import UserError
+from nas.study.candidate import Candidate
+from nas.study.config import StudyConfig, check_same, identity_hash
+from nas.study.files import ROOT
+from nas.study.front import Point, Scale
+from nas.study.samplers import NoCandidateLeftError, Problem, draw_untried, make_sampler
+from nas.study.space import SearchSpace
+from nas.study.stopping import Finished
+from nas.study.storage import create_study, default_url, exclusive, load_study, open_storage
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A study, its space and its people.
+
+    Attributes:
+        config: the study file, with what flags changed.
+        space: the choices.
+        summary: of the packed file: skeleton, people per split, checksum.
+        folder: where everything of this study is kept.
+        url: of the storage.
+    """
+
+    config: StudyConfig
+    space: SearchSpace
+    summary: PackedSummary
+    folder: Path
+    url: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker puts its own together: caches and locks do not travel between processes.
+        return prepare, (self.config, self.folder.parent, self.url)
+
+    @property
+    def joints(self) -> int:
+        """J."""
+        return len(self.summary.skeleton.joints)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return (self.config.data.input_size,) * 2
+
+    @property
+    def scale(self) -> Scale:
+        """Of the hypervolume."""
+        return Scale(self.config.reference.params, self.config.reference.madds)
+
+    @cached_property
+    def problem(self) -> Problem:
+        """What samplers know before any training."""
+
+        @lru_cache(maxsize=100_000)
+        def from_items(items: tuple[tuple[str, Any], ...]) -> Candidate:
+            return self.space.candidate(dict(items), self.config.width_scale)
+
+        return Problem(
+            space=self.space,
+            candidate=lambda point: from_items(tuple((name, point[name]) for name in self.space.choices)),
+            cost=lru_cache(maxsize=100_000)(self.cost),
+            within=self.within_budget,
+            scale=self.scale,
+        )
+
+    def cost(self, candidate: Candidate) -> Cost:
+        """Exact costs at the study's input size and number of joints."""
+        return network_cost(candidate.architecture, self.joints, self.input_size)
+
+    def within_budget(self, cost: Cost) -> bool:
+        """Whether a cost may be trained."""
+        budget = self.config.budget
+        return (budget.max_params is None or cost.params <= budget.max_params) and (
+            budget.max_madds is None or cost.madds <= budget.max_madds
+        )
+
+    def candidate_of(self, trial: FrozenTrial) -> Candidate:
+        """What a trial tried."""
+        stored = trial.user_attrs.get("candidate")
+        return Candidate.from_dict(stored) if stored else self.problem.candidate(trial.params)
+
+    def sampler(self, stream: int) -> BaseSampler:
+        """A sampler with a random stream of its own."""
+        settings = self.config.sampler
+        seed = int.from_bytes(hashlib.sha256(f"{self.config.seed}/{stream}".encode()).digest()[:4])
+        return make_sampler(settings.name, self.problem, seed, settings.startup, settings.pool)
+
+    def open_study(self, sampler: BaseSampler | None = None) -> Study:
+        """Create the study in its storage, or go on with it.
+
+        Raises:
+            UserError: the storage cannot be opened, or it holds this study under other settings.
+        """
+        storage = open_storage(self.url)
+        _make(self.folder)
+        identity = self.config.identity(self.space, self.summary.checksum)
+        with exclusive(storage):
+            study = create_study(storage, self.config.name, self.config.objectives, sampler)
+            stored = study.user_attrs.get("identity")
+            if stored is None:
+                study.set_user_attr("identity", identity)
+                study.set_user_attr("identity_hash", identity_hash(identity))
+                study.set_user_attr("space", {"path": str(self.space.path), "hash": self.space.hash})
+                study.set_user_attr("config", self.config.model_dump(mode="json"))
+                study.set_user_attr("record", record())
+            else:
+                check_same(self.config.name, stored, identity)
+        return study
+
+    def load_people(self, split: str | tuple[str, ...], device: str) -> PackedPeople:
+        """People of some splits, on the device."""
+        return PackedPeople.load(people_file(self.config, self.folder), split, device)
+
+
+def prepare(config: StudyConfig, runs: Path, storage: str | None = None) -> Experiment:
+    """Read the space, find or make the people, and put a study's parts together.
+
+    Args:
+        config: the study.
+        runs: folder of all studies.
+        storage: database URL; by default SQLite in the study's folder.
+
+    Raises:
+        UserError: a file is missing or wrong, the folder cannot be written, or the parts do not fit together.
+    """
+    space = config.search_space()
+    folder = runs / config.name
+    file = people_file(config, folder)
+    if config.data.file is None:
+        _draw_people(config, file)
+    summary = describe_packed(file)
+    for split in ("train", "holdout"):
+        if not summary.counts.get(split):
+            raise UserError(f"{file}: no {split} people; make it again with `python -m nas.prepare`")
+    experiment = Experiment(config, space, summary, folder, storage or default_url(folder))
+    if not _affordable(experiment):
+        raise UserError(
+            f"budget: no network of {space.path} found within it (max_params {config.budget.max_params}, max_madds "
+            f"{config.budget.max_madds}); raise --max-params or --max-madds"
+        )
+    if storage is None:
+        _make(folder)  # the last thing, so that what is refused leaves no folder behind
+    return experiment
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--runs {folder.parent}: folder cannot be made: {error.strerror}; choose a writable one"
+        ) from error
+
+
+def _database_file(url: str) -> Path | None:
+    """The file of an SQLite database; None for any other, and for what is no URL."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return None  # open_storage says what is wrong with it
+    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
+
+
+def load(name: str, runs: Path, storage: str | None = None) -> tuple[Experiment, Study]:
+    """A study that has been searched before, with the settings that it was begun under.
+
+    Raises:
+        UserError: no such study in the storage, or its people are not there any more.
+    """
+    url = storage or default_url(runs / name)
+    file = _database_file(url)
+    if file is not None and not file.is_file():
+        raise UserError(f"--study {name}: there is no {file}; run `python -m nas.search` first")
+    study = load_study(open_storage(url), name)
+    raw = study.user_attrs.get("config")
+    if raw is None:
+        raise UserError(f"--study {name}: not a study of nas.search in this storage")
+    experiment = prepare(StudyConfig.model_validate(raw), runs, url)
+    check_same(
+        name, study.user_attrs["identity"], experiment.config.identity(experiment.space, experiment.summary.checksum)
+    )
+    return experiment, study
+
+
+def _affordable(experiment: Experiment) -> bool:
+    """Whether some network of the space is within budget, or can be built at this input size at all."""
+    rng = random.Random(0)
+    try:
+        draw_untried(experiment.problem, set(), lambda: experiment.space.random(rng))
+    except NoCandidateLeftError:
+        return False
+    return True
+
+
+def people_file(config: StudyConfig, folder: Path) -> Path:
+    """The packed file of a study: the one that it names, or that of its synthetic people, shared by all studies."""
+    if config.data.file is not None:
+        return Path(config.data.file)
+    about = config.data.synthetic.model_dump() | {"box": config.data.input_size, "code": _drawing_version()}
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+    return folder.parent / "data" / f"synthetic-{config.data.input_size}-{key}.h5"
+
+
+def _drawing_version() -> str:
+    """Changes with the code that draws the people, so that old pictures are not taken for new ones."""
+    source = Path(__file__).resolve().parents[1] / "data" / "synthetic.py"
+    return hashlib.sha256(source.read_bytes()).hexdigest()[:8]
+
+
+def _draw_people(config: StudyConfig, file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(file.with_suffix(".lock"), "ab")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"--runs {file.parent.parent}: cannot be written: {error.strerror}; choose another") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two studies begun together make them once
+        if file.is_file():
+            return
+        people = config.data.synthetic
+        counts = {"train": people.people, "holdout": people.holdout, "valid": people.valid}
+        with progress("drawing people", sum(counts.values())) as advance:
+            pack_synthetic(
+                file, counts, config.data.input_size, people.seed, Figures(), default_workers(), on_progress=advance
+            )
+
+
+def points_of(study: Study) -> list[Point]:
+    """The finished trials of a study."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [Point(t.number, t.values[0], int(t.values[1]), int(t.values[2])) for t in trials]
+
+
+def finished_of(study: Study) -> list[Finished]:
+    """The finished trials with their values at the rungs."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [
+        Finished(
+            t.number,
+            t.values[0],
+            int(t.values[1]),
+            int(t.values[2]),
+            {int(epoch): value for epoch, value in t.user_attrs.get("rungs", {}).items()},
+        )
+        for t in trials
+    ]
+
+
+def record() -> Mapping[str, Any]:
+    """What is needed to know how a result came about: commit, versions, machine."""
+    packages = {}
+    for name in ("torch", "optuna", "optuna-dashboard", "numpy", "h5py", "opencv-python", "fvcore", "sqlalchemy"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "absent"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {"commit": _commit(), "packages": packages, "python": platform.python_version(), "device": device}
+
+
+def _commit() -> str:
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return found.stdout.strip() or "unknown"

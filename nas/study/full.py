@@ -1,0 +1,328 @@
+"""Full training of chosen networks, and what it writes back.
+
+Each network has a folder ``full/<label>`` in its study's: ``checkpoint.pt`` after every epoch, ``metrics.jsonl``,
+TensorBoard events, and ``result.json`` at the end. Its final PCKh goes into a companion study ``<name>-full`` in the
+same storage. Networks learn from the training and the hold-out people and are scored on the validation people, which
+no search has seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+import torch.distributed as dist
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from torch.utils.tensorboard import SummaryWriter
+
+from nas.architecture.hourglass import build_network
+from nas.data.batches import fit_to_input
+from nas.errors import UserError
+from nas.study.candidate import Candidate
+from nas.study.experiment import Experiment, points_of, record
+from nas.study.front import best, front, knee
+from nas.study.published import named
+from nas.study.storage import create_study, database_of, exclusive
+from nas.training.checkpoint import write_atomically
+from nas.training.evaluation import evaluate
+from nas.training.loop import Epoch, train
+from nas.training.schedule import Schedule
+
+PICKS = ("knee", "best")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A network to train in full.
+
+    Attributes:
+        label: names its folder.
+        candidate: what to train.
+        trial: the study's trial that found it, or None for a published one.
+    """
+
+    label: str
+    candidate: Candidate
+    trial: FrozenTrial | None
+
+
+def choose(
+    experiment: Experiment, study: Study, trial: int | None, pick: str | None, all_front: bool, published: str | None
+) -> list[Choice]:
+    """The networks that a person asked for; exactly one of the four ways.
+
+    Raises:
+        UserError: none or several ways, no such trial, or an unfinished one.
+    """
+    given = [trial is not None, pick is not None, all_front, published is not None]
+    if sum(given) != 1:
+        raise UserError("say which network: exactly one of --trial N, --pick knee|best, --all-front, --published NAME")
+    if published is not None:
+        candidate = named(published).candidate
+        scaled = Candidate(candidate.architecture.scaled(experiment.config.width_scale), candidate.losses)
+        try:
+            experiment.cost(scaled)
+        except ValueError as error:
+            raise UserError(f"--published {published}: cannot be built for this study: {error}") from error
+        return [Choice(published, scaled, None)]
+    trials = {t.number: t for t in study.get_trials(deepcopy=False)}
+    points = points_of(study)
+    if trial is not None:
+        if trial not in trials:
+            raise UserError(f"--trial {trial}: study {experiment.config.name} has trials 0 to {len(trials) - 1}")
+        if trials[trial].state not in (TrialState.COMPLETE, TrialState.PRUNED):
+            raise UserError(
+                f"--trial {trial}: it is {trials[trial].state.name.lower()}; choose a finished or stopped one"
+            )
+        numbers = [trial]
+    elif not points:
+        raise UserError(f"study {experiment.config.name} has no finished trial yet; run `python -m nas.search`")
+    elif all_front:
+        numbers = [p.number for p in front(points)]
+    elif pick == "knee":
+        numbers = [knee(points, experiment.scale).number]
+    elif pick == "best":
+        numbers = [best(points).number]
+    else:
+        raise UserError(f"--pick {pick}: must be one of {', '.join(PICKS)}")
+    return [Choice(f"trial-{n}", experiment.candidate_of(trials[n]), trials[n]) for n in numbers]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What full training gave.
+
+    Attributes:
+        label: of the choice.
+        network: in words.
+        pckh: on the validation people, without flipping: comparable with the search's.
+        pckh_flipped: averaged with the mirrored picture, as papers print it.
+        pckh_by_count: without flipping, joints weighted by how often they are labelled.
+        groups: per joint group, without flipping.
+        stages: mean PCKh of every hourglass, without flipping.
+        params: exact.
+        madds: exact, at the study's input size.
+        short_pckh: what the search measured, on other people; None for a published network.
+        images: pictures trained on.
+        seconds: of training.
+        people: validation people.
+        checkpoint: path of the weights.
+    """
+
+    label: str
+    network: str
+    pckh: float
+    pckh_flipped: float
+    pckh_by_count: float
+    groups: dict[str, float]
+    stages: tuple[float, ...]
+    params: int
+    madds: int
+    short_pckh: float | None
+    images: int
+    seconds: float
+    people: int
+    checkpoint: str
+
+
+@contextmanager
+def processes(device: str) -> Iterator[tuple[int, str]]:
+    """Join the other processes of a ``torchrun``, if there are any.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+
+    Yields:
+        this process's rank and device.
+    """
+    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    if cuda and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch sees no CUDA device here; use --device cpu")
+    if "RANK" not in os.environ:
+        yield 0, "cuda" if cuda else "cpu"
+        return
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if cuda:
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield dist.get_rank(), f"cuda:{local}" if cuda else "cpu"
+    finally:
+        dist.destroy_process_group()
+
+
+def retrain(
+    experiment: Experiment,
+    study: Study,
+    choice: Choice,
+    schedule: Schedule,
+    device: str,
+    rank: int,
+    after_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    after_step: Callable[[int], None] = lambda step: None,
+) -> Result:
+    """Train one network in full, from its last checkpoint if there is one, and store its result.
+
+    Args:
+        experiment: of the study.
+        study: that found it.
+        choice: what to train.
+        schedule: the full one.
+        device: to train on.
+        rank: of this process; only rank 0 writes.
+        after_epoch: called with each epoch.
+        after_step: called with the number of steps done.
+
+    Raises:
+        UserError: the people have no validation split, the folder cannot be written, or training diverged.
+    """
+    if not experiment.summary.counts.get("valid"):
+        raise UserError(f"{experiment.config.data.file}: no valid people to score on; make it again with nas.prepare")
+    folder = experiment.folder / "full" / choice.label
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made: {error.strerror}; choose another --runs") from error
+    size = experiment.config.data.input_size
+    people = fit_to_input(experiment.load_people(("train", "holdout"), device), size)
+    valid = fit_to_input(experiment.load_people("valid", device), size)
+    cost = experiment.cost(choice.candidate)
+    network = build_network(
+        choice.candidate.architecture, experiment.joints, experiment.input_size, seed=experiment.config.seed
+    )
+    board = SummaryWriter(str(folder)) if rank == 0 else None
+
+    def note(epoch: Epoch) -> None:
+        if board is not None:
+            line = _line(_figures(epoch), schedule)
+            lines = [*_earlier_lines(folder / "metrics.jsonl", epoch.number), json.dumps(line)]
+            write_atomically(folder / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
+            _to_board(board, line)
+        after_epoch(epoch)
+
+    trained = train(
+        network,
+        choice.candidate.losses,
+        schedule,
+        people,
+        valid,
+        seed=experiment.config.seed,
+        checkpoint=folder / "checkpoint.pt",
+        after_epoch=note,
+        after_step=after_step,
+    )
+    if board is not None:
+        board.close()
+        # All of them once more: killed between a checkpoint and its line, a run lacks that line.
+        text = "".join(json.dumps(_line(figures, schedule)) + "\n" for figures in trained.history)
+        write_atomically(folder / "metrics.jsonl", text.encode())
+    if trained.stopped or trained.evaluation is None:
+        raise UserError(f"{choice.label}: {trained.stopped}; try a lower learning_rate in [full] of the study file")
+    flipped = evaluate(trained.network, valid, schedule, size, flip=True)
+    accuracy = trained.evaluation.accuracy
+    short = choice.trial.values[0] if choice.trial is not None and choice.trial.values else None
+    result = Result(
+        label=choice.label,
+        network=str(choice.candidate),
+        pckh=accuracy.mean,
+        pckh_flipped=flipped.accuracy.mean,
+        pckh_by_count=accuracy.by_count,
+        groups=accuracy.groups,
+        stages=trained.evaluation.stages,
+        params=cost.params,
+        madds=cost.madds,
+        short_pckh=short,
+        images=schedule.steps * schedule.batch,
+        seconds=trained.history[-1]["seconds"],
+        people=len(valid),
+        checkpoint=str(folder / "checkpoint.pt"),
+    )
+    if rank == 0:
+        about = {"result": asdict(result), "candidate": choice.candidate.to_dict(), "schedule": schedule.to_dict()}
+        write_atomically(folder / "result.json", json.dumps({**about, "record": record()}, indent=1).encode())
+        write_back(experiment, study, choice, result, schedule)
+    return result
+
+
+def companion(experiment: Experiment, study: Study) -> Study:
+    """The study that holds fully trained networks, in the same storage."""
+    return create_study(database_of(study._storage), f"{experiment.config.name}-full", experiment.config.objectives)
+
+
+def write_back(experiment: Experiment, study: Study, choice: Choice, result: Result, schedule: Schedule) -> None:
+    """Store a result in the companion study, once for each network and schedule."""
+    key = f"{choice.candidate.id}/{schedule.images}/{schedule.epochs}"
+    with exclusive(study._storage):
+        full = companion(experiment, study)
+        if any(t.user_attrs.get("key") == key for t in full.get_trials(deepcopy=False)):
+            return
+        values = {"pckh": result.pckh, "params": result.params, "madds": result.madds}
+        distributions = experiment.space.choices if choice.trial is not None else {}
+        full.add_trial(
+            optuna.trial.create_trial(
+                values=[values[o] for o in experiment.config.objectives],
+                params=choice.trial.params if choice.trial is not None else {},
+                distributions=dict(distributions),
+                user_attrs={
+                    "key": key,
+                    "label": choice.label,
+                    "found_by_trial": choice.trial.number if choice.trial is not None else None,
+                    "network": result.network,
+                    "candidate": choice.candidate.to_dict(),
+                    "short_pckh": result.short_pckh,
+                    "pckh_flipped": result.pckh_flipped,
+                    "groups": result.groups,
+                    "images": result.images,
+                    "seconds": result.seconds,
+                    "checkpoint": result.checkpoint,
+                    "stored_at": round(time.time()),
+                },
+            )
+        )
+
+
+def _figures(epoch: Epoch) -> dict[str, Any]:
+    """An epoch as a checkpoint's history keeps it."""
+    figures: dict[str, Any] = {"epoch": epoch.number, "images": epoch.images, "loss": epoch.loss}
+    figures["seconds"] = epoch.seconds
+    if epoch.evaluation is not None:
+        figures |= {"pckh": epoch.evaluation.accuracy.mean, "groups": epoch.evaluation.accuracy.groups}
+        figures["stages"] = list(epoch.evaluation.stages)
+    return figures
+
+
+def _line(figures: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:
+    """An epoch's line of metrics.jsonl, from what a checkpoint's history keeps of it."""
+    line = {
+        "epoch": figures["epoch"],
+        "images": figures["images"],
+        "loss": figures["loss"],
+        "learning_rate": schedule.learning_rate * schedule.rate(figures["epoch"] * schedule.steps_per_epoch - 1),
+        "seconds": round(figures["seconds"], 2),
+    }
+    return line | {key: figures[key] for key in ("pckh", "groups", "stages") if key in figures}
+
+
+def _earlier_lines(path: Path, epoch: int) -> list[str]:
+    """The lines of earlier epochs; what a killed process wrote beyond its last checkpoint is dropped."""
+    if not path.is_file():
+        return []
+    return [line for line in path.read_text().splitlines() if line and json.loads(line)["epoch"] < epoch]
+
+
+def _to_board(board: SummaryWriter, line: dict[str, Any]) -> None:
+    for name in ("loss", "learning_rate", "pckh"):
+        if name in line:
+            board.add_scalar(name, line[name], line["images"])
+    for group, value in line.get("groups", {}).items():
+        board.add_scalar(f"pckh/{group}", value, line["images"])
+    board.flush()

@@ -1,0 +1,532 @@
+"""Who proposes the next network.
+
+:class:`FrontSampler` is made for this problem: of the three objectives only PCKh is unknown, so only PCKh is modelled
+(a Gaussian process on the candidate's canonical form and its exact log costs), and a candidate's worth is its expected
+improvement of the hypervolume given its known costs (Emmerich et al. 2006; the cost axes being certain, the expectation
+is a sum of one-dimensional ones). Candidates over budget or already tried never enter the pool, so none is trained.
+
+Optuna's own samplers stay selectable; they see log costs, and what they propose over budget or twice is drawn again.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import norm
+
+from nas.architecture.blocks import block_options
+from nas.architecture.cost import Cost
+from nas.study.candidate import Candidate
+from nas.study.front import Scale, area
+from nas.study.space import LEVELS, SAME, SearchSpace, Value
+
+Floats = NDArray[np.float64]
+
+ALWAYS_USED = {"block", "trunk", "stem", "stem_kernel", "width", "stacks", "depth", "neck", *LEVELS}
+"""Choices that have an effect on every network."""
+
+
+class NoCandidateLeftError(Exception):
+    """Every point that was drawn is over budget or has been tried."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a sampler knows before any training.
+
+    Attributes:
+        space: the choices.
+        candidate: point → canonical candidate.
+        cost: candidate → exact cost.
+        within: whether a cost is in budget.
+        scale: of the hypervolume.
+    """
+
+    space: SearchSpace
+    candidate: Callable[[Mapping[str, Any]], Candidate]
+    cost: Callable[[Candidate], Cost]
+    within: Callable[[Cost], bool]
+    scale: Scale
+
+
+def tried(study: Study, problem: Problem) -> set[str]:
+    """Ids of all candidates that are done, running or queued; failed trials are to be tried again."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING)
+    ids = set()
+    for trial in study.get_trials(deepcopy=False, states=states):
+        point = trial.params or trial.system_attrs.get("fixed_params", {})
+        if set(problem.space.choices) <= set(point):
+            ids.add(problem.candidate(point).id)
+    return ids
+
+
+def draw_untried(
+    problem: Problem,
+    seen: set[str],
+    draw: Callable[[], Mapping[str, Value]],
+    attempts: int = 2000,
+) -> dict[str, Value]:
+    """The first draw that is within budget and untried.
+
+    Raises:
+        NoCandidateLeftError: none of the attempts was.
+    """
+    for _ in range(attempts):
+        point = dict(draw())
+        try:
+            candidate = problem.candidate(point)
+            good = candidate.id not in seen and problem.within(problem.cost(candidate))
+        except ValueError:
+            continue  # values that cannot be built together
+        if good:
+            return point
+    raise NoCandidateLeftError
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """One trial as the model sees it: features, PCKh (measured, or extrapolated from a rung), its noise variance."""
+
+    features: Floats
+    pckh: float
+    variance: float
+
+
+class FrontSampler(BaseSampler):
+    """Proposes the network with the largest expected improvement of the front's hypervolume.
+
+    Args:
+        problem: what is known before training.
+        seed: of this worker's stream; workers must not share one.
+        startup: trials begun before the model is used; they are spread evenly over log costs.
+        pool: candidates weighed for each proposal.
+    """
+
+    def __init__(self, problem: Problem, seed: int, startup: int = 12, pool: int = 1000) -> None:
+        self.problem, self.startup, self.pool = problem, startup, pool
+        self.rng = random.Random(seed)
+
+    def reseed_rng(self) -> None:
+        """Optuna's hook for parallel threads."""
+        self.rng.seed()
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The whole space: it is flat."""
+        return dict(self.problem.space.choices)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A parameter outside the space (an enqueued trial may lack one): drawn at random."""
+        return optuna.samplers.RandomSampler(seed=self.rng.randrange(2**31)).sample_independent(
+            study, trial, param_name, param_distribution
+        )
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Propose one point, aware of what other workers are training."""
+        if set(search_space) != set(self.problem.space.choices) or trial.system_attrs.get("fixed_params"):
+            return {}
+        seen = tried(study, self.problem)
+        others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
+        done = [t for t in others if t.state == TrialState.COMPLETE]
+        if len(done) < 3 or len(seen) < self.startup:
+            return self._spread(others, seen)
+        return self._improve(others, done, seen)
+
+    def _spread(self, others: Sequence[FrozenTrial], seen: set[str]) -> dict[str, Value]:
+        """Of some random points, the one whose costs lie farthest from those tried."""
+        taken = [p for t in others if t.state != TrialState.FAIL and (p := self._saved(t.params)) is not None]
+        options = []
+        for _ in range(16):
+            point = draw_untried(self.problem, seen, lambda: self.problem.space.random(self.rng))
+            options.append(point)
+        if not taken:
+            return options[0]
+
+        def distance(point: Mapping[str, Value]) -> float:
+            here = self._saved(point)
+            assert here is not None
+            return min(math.dist(here, there) for there in taken)
+
+        return max(options, key=distance)
+
+    def _saved(self, point: Mapping[str, Any]) -> tuple[float, float] | None:
+        if not set(self.problem.space.choices) <= set(point):
+            return None
+        cost = self.problem.cost(self.problem.candidate(point))
+        return self.problem.scale.saved(cost.params, cost.madds)
+
+    def _improve(self, others: Sequence[FrozenTrial], done: Sequence[FrozenTrial], seen: set[str]) -> dict[str, Value]:
+        evidence = self._evidence(others, done)
+        model = GaussianProcess.fit(
+            np.stack([e.features for e in evidence]),
+            np.array([e.pckh for e in evidence]),
+            np.array([e.variance for e in evidence]),
+        )
+        running = [
+            t.params
+            for t in others
+            if t.state == TrialState.RUNNING and set(self.problem.space.choices) <= set(t.params)
+        ]
+        if running:
+            # Kriging believer: what is being trained counts as if it came out as expected.
+            features = np.stack([self.features(point) for point in running])
+            model = model.believing(features)
+
+        points = self._pool(done, seen)
+        costs = [self.problem.cost(self.problem.candidate(point)) for point in points]
+        saved = np.array([self.problem.scale.saved(c.params, c.madds) for c in costs])
+        mean, sd = model.predict(np.stack([self.features(point) for point in points]))
+        heights = np.array([t.values[0] for t in done]) / 100
+        corners = np.array([self._saved(t.params) or (0.0, 0.0) for t in done])
+        if running:
+            expected, _ = model.predict(np.stack([self.features(point) for point in running]))
+            heights = np.concatenate([heights, expected / 100])
+            corners = np.concatenate([corners, [self._saved(point) or (0.0, 0.0) for point in running]])
+        worth = expected_improvement(mean / 100, sd / 100, saved, heights, corners)
+        return points[int(np.argmax(worth))]
+
+    def _evidence(self, others: Sequence[FrozenTrial], done: Sequence[FrozenTrial]) -> list[_Evidence]:
+        known = set(self.problem.space.choices)
+        evidence = [_Evidence(self.features(t.params), t.values[0], 0.0) for t in done if known <= set(t.params)]
+        gains: dict[str, list[float]] = {}
+        for trial in done:
+            for epoch, value in trial.user_attrs.get("rungs", {}).items():
+                gains.setdefault(epoch, []).append(trial.values[0] - value)
+        for trial in others:
+            rungs = trial.user_attrs.get("rungs", {})
+            if trial.state == TrialState.PRUNED and rungs and known <= set(trial.params):
+                last = max(rungs, key=int)
+                if len(gains.get(last, [])) >= 2:
+                    gain = gains[last]
+                    evidence.append(
+                        _Evidence(self.features(trial.params), rungs[last] + float(np.mean(gain)), float(np.var(gain)))
+                    )
+        return evidence
+
+    def _pool(self, done: Sequence[FrozenTrial], seen: set[str]) -> list[dict[str, Value]]:
+        """Random points and mutations of good ones, each an untried network within budget."""
+        space = self.problem.space
+        parents = sorted(done, key=lambda t: -self._merit(t))[: max(4, len(done) // 3)]
+        pool: dict[str, dict[str, Value]] = {}
+
+        def mutation() -> dict[str, Value]:
+            return space.mutate(self.rng.choice(parents).params, self.rng, self.rng.choice((1, 1, 2, 3)))
+
+        for i in range(self.pool):
+            draw = mutation if i % 2 else (lambda: space.random(self.rng))
+            try:
+                point = draw_untried(self.problem, seen, draw, attempts=50)
+            except NoCandidateLeftError:
+                continue
+            pool[self.problem.candidate(point).id] = point
+        if not pool:
+            point = draw_untried(self.problem, seen, lambda: space.random(self.rng))
+            pool[self.problem.candidate(point).id] = point
+        return list(pool.values())
+
+    def _merit(self, trial: FrozenTrial) -> float:
+        saved = self._saved(trial.params) or (0.0, 0.0)
+        return float(trial.values[0]) / 100 * saved[0] * saved[1]
+
+    def features(self, point: Mapping[str, Any]) -> Floats:
+        """What the model knows of a candidate: its canonical choices and its costs, each from 0 to 1."""
+        candidate = self.problem.candidate(point)
+        cost = self.problem.cost(candidate)
+        a, losses = candidate.architecture, candidate.losses
+        values: list[float] = []
+        for name, distribution in self.problem.space.choices.items():
+            options = getattr(distribution, "choices", None)
+            if options is not None and any(isinstance(o, str | bool) for o in options):
+                used = self._used(name, point[name], candidate)
+                value = point[name]
+                if name == "trunk" and SAME in options and a.trunk == a.level_blocks()[0]:
+                    value = SAME  # however it was written
+                values += [float(used and value == option) for option in options]
+            elif name != "weight_ratio":
+                numbers = options or (distribution.low, distribution.high)  # type: ignore[attr-defined]
+                low, high = math.log1p(min(numbers)), math.log1p(max(numbers))
+                used = self._used(name, point[name], candidate)
+                share = (math.log1p(float(point[name])) - low) / ((high - low) or 1.0)
+                values.append(share if used else 0.5)
+        last = losses.weights[-1] / a.stacks if losses.weights else 1 / a.stacks
+        saved = self.problem.scale.saved(cost.params, cost.madds)
+        values += [last, losses.alpha, 2 * saved[0], 2 * saved[1], math.log(cost.layers) / math.log(1000)]
+        return np.array(values)
+
+    def _used(self, name: str, value: Value, candidate: Candidate) -> bool:
+        """Whether a choice has any effect on this candidate's network."""
+        a = candidate.architecture
+        if name == "junction":
+            return a.stacks > 1
+        if name == "narrow_res":
+            return a.stacks > 1
+        if name == "reach":
+            return a.junction == "dense"
+        if name in ("lambda", "perceptual", "alpha"):
+            return candidate.losses.alpha < 1
+        if name in ALWAYS_USED:
+            return True
+        return any(name in block_options(block.kind) for block in (*a.level_blocks(), a.trunk))
+
+
+def expected_improvement(mean: Floats, sd: Floats, saved: Floats, heights: Floats, corners: Floats) -> Floats:
+    """Expected hypervolume gain of candidates whose costs are known and whose PCKh is normal.
+
+    A candidate that reaches height y adds ∫₀ʸ A(t) dt, A(t) being the part of its cost rectangle that no point of
+    height t or more covers: constant between the heights of the points, so the expectation is a sum of differences of
+    E[(Y − t)⁺].
+
+    Args:
+        mean: (n,) of PCKh / 100.
+        sd: (n,) of PCKh / 100.
+        saved: (n, 2) costs saved, 0 to 1.
+        heights: (m,) PCKh / 100 of the finished points.
+        corners: (m, 2) their costs saved.
+
+    Returns:
+        (n,) expected gains.
+    """
+    kept = [i for i in range(len(heights)) if not _beaten(i, heights, corners)]
+    heights, corners = heights[kept], corners[kept]
+    order = np.argsort(heights)
+    heights, corners = np.maximum(heights[order], 0), corners[order]
+    levels = np.unique(np.concatenate([[0.0], heights]))
+    z = (mean[:, None] - levels) / sd[:, None]
+    above = sd[:, None] * (z * norm.cdf(z) + norm.pdf(z))  # E[(Y − level)⁺]
+    pieces = above - np.concatenate([above[:, 1:], np.zeros((len(mean), 1))], axis=1)
+    gains = np.zeros(len(mean))
+    for k, level in enumerate(levels):
+        covering = corners[heights > level] if k else corners[heights > 0]
+        for i, corner in enumerate(saved):
+            clipped = np.minimum(covering, corner)
+            gains[i] += pieces[i, k] * (corner[0] * corner[1] - area(clipped))
+    return gains
+
+
+def _beaten(i: int, heights: Floats, corners: Floats) -> bool:
+    """Whether another point is at least as good as point i in everything (of equals, the first stays)."""
+    no_worse = (heights >= heights[i]) & (corners >= corners[i]).all(axis=1)
+    equal = (heights == heights[i]) & (corners == corners[i]).all(axis=1)
+    earlier = np.arange(len(heights)) < i
+    return bool((no_worse & (~equal | earlier)).any())
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianProcess:
+    """Matérn 5/2 with a length scale per feature, fitted by maximum a posteriori; float64 on the CPU."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+    noise: torch.Tensor
+    lengths: torch.Tensor
+    signal: torch.Tensor
+    centre: float
+    unit: float
+
+    @classmethod
+    def fit(cls, x: Floats, y: Floats, variance: Floats, steps: int = 60) -> GaussianProcess:
+        """Fit to n observations.
+
+        Args:
+            x: (n, d) features.
+            y: (n,) values.
+            variance: (n,) known extra noise variance of each value.
+            steps: of L-BFGS.
+        """
+        centre, unit = float(y.mean()), float(y.std()) or 1.0
+        features = torch.from_numpy(np.asarray(x, dtype=np.float64))
+        values = torch.from_numpy((np.asarray(y, dtype=np.float64) - centre) / unit)
+        extra = torch.from_numpy(np.asarray(variance, dtype=np.float64) / unit**2)
+        d = features.shape[1]
+        # Priors: length scales around the root of the dimension, signal around 1, noise around a tenth of it.
+        start = torch.full((d + 2,), 0.5 * math.log(d), dtype=torch.float64)
+        start[d], start[d + 1] = 0.0, math.log(0.05)
+        middle, width = start.clone(), torch.full((d + 2,), 0.8, dtype=torch.float64)
+        raw = start.clone().requires_grad_(True)
+        optimizer = torch.optim.LBFGS([raw], max_iter=steps, line_search_fn="strong_wolfe")
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            covariance = _matern(features, features, raw[:d].exp(), raw[d].exp())
+            covariance = covariance + torch.diag(raw[d + 1].exp() + extra + 1e-6)
+            factor = torch.linalg.cholesky(covariance)
+            weights = torch.cholesky_solve(values.unsqueeze(-1), factor).squeeze(-1)
+            misfit = 0.5 * (values @ weights) + factor.diagonal().log().sum()
+            loss: torch.Tensor = misfit + 0.5 * (((raw - middle) / width) ** 2).sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        fitted = raw.detach()
+        noise = fitted[d + 1].exp() + extra + 1e-6
+        return cls(features, values, noise, fitted[:d].exp(), fitted[d].exp(), centre, unit)
+
+    def believing(self, x: Floats) -> GaussianProcess:
+        """The same model with further points observed at their expected values."""
+        mean, _ = self.predict(x)
+        return GaussianProcess(
+            torch.cat([self.x, torch.from_numpy(x)]),
+            torch.cat([self.y, torch.from_numpy((mean - self.centre) / self.unit)]),
+            torch.cat([self.noise, self.noise.min().expand(len(x))]),
+            self.lengths,
+            self.signal,
+            self.centre,
+            self.unit,
+        )
+
+    def predict(self, x: Floats) -> tuple[Floats, Floats]:
+        """Mean and standard deviation, (n,) each, of the noise-free value at (n, d) features."""
+        new = torch.from_numpy(np.asarray(x, dtype=np.float64))
+        covariance = _matern(self.x, self.x, self.lengths, self.signal) + torch.diag(self.noise)
+        factor = torch.linalg.cholesky(covariance)
+        cross = _matern(new, self.x, self.lengths, self.signal)
+        mean = cross @ torch.cholesky_solve(self.y.unsqueeze(-1), factor).squeeze(-1)
+        reduced = torch.linalg.solve_triangular(factor, cross.T, upper=False)
+        variance = (self.signal - reduced.square().sum(dim=0)).clamp_min(1e-8)
+        return (mean * self.unit + self.centre).numpy(), (variance.sqrt() * self.unit).numpy()
+
+
+def _matern(a: torch.Tensor, b: torch.Tensor, lengths: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
+    difference = (a / lengths).unsqueeze(1) - (b / lengths).unsqueeze(0)
+    r = (5 * difference.square().sum(-1) + 1e-12).sqrt()
+    out: torch.Tensor = signal * (1 + r + r.square() / 3) * (-r).exp()
+    return out
+
+
+class Redrawing(BaseSampler):
+    """One of Optuna's samplers, whose proposals over budget or already tried are drawn again.
+
+    The inner sampler sees log10 costs (on raw costs nothing beats random at 50 trials) while the study stores raw ones.
+    """
+
+    def __init__(self, inner: BaseSampler, problem: Problem, seed: int, attempts: int = 8) -> None:
+        self.inner, self.problem, self.attempts = inner, problem, attempts
+        self.rng = random.Random(seed)
+
+    def reseed_rng(self) -> None:
+        """Optuna's hook for parallel threads."""
+        self.inner.reseed_rng()
+        self.rng.seed()
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The whole space: it is flat."""
+        return dict(self.problem.space.choices)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A parameter outside the space."""
+        return self.inner.sample_independent(_log_costs(study), trial, param_name, param_distribution)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The inner sampler's proposal; after some refused ones, a random point."""
+        if set(search_space) != set(self.problem.space.choices) or trial.system_attrs.get("fixed_params"):
+            return {}
+        view = _log_costs(study)
+        seen = tried(study, self.problem)
+        only = self.problem.space.random(self.rng)  # for choices of a single value
+
+        def propose() -> dict[str, Any]:
+            modelled = self.inner.infer_relative_search_space(view, trial)
+            point = self.inner.sample_relative(view, trial, modelled)
+            for name, distribution in search_space.items():
+                if distribution.single():  # nothing to choose; TPE would divide by the range
+                    point[name] = only[name]
+                elif name not in point:
+                    point[name] = self.inner.sample_independent(view, trial, name, distribution)
+            return point
+
+        try:
+            return draw_untried(self.problem, seen, propose, self.attempts)
+        except NoCandidateLeftError:
+            return draw_untried(self.problem, seen, lambda: self.problem.space.random(self.rng))
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Passed on."""
+        self.inner.before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Passed on."""
+        self.inner.after_trial(study, trial, state, values)
+
+
+def _log_costs(study: Study) -> Any:
+    return _LogCosts(study)
+
+
+class _LogCosts:
+    """A study seen through log10 costs: what Optuna's samplers read of a study, with the values changed."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
+        return [_with_log_costs(t) for t in self._study.get_trials(*args, **kwargs)]
+
+    def _get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
+        return [_with_log_costs(t) for t in self._study._get_trials(*args, **kwargs)]
+
+
+def _with_log_costs(trial: FrozenTrial) -> FrozenTrial:
+    if trial.values is None:
+        return trial
+    seen = FrozenTrial(
+        number=trial.number,
+        state=trial.state,
+        value=None,
+        values=[trial.values[0], *(math.log10(max(v, 1)) for v in trial.values[1:])],
+        datetime_start=trial.datetime_start,
+        datetime_complete=trial.datetime_complete,
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs=trial.user_attrs,
+        system_attrs=trial.system_attrs,
+        intermediate_values=trial.intermediate_values,
+        trial_id=trial._trial_id,
+    )
+    return seen
+
+
+def make_sampler(name: str, problem: Problem, seed: int, startup: int = 12, pool: int = 1000) -> BaseSampler:
+    """The sampler of a study file: "front", or Optuna's "tpe", "nsga2", "gp", "random".
+
+    Args:
+        name: which.
+        problem: what is known before training.
+        seed: of this worker's stream.
+        startup: trials before a model is used.
+        pool: candidates that "front" weighs for each proposal.
+    """
+    if name == "front":
+        return FrontSampler(problem, seed, startup, pool)
+    inner: BaseSampler
+    if name == "tpe":
+        inner = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=startup, constant_liar=True)
+    elif name == "nsga2":
+        inner = optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, startup))
+    elif name == "gp":
+        inner = optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
+    else:
+        inner = optuna.samplers.RandomSampler(seed=seed)
+    # "gp" takes seconds for each draw and, refused, mostly proposes the like again.
+    return Redrawing(inner, problem, seed, attempts=2 if name == "gp" else 8)

@@ -1,0 +1,259 @@
+"""Workers: processes that claim trials, train them, and can be killed at any moment.
+
+The coordinator only starts them, restarts those that die, and shows what they say. The truth is in the storage: what is
+done, what is running, by whom. A trial whose process is gone is handed back by whoever asks next.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing import get_context, resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+from optuna.trial import TrialState
+
+from nas.data.batches import fit_to_input
+from nas.errors import UserError
+from nas.study.experiment import Experiment
+from nas.study.objective import run_trial
+from nas.study.samplers import NoCandidateLeftError
+from nas.study.storage import claim, count, exclusive, hand_back_orphans, open_storage
+
+RESTARTS = 5
+"""How often a worker that dies is replaced; after that something is wrong with the machine, not with a trial."""
+
+
+@dataclass
+class WorkerView:
+    """What the coordinator knows of one worker.
+
+    Attributes:
+        index: its number, from 0.
+        device: what it trains on.
+        trial: number of the trial that it is training, or None.
+        network: that trial's network in words.
+        done: fraction of the schedule that this trial has done.
+        rate: pictures a second.
+        note: what it does when it is not training.
+    """
+
+    index: int
+    device: str
+    trial: int | None = None
+    network: str = ""
+    done: float = 0.0
+    rate: float = 0.0
+    note: str = "starting"
+
+
+@dataclass
+class Progress:
+    """What the coordinator knows of the search.
+
+    Attributes:
+        workers: by index.
+        ended: (number, pckh, reason) of trials that ended in this sitting, in order.
+        images: pictures trained on in this sitting.
+        trial_seconds: of the trials that ended in this sitting.
+    """
+
+    workers: list[WorkerView]
+    ended: list[tuple[int, float | None, str | None]] = field(default_factory=list)
+    images: int = 0
+    trial_seconds: list[float] = field(default_factory=list)
+
+
+def devices_for(device: str, workers: int) -> list[str]:
+    """The device of each worker: GPUs in turn, or the CPU.
+
+    Raises:
+        UserError: CUDA was asked for and there is none.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        gpus = torch.cuda.device_count()
+        if not gpus:
+            raise UserError("--device cuda: PyTorch sees no CUDA device here; use --device cpu")
+        return [f"cuda:{i % gpus}" for i in range(workers)]
+    return [device] * workers
+
+
+def search(
+    experiment: Experiment,
+    total: int,
+    devices: list[str],
+    show: Callable[[Progress], None],
+    interval: float = 0.5,
+) -> Progress:
+    """Run workers until the study has ``total`` trials that are done.
+
+    Args:
+        experiment: the study; created in its storage before.
+        total: trials, over all workers and sittings.
+        devices: one worker for each.
+        show: called after every message, and every ``interval`` seconds.
+        interval: seconds.
+
+    Raises:
+        UserError: workers keep dying, or the space is exhausted.
+        KeyboardInterrupt: after the workers were ended and their trials handed back.
+    """
+    context = get_context("spawn")
+    progress = Progress([WorkerView(i, device) for i, device in enumerate(devices)])
+    processes: dict[int, tuple[BaseProcess, Connection]] = {}
+    restarts = 0
+    trouble: str | None = None
+
+    def start(index: int) -> None:
+        mine, theirs = context.Pipe(duplex=False)
+        process = context.Process(
+            target=_work, args=(experiment, total, index, devices[index], theirs), daemon=True, name=f"worker-{index}"
+        )
+        # The worker inherits what is blocked: Ctrl-C is the coordinator's alone, where it only waits for this.
+        resource_tracker.ensure_running()  # starting it with the first process would lift the block
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()
+        processes[index] = (process, mine)
+
+    try:
+        for index in range(len(devices)):
+            start(index)
+        while processes:
+            ready = wait([connection for _, connection in processes.values()], timeout=interval)
+            for index, (process, connection) in list(processes.items()):
+                if connection not in ready:
+                    continue
+                try:
+                    kind, content = connection.recv()
+                    if kind == "trouble":
+                        trouble = content
+                    else:
+                        _hear(progress, progress.workers[index], kind, content)
+                except (EOFError, OSError):
+                    process.join()
+                    del processes[index]
+                    progress.workers[index].trial = None
+                    if process.exitcode == 0:
+                        progress.workers[index].note = trouble or "done"
+                    elif restarts < RESTARTS:
+                        restarts += 1
+                        progress.workers[index].note = f"died (exit code {process.exitcode}); starting again"
+                        start(index)
+                    else:
+                        raise UserError(
+                            f"workers died {restarts + 1} times, the last with exit code {process.exitcode}; its "
+                            "message stands above; try --workers 1 and look at the memory"
+                        ) from None
+            show(progress)
+        if trouble:  # the others have finished what they were training
+            raise UserError(trouble)
+    finally:
+        for process, _ in processes.values():
+            process.kill()
+        for process, _ in processes.values():
+            process.join()
+        _tidy(experiment)
+    return progress
+
+
+def _hear(progress: Progress, worker: WorkerView, kind: str, content: Any) -> None:
+    if kind == "training":
+        worker.trial, worker.network = content
+        worker.done, worker.rate, worker.note = 0.0, 0.0, ""
+    elif kind == "step":
+        worker.done, worker.rate = content
+    elif kind == "waiting":
+        worker.trial, worker.note = None, "waiting for the others"
+    elif kind == "ended":
+        worker.trial = None
+        number, pckh, reason, images, seconds = content
+        progress.ended.append((number, pckh, reason))
+        progress.images += images
+        progress.trial_seconds.append(seconds)
+
+
+def _tidy(experiment: Experiment) -> None:
+    """Hand back what the workers just ended were training, and drop checkpoints that nobody will take up."""
+    storage = open_storage(experiment.url)
+    study = experiment.open_study()
+    with exclusive(storage):
+        hand_back_orphans(study, ended_by_us=True)
+        if not study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+            for stale in (experiment.folder / "checkpoints").glob("trial-*"):
+                stale.unlink(missing_ok=True)
+
+
+def _work(experiment: Experiment, total: int, index: int, device: str, say: Connection) -> None:
+    """A worker's life. Its parent's death ends it; its own death loses at most the epoch that it was in."""
+    parent = os.getppid()
+
+    def tell(kind: str, content: object) -> None:
+        try:
+            say.send((kind, content))
+        except (BrokenPipeError, OSError):
+            os._exit(1)
+
+    try:
+        if device == "cpu":
+            # Small networks on many threads crawl; workers side by side do not.
+            torch.set_num_threads(1)
+        size = experiment.config.data.input_size
+        people = fit_to_input(experiment.load_people("train", device), size)
+        held_out = fit_to_input(experiment.load_people("holdout", device), size)
+        storage = open_storage(experiment.url)
+        taken = count(experiment.open_study()).taken
+        study = experiment.open_study(experiment.sampler(stream=index + 1000 * taken))
+        schedule = experiment.config.short_schedule()
+        while True:
+            if os.getppid() != parent:
+                os._exit(1)
+            trial = claim(study, total, experiment.space.choices)
+            if trial is None:
+                if count(study).done >= total:
+                    break
+                tell("waiting", None)
+                time.sleep(1)
+                continue
+            tell("training", (trial.number, str(experiment.problem.candidate(trial.params))))
+            clock = _StepClock(schedule.steps, schedule.batch, parent, tell)
+            outcome = run_trial(study, trial, experiment, people, held_out, after_step=clock)
+            tell("ended", (outcome.number, outcome.pckh, outcome.reason, outcome.images, outcome.seconds))
+        storage.engine.dispose()
+    except UserError as error:
+        tell("trouble", str(error))
+    except NoCandidateLeftError:
+        tell("trouble", "no untried network within budget was found in the space; lower --trials or widen the space")
+    except Exception:
+        traceback.print_exc()
+        os._exit(70)
+
+
+class _StepClock:
+    """Called after each step: reports now and then, and ends the process when its coordinator is gone."""
+
+    def __init__(self, steps: int, batch: int, parent: int, tell: Callable[[str, object], None]) -> None:
+        self.steps, self.batch, self.parent, self.tell = steps, batch, parent, tell
+        self.last, self.last_step = time.monotonic(), 0
+
+    def __call__(self, step: int) -> None:
+        now = time.monotonic()
+        if now - self.last < 0.5:
+            return
+        if os.getppid() != self.parent:
+            os._exit(1)
+        rate = (step - self.last_step) * self.batch / (now - self.last)
+        self.last, self.last_step = now, step
+        self.tell("step", (step / self.steps, rate))

@@ -1,0 +1,1 @@
+"""How a network learns: targets, losses, the loop, accuracy, checkpoints."""

@@ -1,0 +1,285 @@
+"""The training loop. It reads from top to bottom; everything that it needs is an argument.
+
+Resident uint8 crops → one warp a batch on the device → network → loss → step. Nothing in the loop waits for the device:
+the loss is summed there and looked at once an epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from nas.architecture.hourglass import STRIDE, HourglassNetwork
+from nas.data.batches import augmented, cut, fit_to_input, recolour
+from nas.data.packed import PackedPeople
+from nas.errors import UserError
+from nas.training.checkpoint import description, load_checkpoint, save_checkpoint
+from nas.training.evaluation import Evaluation, evaluate
+from nas.training.heatmaps import encode, inside
+from nas.training.losses import Losses, total_loss
+from nas.training.schedule import Schedule
+
+COLLAPSED = 1e-3
+"""Predictions that differ less than this between people, in box sides, have nothing to do with the pictures."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is known after one epoch.
+
+    Attributes:
+        number: epochs done, from 1.
+        images: pictures shown so far.
+        loss: mean over the epoch.
+        seconds: spent training so far, over all interruptions; evaluation is not in it.
+        evaluation: of the averaged weights, where one was asked for.
+    """
+
+    number: int
+    images: int
+    loss: float
+    seconds: float
+    evaluation: Evaluation | None
+
+
+@dataclass
+class Trained:
+    """What a training run gives back.
+
+    Attributes:
+        network: the averaged weights, in evaluation mode.
+        evaluation: the last one made.
+        stopped: why it ended before its schedule did, or None.
+        history: one record an epoch, plain values.
+        resumed_at: the epoch that it was taken up after; 0 for a fresh start.
+    """
+
+    network: nn.Module
+    evaluation: Evaluation | None
+    stopped: str | None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    resumed_at: int = 0
+
+
+def optimizer_for(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    """AdamW or RMSprop; weight decay on convolution weights only."""
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if schedule.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=schedule.learning_rate, fused=True)
+    return torch.optim.RMSprop(groups, lr=schedule.learning_rate, foreach=True)
+
+
+def order(people: int, seed: int, start: int) -> Iterator[int]:
+    """An endless order of people from any point on: every pass shows each one once, shuffled by seed and pass."""
+    while True:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + start // people)
+        permutation = torch.randperm(people, generator=generator).tolist()
+        yield from permutation[start % people :]
+        start += people - start % people
+
+
+class Average:
+    """Exponential moving average of weights and batch norm statistics, in a network of its own."""
+
+    def __init__(self, network: nn.Module, horizon: float) -> None:
+        self.network = deepcopy(network).eval().requires_grad_(False)
+        self.horizon = horizon
+        self._pairs = [
+            (mine, theirs)
+            for mine, theirs in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True)
+            if mine.is_floating_point()
+        ]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take one step's weights in; early on the average is short, so that the first weights are soon forgotten."""
+        decay = min(1 - 1 / max(1.0, self.horizon), (1 + step) / (10 + step)) if self.horizon else 0.0
+        mine, theirs = zip(*self._pairs, strict=True)
+        get_ema_multi_avg_fn(decay)(list(mine), list(theirs), None)
+
+
+def train(
+    network: HourglassNetwork,
+    losses: Losses,
+    schedule: Schedule,
+    people: PackedPeople,
+    held_out: PackedPeople,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    evaluate_after: Callable[[int], bool] = lambda epoch: True,
+    after_epoch: Callable[[Epoch], str | None] = lambda epoch: None,
+    after_step: Callable[[int], None] = lambda step: None,
+) -> Trained:
+    """Train one network under one schedule.
+
+    With several processes (``torch.distributed`` initialised), each one trains on its share of every batch; the
+    result is the same network in all of them. The first one writes the checkpoint, which all of them read, and
+    decides whether to stop.
+
+    Args:
+        network: freshly built, on the CPU; moved to the people's device.
+        losses: the terms' weights, canonical for this network.
+        schedule: the recipe.
+        people: to train on; on the device to train on.
+        held_out: to evaluate on; on the same device.
+        seed: of order and augmentation.
+        checkpoint: where to keep the state after each epoch, and to take it up from where it is there already; one
+            of another network, schedule, seed or other people is removed.
+        evaluate_after: which epochs (from 1) are followed by an evaluation; the last one always is.
+        after_epoch: called after each epoch; a text stops the training for that reason.
+        after_step: called with the number of steps done.
+
+    Raises:
+        UserError: the checkpoint at ``checkpoint`` cannot be read, or a batch cannot be shared equally.
+    """
+    device = people.crops.device
+    input_size = network.input_size[0]
+    people, held_out = fit_to_input(people, input_size), fit_to_input(held_out, input_size)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if schedule.batch % world:
+        raise UserError(f"batch {schedule.batch} cannot be shared by {world} processes; choose a multiple of {world}")
+    share = schedule.batch // world
+
+    network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    average = Average(network, schedule.ema * schedule.steps)
+    optimizer = optimizer_for(network, schedule)
+    about = description(network.architecture, losses, schedule, people.skeleton, input_size)
+    about |= {"seed": seed, "people": [people.checksum, len(people)]}
+    result = Trained(network, None, None)
+    foreign = False
+    if checkpoint is not None and checkpoint.exists():
+        state = load_checkpoint(checkpoint, device)
+        foreign = any(state.get(key) != value for key, value in about.items())
+        if not foreign:
+            network.load_state_dict(state["network"])
+            average.network.load_state_dict(state["average"])
+            optimizer.load_state_dict(state["optimizer"])
+            result.history, result.resumed_at = state["history"], len(state["history"])
+    if world > 1:
+        dist.barrier()  # all have read the checkpoint before it is removed or replaced
+    if checkpoint is not None and foreign and rank == 0:
+        checkpoint.unlink()
+    learner: nn.Module = nn.parallel.DistributedDataParallel(network) if world > 1 else network
+    seconds = result.history[-1]["seconds"] if result.history else 0.0
+
+    for epoch in range(result.resumed_at + 1, schedule.epochs + 1):
+        # Order and augmentation depend on seed and epoch alone, so a resumed run sees what it would have seen.
+        generator = torch.Generator(device).manual_seed((seed * 1_000_003 + epoch) * world + rank)
+        first = (epoch - 1) * schedule.steps_per_epoch
+        shown = islice(order(len(people), seed, first * schedule.batch), schedule.steps_per_epoch * schedule.batch)
+        batches = torch.tensor(list(shown), device=device).view(schedule.steps_per_epoch, schedule.batch)
+        summed = torch.zeros((), device=device)
+        started = time.perf_counter()
+
+        for step, chosen in enumerate(batches[:, rank::world], first):  # (share,)
+            to_crop, mirrored = augmented(people, share, input_size, schedule.augmentation, generator)
+            batch = cut(people, chosen, input_size, to_crop, mirrored)
+            images = recolour(batch.images, schedule.augmentation.colour, generator)  # (B, 3, H, W)
+            cells = batch.joints / STRIDE  # (B, J, 2)
+            size = (input_size // STRIDE, input_size // STRIDE)
+            target = encode(cells, size, schedule.sigma)  # (B, J, H/4, W/4)
+            labelled = batch.labelled & inside(cells, size)  # (B, J)
+
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                output = learner(images)
+            loss = total_loss(output, target, labelled, losses, schedule.loss)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if schedule.clip:
+                nn.utils.clip_grad_norm_(network.parameters(), schedule.clip)
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.learning_rate * schedule.rate(step)
+            optimizer.step()
+            average.update(step)
+            summed += loss.detach()
+            after_step(step + 1)
+
+        # The one look at the loss: a value that is not finite anywhere makes the sum not finite.
+        mean_loss = float(_over_processes(summed, world)) / schedule.steps_per_epoch
+        seconds += time.perf_counter() - started
+        if not math.isfinite(mean_loss):
+            result.stopped = f"diverged: the loss was not finite in epoch {epoch}"
+            break
+        _share_statistics(network, average.network, world)
+        evaluation = None
+        if epoch == schedule.epochs or evaluate_after(epoch):
+            evaluation = result.evaluation = evaluate(average.network, held_out, schedule, input_size)
+        done = Epoch(epoch, epoch * schedule.steps_per_epoch * schedule.batch, mean_loss, seconds, evaluation)
+        result.history.append(_record(done))
+        if checkpoint is not None and rank == 0:
+            state = {"network": network.state_dict(), "average": average.network.state_dict()}
+            save_checkpoint(
+                checkpoint, {**about, **state, "optimizer": optimizer.state_dict(), "history": result.history}
+            )
+        result.stopped = _decided(_collapse(done) or after_epoch(done), world)
+        if result.stopped:
+            break
+
+    result.network = average.network
+    if result.evaluation is None and not result.stopped:
+        # Taken up after its last epoch: only the evaluation's predictions are missing, and they are quick to make.
+        result.evaluation = evaluate(average.network, held_out, schedule, input_size)
+    return result
+
+
+def _collapse(epoch: Epoch) -> str | None:
+    evaluation = epoch.evaluation
+    # One person alone never differs from the others.
+    if evaluation is not None and evaluation.accuracy.people > 1 and not evaluation.spread >= COLLAPSED:
+        return f"collapsed: the same pose for everybody after {epoch.images} images"
+    return None
+
+
+def _share_statistics(network: nn.Module, average: nn.Module, world: int) -> None:
+    """Give all processes the mean of their batch norm statistics, of which each has seen its own batches only."""
+    if world > 1:
+        for buffer in (*network.buffers(), *average.buffers()):
+            if buffer.is_floating_point():
+                buffer.copy_(_over_processes(buffer.clone(), world))
+
+
+def _decided(stopped: str | None, world: int) -> str | None:
+    """The first process's decision, in all processes: if they disagreed, some would wait for the others for ever."""
+    decision = [stopped]
+    if world > 1:
+        dist.broadcast_object_list(decision)
+    return decision[0]
+
+
+def _over_processes(value: Tensor, world: int) -> Tensor:
+    if world > 1:
+        dist.all_reduce(value)
+        value = value / world
+    return value
+
+
+def _record(epoch: Epoch) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "epoch": epoch.number,
+        "images": epoch.images,
+        "loss": epoch.loss,
+        "seconds": epoch.seconds,
+    }
+    if epoch.evaluation is not None:
+        accuracy = epoch.evaluation.accuracy
+        record |= {
+            "pckh": accuracy.mean,
+            "pckh_by_count": accuracy.by_count,
+            "groups": accuracy.groups,
+            "stages": list(epoch.evaluation.stages),
+        }
+    return record

@@ -1,0 +1,34 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data (see its README.md); skips where it is absent."""
+    folder = Path(os.environ.get("HOURGLASS_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (folder / "lspet" / "joints.mat").is_file():
+        pytest.skip(f"no real data at {folder}; set HOURGLASS_SHARED_DATA to the folder that holds lspet/ and mpii/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs ``python -m nas.<name> <arguments>`` as a person would, and returns what came of it."""
+
+    def run(name: str, *arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", f"nas.{name}", *map(str, arguments)]
+        environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(REPOSITORY)}
+        return subprocess.run(line, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
+
+    return run

@@ -1,0 +1,235 @@
+"""``python -m nas.search`` from outside: what it prints, what it leaves, how it is stopped, killed and taken up."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import h5py
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+from workplace import ENVIRONMENT, LONGER, Prepared, Workplace, essence, living, until
+
+from nas.study.front import Point, front
+
+pytestmark = pytest.mark.slow
+
+
+def front_of(place: Workplace, study: str = "tiny") -> list[int]:
+    """Numbers of the trials on the front, cheapest first."""
+    finished = [trial for trial in place.trials(study, study) if trial.state == TrialState.COMPLETE]
+    return [
+        p.number for p in front([Point(t.number, t.values[0], int(t.values[1]), int(t.values[2])) for t in finished])
+    ]
+
+
+def test_a_search_ends_with_exactly_its_trials(finished: Workplace) -> None:
+    trials = finished.trials()
+    assert len(finished.done()) == len(trials) == 6
+    study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{finished.path('tiny', 'study.db')}")
+    assert study.metric_names == ["PCKh", "params", "MAdds"]
+    assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE"]
+    assert len({json.dumps(t.user_attrs["candidate"]) for t in trials}) == 6, "a network was trained twice"
+    owners = {t.user_attrs["owner"]["pid"] for t in trials}
+    assert len(owners) == 2, "one worker did all the work"
+    assert all(t.user_attrs["reason"] for t in trials if t.state == TrialState.PRUNED)
+    assert list(finished.path("tiny", "checkpoints").iterdir()) == []
+    assert len(list(finished.path("data").glob("*.h5"))) == 1
+
+
+def test_it_prints_a_plain_log_and_the_front_and_what_to_do_next(finished: Workplace) -> None:
+    output = (finished.folder / "stdout").read_text()
+    assert "\x1b" not in output
+    assert "Traceback" not in (finished.folder / "stderr").read_text()
+    lines = output.splitlines()
+    assert lines[0].startswith("study tiny: 6 trials, 2 workers, 64 points of space.toml")
+    ended = [int(found[1]) for line in lines if (found := re.match(r"trial (\d+): PCKh +[\d.]+, .* params", line))]
+    assert sorted(ended) == list(range(6))
+    assert re.search(r"6 of 6 trials, \d+:\d\d.* · best PCKh [\d.]+ · front of \d+ · hypervolume 0\.\d+", output)
+    table = lines[lines.index("front of study tiny") + 2 :]
+    rows = [int(found[1]) for line in table if (found := re.match(r" *(\d+) +[\d.]+ +[\d,]+ +[\d.]+ M ", line))]
+    assert rows == front_of(finished)
+    assert "  optuna-dashboard sqlite:///runs/tiny/study.db" in lines
+    assert "  python -m nas.retrain --study tiny --pick knee" in lines
+
+
+def test_the_same_command_again_has_nothing_to_do(going: Workplace, finished: Workplace, prepared: Prepared) -> None:
+    again = prepared.run(going, "search", "--study", "tiny.toml", "--trials", 6, "--workers", 2)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "6 trials are done already: nothing to search for --trials 6." in again.stdout
+    assert "front of study tiny" in again.stdout
+    fewer = prepared.run(going, "search", "--study", "tiny.toml", "--trials", 2, "--json")
+    assert (fewer.returncode, fewer.stderr) == (0, "")
+    assert [row["trial"] for row in json.loads(fewer.stdout)] == front_of(finished)
+    assert list(map(essence, going.trials())) == list(map(essence, finished.trials()))
+
+
+def test_a_larger_total_goes_on(going: Workplace, finished: Workplace) -> None:
+    done = going.search("--trials", 8, "--workers", 1)
+    assert "8 trials, 6 done already" in done.stdout
+    assert len(going.trials()) == len(going.done()) == 8
+    assert list(map(essence, going.trials()[:6])) == list(map(essence, finished.trials()))
+
+
+def test_ctrl_c_hands_back_what_was_running_and_the_same_command_goes_on(place: Workplace) -> None:
+    arguments = ("--study", "tiny.toml", "--trials", 4, "--workers", 2, *LONGER)
+    with place.begun("search", *arguments) as process:
+        until(lambda: _second_round(place), "a trial begun after another's end is past its first epoch")
+        os.killpg(process.pid, signal.SIGINT)  # to the whole group, as a terminal does
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert errors == "interrupted\n"
+        until(lambda: not living(process.pid), "nothing is left running", 10)
+    before = [essence(trial) for trial in place.done()]
+    assert 1 <= len(before) < 4
+    assert not any(trial.state == TrialState.RUNNING for trial in place.trials())
+
+    place.search(*arguments[2:])
+    assert len(place.done()) == 4
+    assert [essence(trial) for trial in place.done()[: len(before)]] == before
+    assert any(trial.user_attrs.get("resumed_after_epoch", 0) >= 1 for trial in place.done())
+
+
+def test_ctrl_c_while_workers_start_is_quiet(place: Workplace) -> None:
+    with place.begun("search", "--study", "tiny.toml", "--trials", 4, "--workers", 2) as process:
+        until(lambda: any(_imports_torch(one.pid) for one in living(process.pid)[1:]), "a worker starts")
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+        assert (process.returncode, errors) == (130, "interrupted\n")
+        until(lambda: not living(process.pid), "nothing is left running", 10)
+    assert not any(trial.state == TrialState.RUNNING for trial in place.trials())
+
+
+def test_a_killed_search_leaves_no_orphans_and_goes_on_from_its_checkpoints(place: Workplace) -> None:
+    arguments = ("--trials", 4, "--workers", 2, *LONGER)
+    with place.begun("search", "--study", "tiny.toml", *arguments) as process:
+        until(lambda: _second_round(place), "a trial begun after another's end is past its first epoch")
+        process.kill()  # the coordinator alone
+        process.wait()
+        until(lambda: not living(process.pid), "the workers end with their coordinator", 10)
+    before = [essence(trial) for trial in place.done()]
+    running = [trial for trial in place.trials() if trial.state == TrialState.RUNNING]
+    half_way = place.half_way()
+    assert 1 <= len(before) < 4
+    assert half_way, "the trial ended before the workers did: lengthen the schedule of this test"
+
+    place.search(*arguments)
+    trials = place.trials()
+    assert len(place.done()) == 4
+    assert [essence(trial) for trial in place.done() if trial.number in [b[0] for b in before]] == before
+    taken_up = {t.user_attrs["first_number"]: t for t in trials if "first_number" in t.user_attrs}
+    assert set(taken_up) == {trial.number for trial in running}
+    for old in half_way:
+        new = taken_up[old.number]
+        assert new.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        assert new.params == old.params
+        assert new.user_attrs["resumed_after_epoch"] >= 1
+        assert trials[old.number].state == TrialState.FAIL
+    assert list(place.path("tiny", "checkpoints").iterdir()) == []
+
+
+def test_a_killed_worker_is_replaced(place: Workplace) -> None:
+    arguments = ("--study", "tiny.toml", "--trials", 2, "--workers", 1, "--sampler", "random", *LONGER)
+    with place.begun("search", *arguments) as process:
+        trial = until(place.half_way, "a trial past its first epoch")[0]
+        os.kill(trial.user_attrs["owner"]["pid"], signal.SIGKILL)
+        _, errors = process.communicate(timeout=100)
+        assert (process.returncode, errors) == (0, "")
+    done = place.done()
+    assert len(done) == 2
+    again = next(t for t in done if t.user_attrs.get("first_number") == trial.number)
+    assert again.params == trial.params
+    assert again.user_attrs["resumed_after_epoch"] >= 1
+    assert again.user_attrs["owner"] != trial.user_attrs["owner"]
+
+
+def test_other_settings_are_refused_and_named(going: Workplace, prepared: Prepared) -> None:
+    before = list(map(essence, going.trials()))
+
+    def refused(*arguments: object) -> str:
+        done = prepared.run(going, "search", "--study", "tiny.toml", "--trials", 7, *arguments)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert done.stderr.startswith("error: study 'tiny' was begun under other settings: ")
+        assert "--name" in done.stderr
+        return done.stderr
+
+    assert "schedule.images was 96, is 128" in refused("--images", 128)
+    going.file.write_text(going.file.read_text().replace("5e-3", "4e-3"))
+    assert "schedule.learning_rate was 0.005, is 0.004" in refused()
+    going.file.write_text(going.file.read_text().replace("4e-3", "5e-3"))
+    going.space.write_text(going.space.read_text().replace("width = [8, 12]", "width = [8, 12, 16]"))
+    assert "space.width was [8, 12], is [8, 12, 16]" in refused()
+    going.space.write_text(going.space.read_text().replace("width = [8, 12, 16]", "width = [8, 12]"))
+    other = going.folder / "other.h5"
+    other.write_bytes(next(going.path("data").glob("*.h5")).read_bytes())
+    with h5py.File(other, "r+") as file:
+        file.attrs["checksum"] = np.bytes_(b"0" * 64)
+    assert "data.checksum was " in refused("--data", other)
+    assert list(map(essence, going.trials())) == before
+
+
+def test_one_worker_and_one_seed_give_one_result(place: Workplace) -> None:
+    runs = []
+    for name in ("first", "second"):
+        flags = ("--workers", 1, "--max-params", "40k", "--device", "cpu", "--json")
+        done = place.search("--name", name, "--seed", 7, "--trials", 5, *flags)
+        assert done.stderr == ""
+        rows = json.loads(done.stdout)
+        trials = place.trials(name, name)
+        assert [row["trial"] for row in rows] == front_of(place, name)
+        for row in rows:
+            assert [row["pckh"], row["params"], row["madds"]] == trials[row["trial"]].values
+            assert row["input_size"] == 32
+        runs.append([(t.state, t.values, t.params, t.user_attrs["cost"], t.user_attrs["rungs"]) for t in trials])
+    assert len(runs[0]) == 5
+    assert all(cost["params"] <= 40_000 for _, _, _, cost, _ in runs[0])
+    assert runs[0] == runs[1]
+
+
+def test_a_terminal_shows_it_live(place: Workplace) -> None:
+    shown, terminal = pty.openpty()
+    environment = {**ENVIRONMENT, "TERM": "xterm", "COLUMNS": "140", "LINES": "40"}
+    arguments = ("--study", "tiny.toml", "--trials", 3, "--workers", 2, *LONGER)
+    with place.begun("search", *arguments, stdout=terminal, stderr=subprocess.PIPE, env=environment) as process:
+        os.close(terminal)
+        output = b""
+        while chunk := _read(shown):
+            output += chunk
+        process.communicate(timeout=30)
+        assert process.returncode == 0
+    os.close(shown)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.decode())
+    assert re.search(
+        r"[12] of 3 trials, \d+:\d\d, \d+:\d\d left · best PCKh \d+\.\d · front of \d · hypervolume 0\.\d+", text
+    )
+    for worker in (0, 1):
+        training = rf"^ *worker {worker} +trial \d .* \d+ img/s +[12]×(bottleneck|separable), width (8|12)"
+        assert re.search(training, text, re.MULTILINE)
+    assert "front of study tiny" in text
+
+
+def _imports_torch(pid: int) -> bool:
+    """Whether a process has come as far as to load PyTorch."""
+    try:
+        return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
+
+
+def _second_round(place: Workplace) -> bool:
+    """Whether a trial is done and one that was begun after it is past its first epoch, and far from its end."""
+    return bool(place.done()) and any(trial.number >= 2 for trial in place.half_way())
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:  # what a terminal says at its end
+        return b""

@@ -1,0 +1,246 @@
+"""A folder in which commands run as a person would run them, and what can be seen of them from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.study.storage import open_storage
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# One thread a process, no GPU, wide lines; and nothing of what a developer may have set.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("TERM", "LINES", "FORCE_COLOR")} | {
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    "COLUMNS": "200",
+    "PYTHONPATH": str(REPOSITORY),
+}
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+
+SPACE = """\
+[choices]
+block = ["bottleneck", "separable"]
+stem = [8, 12]
+width = [8, 12]
+stacks = [1, 2]
+depth = [2]
+junction = ["add", "resconcat"]
+alpha = [0.7, 1.0]
+"""
+STUDY = """\
+name = "tiny"
+space = "space.toml"
+width_scale = 1.0
+
+[data]
+input_size = 32
+synthetic = { people = 64, holdout = 24, valid = 24 }
+
+[schedule]
+images = 96
+epochs = 4
+batch = 8
+learning_rate = 5e-3
+
+[full]
+images = 96
+epochs = 3
+
+[sampler]
+startup = 3
+pool = 50
+
+[stopping]
+least = 3
+
+[reference]
+params = [10_000, 100_000]
+madds = [500_000, 10_000_000]
+"""
+LONGER = ("--images", 512, "--epochs", 8)
+"""A schedule in which a trial lasts long enough to be met half-way."""
+
+
+def until(true: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+    """Wait for a condition and return what it gave."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if result := true():
+            return result
+        time.sleep(0.02)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+class Workplace:
+    """A folder with a tiny study and its space."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.space, self.file = folder / "space.toml", folder / "tiny.toml"
+        self.space.write_text(SPACE)
+        self.file.write_text(STUDY)
+
+    def copy_of(self, other: Workplace, below: str) -> Workplace:
+        """Take over a part of another one's runs folder."""
+        shutil.copytree(other.folder / "runs" / below, self.folder / "runs" / below)
+        return self
+
+    def run(
+        self, command: str, *arguments: object, launcher: Sequence[str] = (), timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``python -m nas.<command>`` to its end; under a launcher such as ``-m torch.distributed.run``."""
+        return subprocess.run(
+            self.line(command, *arguments, launcher=launcher),
+            cwd=self.folder,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def search(self, *arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run ``nas.search`` on the tiny study to its end, which must be a good one."""
+        done = self.run("search", "--study", "tiny.toml", *arguments, timeout=timeout)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    @contextmanager
+    def begun(self, command: str, *arguments: object, **options: Any) -> Iterator[subprocess.Popen[str]]:
+        """Begin a command in a session of its own, of which nothing is left afterwards."""
+        options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "env": ENVIRONMENT, **options}
+        process = subprocess.Popen(
+            self.line(command, *arguments), cwd=self.folder, text=True, start_new_session=True, **options
+        )
+        try:
+            yield process
+        finally:
+            for one in living(process.pid):
+                one.kill()
+            process.communicate(timeout=30)
+
+    @staticmethod
+    def line(command: str, *arguments: object, launcher: Sequence[str] = ()) -> list[str]:
+        """The command line."""
+        return [sys.executable, *launcher, "-m", f"nas.{command}", *map(str, arguments)]
+
+    def path(self, *parts: str) -> Path:
+        """A path below the runs folder."""
+        return self.folder.joinpath("runs", *parts)
+
+    def trials(self, study: str = "tiny", database: str = "tiny") -> list[FrozenTrial]:
+        """The trials of a study; none where there is no such study yet."""
+        file = self.path(database, "study.db")
+        if not file.is_file():
+            return []
+        storage = open_storage(f"sqlite:///{file}")
+        try:
+            return optuna.load_study(storage=storage, study_name=study).get_trials()
+        except KeyError:
+            return []
+        finally:
+            storage.engine.dispose()
+
+    def done(self, study: str = "tiny", database: str = "tiny") -> list[FrozenTrial]:
+        """The trials that count: finished, or stopped early."""
+        return [trial for trial in self.trials(study, database) if trial.state in DONE]
+
+    def half_way(self) -> list[FrozenTrial]:
+        """The running trials that are past their first epoch."""
+        kept = self.path("tiny", "checkpoints")
+        return [
+            trial
+            for trial in self.trials()
+            if trial.state == TrialState.RUNNING and (kept / f"trial-{trial.number}.pt").exists()
+        ]
+
+    def tree(self) -> dict[str, bytes]:
+        """Every file and folder, with the files' contents."""
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes() if path.is_file() else b""
+            for path in sorted(self.folder.rglob("*"))
+        }
+
+
+def essence(trial: FrozenTrial) -> tuple[object, ...]:
+    """What must not change in a trial that is done."""
+    return (trial.number, trial.state, trial.values, trial.params, trial.user_attrs, trial.datetime_complete)
+
+
+def living(session: int) -> list[psutil.Process]:
+    """The processes of a session that have not ended."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+class Prepared:
+    """Processes that run a command without the seconds that ``import torch`` takes.
+
+    One process has imported everything and waits; for each command it forks a child with that command's arguments,
+    folder, standard output and standard error.
+    """
+
+    _SERVER = """
+import gc, json, os, sys
+from nas import prepare, retrain, search
+from nas.console import run
+gc.collect()
+gc.freeze()  # else each child copies all that was imported when it ends
+apps = {"prepare": prepare.app, "retrain": retrain.app, "search": search.app}
+for line in sys.stdin:
+    command, arguments, folder, *outputs = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.chdir(folder)
+        for descriptor, path in enumerate(outputs, 1):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        sys.argv = ["python -m nas." + command]
+        run(apps[command], arguments)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+    def __init__(self, folder: Path) -> None:
+        self._outputs = [folder / "stdout", folder / "stderr"]
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", self._SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+            cwd=folder,
+        )
+
+    def run(self, place: Workplace, command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Run ``nas.<command>`` in a place to its end."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        line = [str(argument) for argument in arguments]
+        job = [command, line, str(place.folder), *map(str, self._outputs)]
+        self._server.stdin.write(json.dumps(job) + "\n")
+        self._server.stdin.flush()
+        code = int(self._server.stdout.readline())
+        output, errors = (path.read_text() for path in self._outputs)
+        return subprocess.CompletedProcess(line, code, output, errors)
+
+    def close(self) -> None:
+        """End the process that waits."""
+        self._server.communicate(timeout=30)

@@ -1,0 +1,65 @@
+"""The search loop on real pictures: what a person with LSPET or MPII runs, with the schedule cut to seconds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import scipy.io
+
+from nas.data.mpii import read_mpii_hourglass_h5
+from nas.data.packed import describe_packed
+from nas.data.packing import missing_pictures, pack
+from nas.data.people import MPII
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+CUT = ("--trials", 2, "--images", 256, "--epochs", 4, "--max-params", "1M", "--workers", 1, "--json")
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def check(done: subprocess.CompletedProcess[str]) -> None:
+    assert done.returncode == 0, done.stderr
+    front = json.loads(done.stdout)
+    assert front, "two finished trials leave at least one on the front"
+    for member in front:
+        assert 0 <= member["pckh"] <= 100
+        assert 0 < member["params"] <= 1_000_000
+        assert member["input_size"] == 128
+
+
+@pytest.mark.slow
+def test_search_on_leeds_sports_pose(shared_data: Path, command: Command, tmp_path: Path) -> None:
+    joints = scipy.io.loadmat(shared_data / "lspet" / "joints.mat")["joints"][:, :, :200]
+    scipy.io.savemat(tmp_path / "joints.mat", {"joints": joints})
+    people = tmp_path / "people.h5"
+    packed = command(
+        "prepare", "lsp", "--images", shared_data / "lspet" / "images", "--annotations", tmp_path / "joints.mat",
+        "--box", 128, "--out", people,
+    )  # fmt: skip
+    assert packed.returncode == 0, packed.stderr
+    assert describe_packed(people).people > 190
+    flags = ("--study", REPOSITORY / "studies" / "lspet.toml", "--data", people, "--runs", tmp_path / "runs")
+    check(command("search", *flags, *CUT, timeout=300))
+
+
+@pytest.mark.slow
+def test_search_on_mpii(shared_data: Path, command: Command, tmp_path: Path) -> None:
+    """Five pictures are at hand; their hashes put all of them into one split, so they are dealt out by hand."""
+    images = shared_data / "mpii" / "images"
+    people, _ = read_mpii_hourglass_h5(shared_data / "mpii" / "annot" / "valid.h5", {"valid": 1.0})
+    missing = set(missing_pictures((person.image for person in people), images))
+    here = [person for person in people if person.image not in missing]
+    splits = ("train", "train", "train", "holdout", "valid")
+    dealt = [replace(person, split=split) for person, split in zip(here, splits, strict=True)]
+    file = tmp_path / "mpii.h5"
+    pack(dealt, images, file, MPII, 256, {"dataset": "mpii"}, 1)
+    study = (REPOSITORY / "studies" / "mpii.toml").read_text()
+    small = study.replace("input_size = 256", "input_size = 128").replace("seed = 0", "seed = 0\nwidth_scale = 0.5")
+    (tmp_path / "mpii.toml").write_text(small)
+    flags = ("--study", tmp_path / "mpii.toml", "--data", file, "--runs", tmp_path / "runs")
+    check(command("search", *flags, *CUT, timeout=300))

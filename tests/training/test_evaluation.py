@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nas.architecture.hourglass import STRIDE, Output
+from nas.data.batches import centred, cut, fit_to_input
+from nas.data.packed import PackedPeople
+from nas.training.evaluation import evaluate
+from nas.training.heatmaps import Decoder, encode
+from nas.training.losses import HeatmapLoss
+from nas.training.schedule import Schedule
+
+
+class Oracle(nn.Module):
+    """Knows everybody, mirrored or not: finds the person by the picture and answers with perfect maps.
+
+    Its first hourglass always answers the middle of the picture.
+    """
+
+    def __init__(self, people: PackedPeople, size: int, kind: HeatmapLoss, noise: float = 0.0) -> None:
+        super().__init__()
+        batch = cut(people, torch.arange(len(people)), size, centred(people, len(people), size))
+        mirrored = torch.stack([size - batch.joints[..., 0], batch.joints[..., 1]], dim=-1)
+        self.pictures = torch.cat([batch.images, batch.images.flip(-1)]).flatten(1)
+        self.joints = torch.cat([batch.joints, mirrored[:, list(people.skeleton.flip_order)]])
+        self.cells, self.kind, self.noise = size // STRIDE, kind, noise
+        self.seen: list[int] = []
+
+    def forward(self, images: Tensor) -> Output:
+        assert not self.training
+        who = torch.cdist(images.flatten(1), self.pictures).argmin(dim=1)
+        self.seen += who.tolist()
+        joints = self.joints[who] + self.noise * torch.randn(self.joints[who].shape)
+        maps = encode(joints / STRIDE, (self.cells, self.cells), 1.0)
+        middle = encode(torch.full_like(joints, self.cells / 2), (self.cells, self.cells), 1.0)
+        if self.kind == "cross_entropy":
+            maps, middle = maps.log(), middle.log()
+        return Output((middle, maps), ())
+
+
+def elsewhere(people: PackedPeople) -> PackedPeople:
+    """The same people in turned pictures 3.7 times as large."""
+    turned = torch.tensor([[3.7 * 0.8, -3.7 * 0.6, 200.0], [3.7 * 0.6, 3.7 * 0.8, -35.0]])
+    return replace(people, to_original=turned.expand(len(people), 2, 3), head_size=people.head_size * 3.7)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("decoder", ["dark", "quarter"])
+@pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
+def test_an_oracle_finds_everything(held_out: PackedPeople, kind: HeatmapLoss, decoder: Decoder, flip: bool) -> None:
+    people = elsewhere(held_out)
+    oracle = Oracle(people, 64, kind).train()
+    result = evaluate(oracle, people, Schedule(16, 1, loss=kind, decoder=decoder), 64, flip=flip, batch=25)
+    assert result.accuracy.mean > 99.7
+    assert result.accuracy.by_count > 99.7
+    assert min(result.accuracy.groups.values()) > 99.7
+    assert result.accuracy.people == len(people)
+    assert result.stages[0] < 50
+    assert result.stages[1] == result.accuracy.mean
+    assert oracle.training  # as before
+    assert sorted(oracle.seen) == list(range(120 if flip else 60))
+
+
+def test_predictions_are_in_pixels_of_the_original(held_out: PackedPeople) -> None:
+    people = elsewhere(held_out)
+    result = evaluate(Oracle(people, 64, "mse"), people, Schedule(16, 1), 64)
+    assert result.predictions.shape == (60, 16, 2)
+    error = (result.predictions - people.original_joints()).norm(dim=-1)[people.labelled]
+    assert error.max() < 0.1 * STRIDE * 3.7
+    assert result.confidence.shape == (60, 16)
+    assert result.confidence[people.labelled].min() > 0.7
+
+
+def test_an_oracle_on_reduced_pictures_finds_everything(held_out: PackedPeople) -> None:
+    people = elsewhere(fit_to_input(held_out, 48))
+    people = replace(people, head_size=held_out.head_size * 3.7 * 48 / 64)
+    assert evaluate(Oracle(people, 48, "mse"), people, Schedule(16, 1), 48).accuracy.mean > 99.7
+
+
+def test_an_oracle_on_enlarged_pictures_finds_everything(held_out: PackedPeople) -> None:
+    assert evaluate(Oracle(held_out, 96, "mse"), held_out, Schedule(16, 1), 96).accuracy.mean > 99.7
+
+
+def test_the_flipped_copy_averages_errors_away(held_out: PackedPeople) -> None:
+    torch.manual_seed(0)
+    oracle = Oracle(held_out, 64, "mse", noise=2.0)
+    plain, flipped = (evaluate(oracle, held_out, Schedule(16, 1), 64, flip=flip) for flip in (False, True))
+    assert flipped.accuracy.mean > plain.accuracy.mean + 3
+
+
+def test_spread_tells_an_answer_from_none(held_out: PackedPeople) -> None:
+    class Middle(nn.Module):
+        def forward(self, images: Tensor) -> Output:
+            return Output((encode(torch.full((len(images), 16, 2), 8.0), (16, 16), 1.0),), ())
+
+    assert evaluate(Middle(), held_out, Schedule(16, 1), 64).spread < 1e-6
+    assert evaluate(Oracle(held_out, 64, "mse"), held_out, Schedule(16, 1), 64).spread > 0.05
