@@ -1,9 +1,9 @@
 """Full training of chosen networks, and what it writes back.
 
 Each network has a folder ``full/<label>`` in its study's: ``checkpoint.pt`` after every epoch, ``metrics.jsonl``,
-TensorBoard events, and ``result.json`` at the end. Its final PCKh goes into a companion study ``<name>-full`` in the
-same storage. Networks learn from the training and the hold-out people and are scored on the validation people, which
-no search has seen.
+TensorBoard events, ``result.json`` at the end (``full/<label>-<images>x<epochs>`` where flags changed the schedule).
+Its final PCKh goes into a companion study ``<name>-full`` in the same storage. Networks learn from the training and the
+hold-out people and are scored on the validation people, which no search has seen.
 """
 
 from __future__ import annotations
@@ -187,7 +187,10 @@ def retrain(
     """
     if not experiment.summary.counts.get("valid"):
         raise UserError(f"{experiment.config.data.file}: no valid people to score on; make it again with nas.prepare")
-    folder = experiment.folder / "full" / choice.label
+    # Another schedule has a folder of its own: it must not take the place of finished weights.
+    usual = schedule == experiment.config.full_schedule()
+    name = choice.label if usual else f"{choice.label}-{schedule.images}x{schedule.epochs}"
+    folder = experiment.folder / "full" / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -24,7 +24,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from nas.architecture.blocks import block_options
 from nas.architecture.cost import Cost
@@ -307,7 +307,8 @@ def expected_improvement(mean: Floats, sd: Floats, saved: Floats, heights: Float
     heights, corners = np.maximum(heights[order], 0), corners[order]
     levels = np.unique(np.concatenate([[0.0], heights]))
     z = (mean[:, None] - levels) / sd[:, None]
-    above = sd[:, None] * (z * norm.cdf(z) + norm.pdf(z))  # E[(Y − level)⁺]
+    density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
+    above = sd[:, None] * (z * ndtr(z) + density)  # E[(Y − level)⁺]
     pieces = above - np.concatenate([above[:, 1:], np.zeros((len(mean), 1))], axis=1)
     gains = np.zeros(len(mean))
     for k, level in enumerate(levels):

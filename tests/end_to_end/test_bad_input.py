@@ -11,9 +11,6 @@ import pytest
 import scipy.io
 from workplace import SPACE, STUDY, Prepared, Workplace
 
-from nas.study.config import StudyConfig
-from nas.study.experiment import prepare
-
 pytestmark = pytest.mark.slow
 
 SEARCH = [
@@ -177,14 +174,11 @@ def test_annotations_of_the_wrong_shape(bare: Workplace, prepared: Prepared) -> 
     assert bare.tree() == before
 
 
-def test_a_study_whose_people_are_gone(
-    bare: Workplace, prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_study_whose_people_are_gone(bare: Workplace, prepared: Prepared, tmp_path: Path) -> None:
     place = Workplace(tmp_path / "moved").copy_of(bare, "data")
     people = next(place.path("data").glob("*.h5")).rename(place.folder / "people.h5")
     place.file.write_text(STUDY.replace("input_size = 32", 'input_size = 32\nfile = "people.h5"'))
-    monkeypatch.chdir(place.folder)
-    prepare(StudyConfig.read("tiny.toml"), Path("runs")).open_study()  # begun, with no trial yet
+    place.begin_study()
     people.unlink()
     before = place.tree()
     for command in ("retrain", "--study", "tiny", "--published", "hg1"), ("search", "--study", "tiny.toml"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from workplace import Prepared, Workplace, until
 
 from nas.architecture.spec import Architecture
-from nas.study.config import StudyConfig
-from nas.study.experiment import load, points_of, prepare
+from nas.study.experiment import load, points_of
 from nas.study.front import best, front, knee
 from nas.study.published import named
 
@@ -39,8 +39,7 @@ def picked(place: Workplace) -> tuple[int, int, list[int]]:
 
 
 def load_here(place: Workplace) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place.folder)
+    with chdir(place.folder):
         return load("tiny", Path("runs"))
 
 
@@ -111,7 +110,7 @@ def test_the_knee_then_the_whole_front_then_the_best(searched: Workplace, prepar
 def test_a_killed_retrain_gives_what_an_uninterrupted_one_gives(searched: Workplace, going: Workplace) -> None:
     number = picked(searched)[1]
     arguments = ("retrain", "--study", "tiny", "--trial", number, *LONG)
-    folder = going.path("tiny", "full", f"trial-{number}")
+    folder = going.path("tiny", "full", f"trial-{number}-{LONG[1]}x{LONG[3]}")
     with going.begun(*arguments) as process:
         until(lambda: (folder / "metrics.jsonl").is_file() and len(lines(folder)) >= 2, "two epochs are done")
         process.send_signal(signal.SIGKILL)
@@ -125,7 +124,7 @@ def test_a_killed_retrain_gives_what_an_uninterrupted_one_gives(searched: Workpl
     assert [int(part.split()[0]) for part in done.stdout.split("  epoch ")[1:]] == list(range(kept + 1, 9))
 
     assert searched.run(*arguments).returncode == 0
-    whole = searched.path("tiny", "full", f"trial-{number}")
+    whole = searched.path("tiny", "full", folder.name)
     ours, theirs = (torch.load(f / "checkpoint.pt", weights_only=True) for f in (folder, whole))
     for weights in ("network", "average"):
         assert ours[weights].keys() == theirs[weights].keys()
@@ -138,12 +137,11 @@ def test_a_killed_retrain_gives_what_an_uninterrupted_one_gives(searched: Workpl
     assert len(going.trials("tiny-full")) == 1
 
 
-def test_a_published_network_is_scaled_to_the_study(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place.folder)
+def test_a_published_network_is_scaled_to_the_study(place: Workplace) -> None:
     people = next(place.path("data").glob("*.h5"))
     text = place.file.read_text().replace("width_scale = 1.0", "width_scale = 0.125")
     place.file.write_text(text.replace("input_size = 32", f'input_size = 64\nfile = "{people}"'))
-    prepare(StudyConfig.read("tiny.toml"), Path("runs")).open_study()  # begun, with no trial yet
+    place.begin_study()
 
     done = place.run("retrain", "--study", "tiny", "--published", "hg1")
     assert (done.returncode, done.stderr) == (0, "")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ import optuna
 import psutil
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.study.storage import open_storage
+from nas.study.config import StudyConfig
+from nas.study.experiment import prepare
+from nas.study.storage import engine_of, open_storage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # One thread a process, no GPU, wide lines; and nothing of what a developer may have set.
@@ -73,7 +75,7 @@ LONGER = ("--images", 512, "--epochs", 8)
 """A schedule in which a trial lasts long enough to be met half-way."""
 
 
-def until(true: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+def until(true: Callable[[], Any], what: str, seconds: float = 120) -> Any:
     """Wait for a condition and return what it gave."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -99,7 +101,7 @@ class Workplace:
         return self
 
     def run(
-        self, command: str, *arguments: object, launcher: Sequence[str] = (), timeout: float = 120
+        self, command: str, *arguments: object, launcher: Sequence[str] = (), timeout: float = 240
     ) -> subprocess.CompletedProcess[str]:
         """Run ``python -m nas.<command>`` to its end; under a launcher such as ``-m torch.distributed.run``."""
         return subprocess.run(
@@ -112,7 +114,7 @@ class Workplace:
             check=False,
         )
 
-    def search(self, *arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def search(self, *arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         """Run ``nas.search`` on the tiny study to its end, which must be a good one."""
         done = self.run("search", "--study", "tiny.toml", *arguments, timeout=timeout)
         assert done.returncode == 0, done.stderr
@@ -130,7 +132,7 @@ class Workplace:
         finally:
             for one in living(process.pid):
                 one.kill()
-            process.communicate(timeout=30)
+            process.communicate(timeout=60)
 
     @staticmethod
     def line(command: str, *arguments: object, launcher: Sequence[str] = ()) -> list[str]:
@@ -166,6 +168,12 @@ class Workplace:
             for trial in self.trials()
             if trial.state == TrialState.RUNNING and (kept / f"trial-{trial.number}.pt").exists()
         ]
+
+    def begin_study(self) -> None:
+        """Create the study in its storage, without a trial."""
+        with chdir(self.folder):
+            study = prepare(StudyConfig.read(self.file.name), Path("runs")).open_study()
+        engine_of(study._storage).dispose()
 
     def tree(self) -> dict[str, bytes]:
         """Every file and folder, with the files' contents."""
@@ -243,4 +251,4 @@ for line in sys.stdin:
 
     def close(self) -> None:
         """End the process that waits."""
-        self._server.communicate(timeout=30)
+        self._server.communicate(timeout=60)
