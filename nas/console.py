@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 from nas.errors import UserError
@@ -101,6 +103,15 @@ def writable_directory(path: Path, flag: str) -> Path:
     if not os.access(path, os.W_OK | os.X_OK):
         raise UserError(f"{flag} {path} cannot be written to; choose another place")
     return path
+
+
+def print_tables(*tables: Table | None) -> None:
+    """Print tables at their own width: in a narrower window their lines run over rather than lose digits."""
+    for table in tables:
+        if table is not None:
+            width = console.measure(table, options=console.options.update(max_width=1000)).maximum
+            title = cell_len(str(table.title)) if table.title else 0
+            Console(width=max(width, title), highlight=False).print(table)
 
 
 class _RateColumn(ProgressColumn):

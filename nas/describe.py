@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
-from rich.console import Console
+from optuna.distributions import CategoricalDistribution
 from rich.table import Table
 
 from nas.architecture.cost import Cost, cost_by_part
 from nas.architecture.hourglass import STRIDE
+from nas.architecture.latency import Latency, measure_latency
 from nas.architecture.spec import Architecture
-from nas.console import console, existing_file, run
+from nas.console import console, existing_file, print_tables, progress, run
 from nas.errors import UserError
 from nas.study.candidate import Candidate
-from nas.study.files import read_toml
+from nas.study.counting import count_architectures
+from nas.study.files import find, read_toml
 from nas.study.published import INPUT_SIZE, JOINTS, Published, named, published
+from nas.study.space import SearchSpace
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -29,6 +34,11 @@ def main(
     joints: Annotated[int, typer.Option(help="Heatmaps per hourglass.")] = JOINTS,
     width_scale: Annotated[float, typer.Option(help="Multiplies all channel widths.")] = 1.0,
     all_published: Annotated[bool, typer.Option("--published", help="All rows beside their printed figures.")] = False,
+    space: Annotated[str | None, typer.Option(help="Describe a search space: a file, or a name.")] = None,
+    latency: Annotated[bool, typer.Option("--latency", help="Time prediction and training step here.")] = False,
+    batch: Annotated[int, typer.Option(help="Pictures at a time, for --latency.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda, for --latency.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads, for --latency.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print the structure, parameters, multiply-adds and layers of a network.
@@ -36,8 +46,13 @@ def main(
     NAME is a row of search_spaces/published.toml, or a file that holds an
     architecture, alone or as {"architecture": ..., "losses": ...}.
 
-    Example: python -m nas.describe separable --input-size 128 --json
+    Example: python -m nas.describe separable --input-size 128 --latency
     """
+    if space is not None:
+        if name is not None or all_published:
+            raise UserError("--space describes a search space: give no NAME and no --published with it")
+        _describe_space(SearchSpace.read(find(space, "search_spaces")), as_json)
+        return
     if joints < 1:
         raise UserError(f"--joints {joints}: must be at least 1")
     if not 0.01 <= width_scale <= 100:
@@ -46,11 +61,13 @@ def main(
         raise UserError("give either the NAME of a network or --published, such as `python -m nas.describe hg2`")
     rows = list(published().values()) if name is None else [_read(name)]
     described = [(row, _Counted(row.candidate, input_size, joints, width_scale)) for row in rows]
+    if latency:
+        _time([counted for _, counted in described], batch, device, threads)
     if as_json:
         records = [counted.record(row) for row, counted in described]
         print(json.dumps(records if all_published else records[0], ensure_ascii=False))
     elif all_published:
-        _print(_published_table(described, input_size, joints))
+        print_tables(_published_table(described, input_size, joints))
         for row, _ in described:
             if row.note:
                 console.print(f"{row.name}: {row.note}", soft_wrap=True)
@@ -58,7 +75,63 @@ def main(
         ((row, counted),) = described
         console.print("\n".join([*_headline(row, counted.candidate), *counted.structure()]), soft_wrap=True)
         console.print()
-        _print(counted.table())
+        print_tables(counted.table())
+        if counted.latency is not None:
+            console.print("\n" + _timings(counted.latency), soft_wrap=True)
+
+
+def _time(networks: list[_Counted], batch: int, device: str, threads: int) -> None:
+    """Measure the latency of each network, one after the other."""
+    for flag, value in (("--batch", batch), ("--threads", threads)):
+        if value < 1:
+            raise UserError(f"{flag} {value}: must be at least 1")
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {device}: must be auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch sees no CUDA device here; use --device cpu")
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    torch.set_num_threads(threads)
+    with progress("timing", len(networks)) as advance:
+        for done, counted in enumerate(networks, start=1):
+            size = (counted.input_size, counted.input_size)
+            counted.latency = measure_latency(counted.candidate.architecture, counted.joints, size, place, batch)
+            advance(done)
+
+
+def _timings(latency: Latency) -> str:
+    where = latency.device + (f", {latency.threads} thread{'s'[: latency.threads > 1]}" if latency.threads else "")
+
+    def pictures(count: int) -> str:
+        return f"{count} picture{'s'[: count > 1]}"
+
+    return (
+        f"latency on {where}, median of {latency.forward.runs} and {latency.step.runs} runs (middle 80 %): "
+        f"prediction of {pictures(latency.batch)} {latency.forward}, "
+        f"training step of {pictures(latency.step_batch)} {latency.step}"
+    )
+
+
+def _describe_space(space: SearchSpace, as_json: bool) -> None:
+    """Print what a space offers and how much that is."""
+    architectures = count_architectures(space)
+    if as_json:
+        about = {"path": str(space.path), "hash": space.hash, "points": space.size, "architectures": architectures}
+        print(json.dumps({**about, "content": space.content}, ensure_ascii=False))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for name, distribution in space.choices.items():
+        if isinstance(distribution, CategoricalDistribution):
+            table.add_row(name, str(len(distribution.choices)), ", ".join(map(str, distribution.choices)))
+        else:
+            table.add_row(name, "", str(distribution).partition("Distribution")[2])
+    for name, limit in space.limits.items():
+        table.add_row(name, "", f"{limit:,} (16 joints, 256×256, before a study scales the widths)")
+    several = "uncountably many" if architectures is None else f"{architectures:,}"
+    console.print(
+        f"{space.path}: {several} different architectures, {space.size:,.0f} points with losses and repeats",
+        soft_wrap=True,
+    )
+    console.print(table)
 
 
 class _Counted:
@@ -75,9 +148,11 @@ class _Counted:
                 raise UserError(f"--input-size {input_size}: {reason.partition(': ')[2]}") from error
             raise UserError(reason) from error
         self.total = sum(self.parts.values(), Cost())
+        self.latency: Latency | None = None
 
     def record(self, row: Published) -> dict[str, Any]:
         """Plain values for ``--json``."""
+        timed = {"latency": asdict(self.latency)} if self.latency is not None else {}
         return {
             "name": row.name,
             "id": self.candidate.id,
@@ -91,6 +166,7 @@ class _Counted:
             "documents": list(row.documents),
             "printed": {"params": row.printed_params, "madds": row.printed_madds, "pckh": dict(row.printed_pckh)},
             "note": row.note,
+            **timed,
         }
 
     def structure(self) -> list[str]:
@@ -139,6 +215,8 @@ class _Counted:
             return "losses: on the heatmaps"
         weights = ", ".join(f"{w:g}" for w in losses.weights) or "1 each"
         text = f"losses: on the heatmaps of every hourglass, weights {weights}"
+        if losses.weights and not any(losses.weights[:-1]):
+            text = f"losses: on the heatmaps of the last hourglass only, weight {losses.weights[-1]:g}"
         if losses.alpha < 1:
             kind = {"mse": "squared error", "kl": "Kullback–Leibler divergence"}[losses.perceptual]
             text += f"; perceptual between consecutive necks ({kind}), α {losses.alpha:g}, λ {losses.scale:g}"
@@ -205,9 +283,12 @@ def _published_table(described: list[tuple[Published, _Counted]], input_size: in
     table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
     table.add_column("name")
     table.add_column("from")
-    for column in ("params", "printed", "MAdds", "printed", "layers", "printed PCKh"):
+    timed = any(counted.latency for _, counted in described)
+    columns = ("params", "printed", "MAdds", "printed", "layers", "printed PCKh")
+    for column in (*columns, "prediction", "training step") if timed else columns:
         table.add_column(column, justify="right")
     for row, counted in described:
+        latency = counted.latency
         table.add_row(
             row.name,
             " ".join(row.documents),
@@ -217,14 +298,9 @@ def _published_table(described: list[tuple[Published, _Counted]], input_size: in
             row.printed_madds or "–",
             str(counted.total.layers),
             ", ".join(f"{value:.2f} ({document})" for document, value in row.printed_pckh.items()) or "–",
+            *((str(latency.forward), str(latency.step)) if latency is not None else ()),
         )
     return table
-
-
-def _print(table: Table) -> None:
-    """Print a table at its own width: in a narrower window its lines run over rather than lose digits."""
-    width = console.measure(table, options=console.options.update(max_width=1000)).maximum
-    Console(width=width, highlight=False).print(table)
 
 
 if __name__ == "__main__":

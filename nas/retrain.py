@@ -24,7 +24,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def main(
     study: Annotated[str, typer.Option(help="Name of a study that was searched.")] = "quickstart",
     trial: Annotated[int | None, typer.Option(help="Train this trial's network.")] = None,
-    pick: Annotated[str | None, typer.Option(help="knee (best compromise) or best (most accurate).")] = None,
+    pick: Annotated[
+        str | None, typer.Option(help="knee (best compromise), best (most accurate) or tradeoff (document A's score).")
+    ] = None,
     all_front: Annotated[bool, typer.Option("--all-front", help="Train every network of the front.")] = False,
     published: Annotated[str | None, typer.Option(help="Train a published network, e.g. hg2.")] = None,
     storage: Annotated[str | None, typer.Option(help="Database URL; by default the study's own SQLite.")] = None,

@@ -12,10 +12,10 @@ import typer
 from optuna.study import Study
 from pydantic import ValidationError
 
-from nas.console import console, default_workers, run
+from nas.console import console, default_workers, print_tables, run
 from nas.errors import UserError
 from nas.study.config import StudyConfig
-from nas.study.display import Standing, front_records, front_table, short, watching
+from nas.study.display import Standing, comparison_table, front_records, front_table, short, watching
 from nas.study.experiment import Experiment, points_of, prepare
 from nas.study.front import hypervolume
 from nas.study.storage import count, default_url, masked
@@ -58,6 +58,7 @@ def main(
     epochs: Annotated[int | None, typer.Option(help="Equal parts of that schedule.")] = None,
     max_params: Annotated[str | None, typer.Option(help="Train nothing larger, e.g. 1.5M.")] = None,
     max_madds: Annotated[str | None, typer.Option(help="Train nothing costlier, e.g. 3G.")] = None,
+    max_layers: Annotated[int | None, typer.Option(help="Train nothing with more layers: they take the time.")] = None,
     sampler: Annotated[str | None, typer.Option(help="front, tpe, nsga2, gp or random.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of proposals, weights and pictures.")] = None,
     quiet: Annotated[bool, typer.Option(help="Print nothing while searching.")] = False,
@@ -85,6 +86,7 @@ def main(
             "schedule.epochs": epochs,
             "budget.max_params": amount(max_params, "--max-params") if max_params is not None else None,
             "budget.max_madds": amount(max_madds, "--max-madds") if max_madds is not None else None,
+            "budget.max_layers": max_layers,
             "sampler.name": sampler,
         },
     )
@@ -145,7 +147,7 @@ def _introduction(experiment: Experiment, trials: int, done: int, workers: int) 
 
 def _conclude(experiment: Experiment, study: Study, seconds: float) -> None:
     counts, points = count(study), points_of(study)
-    console.print(front_table(experiment, study), soft_wrap=True)
+    print_tables(front_table(experiment, study), comparison_table(experiment, study))
     console.print(
         f"{counts.complete} finished, {counts.pruned} stopped early, in {seconds / 60:.1f} minutes; "
         f"hypervolume {hypervolume(points, experiment.scale):.4f}"

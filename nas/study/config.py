@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from nas.data.batches import Augmentation
 from nas.errors import UserError
 from nas.study.files import find, first_problem, read_toml
+from nas.study.published import named
 from nas.study.space import SearchSpace
 from nas.training.schedule import Schedule
 
@@ -80,10 +81,11 @@ class Full(_Table):
 
 
 class Budget(_Table):
-    """Largest networks to consider; nothing above it is trained."""
+    """Largest networks to consider; nothing above it is trained. Training time follows ``max_layers``, above all."""
 
     max_params: Positive | None = None
     max_madds: Positive | None = None
+    max_layers: Positive | None = None
 
 
 class Sampler(_Table):
@@ -137,11 +139,16 @@ OBJECTIVES: tuple[Objective, ...] = ("pckh", "params", "madds")
 
 
 class StudyConfig(_Table):
-    """One experiment."""
+    """One experiment.
+
+    ``baselines`` are published networks, at the study's ``width_scale``, that are trained first, under the same
+    schedule as every candidate, so that what is found is compared with them on equal terms. They count as trials.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
     space: str
     objectives: Annotated[tuple[Objective, ...], Field(strict=False)] = OBJECTIVES
+    baselines: Annotated[tuple[str, ...], Field(strict=False)] = ()
     width_scale: Annotated[float, Field(gt=0, le=4)] = 1.0
     seed: Annotated[int, Field(ge=0)] = 0
     data: Data
@@ -151,6 +158,18 @@ class StudyConfig(_Table):
     budget: Budget = Budget()
     sampler: Sampler = Sampler()
     stopping: Stopping = Stopping()
+
+    @field_validator("baselines")
+    @classmethod
+    def _published(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            try:
+                named(name)
+            except UserError as error:
+                raise ValueError(str(error)) from error
+        if len(set(names)) != len(names):
+            raise ValueError("a name stands in it twice")
+        return names
 
     @model_validator(mode="after")
     def _together(self) -> Self:

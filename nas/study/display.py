@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -14,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from nas.study.comparison import baselines_of, compare, tradeoffs
 from nas.study.experiment import Experiment, points_of
 from nas.study.front import Point, front, hypervolume
 from nas.study.storage import count
@@ -97,7 +99,7 @@ class Standing:
         cost = trial.user_attrs.get("cost", {})
         value = "no PCKh" if pckh is None else f"PCKh {pckh:5.1f}"
         costs = f"{short(cost.get('params', 0))} params, {short(cost.get('madds', 0))} MAdds"
-        return f"trial {number}: {value}, {costs}: {trial.user_attrs.get('network', '')}" + (
+        return f"trial {number}: {value}, {costs}: {self.experiment.title_of(trial)}" + (
             f" ({reason})" if reason else ""
         )
 
@@ -132,28 +134,67 @@ def watching(standing: Standing) -> Iterator[Callable[[Progress], None]]:
 
 def front_table(experiment: Experiment, study: Study) -> Table:
     """The front, cheapest first, the most accurate last."""
-    size = experiment.config.data.input_size
     trials: dict[int, FrozenTrial] = {t.number: t for t in study.get_trials(deepcopy=False)}
-    table = Table(
-        box=None, padding=(0, 2, 0, 0), title=f"front of study {experiment.config.name}", title_justify="left"
+    points = front(points_of(study))
+    scores = tradeoffs(points, baselines_of(experiment, study))
+    table = _table(
+        f"front of study {experiment.config.name}",
+        ["trial", "PCKh", "params", _madds_title(experiment), *(["trade-off"] if scores else [])],
+        ["network"],
     )
-    for name, justify in (
-        ("trial", "right"),
-        ("PCKh", "right"),
-        ("params", "right"),
-        (f"MAdds at {size}×{size}", "right"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_column("network")
-    for point in front(points_of(study)):
-        network = str(trials[point.number].user_attrs.get("network", ""))
-        table.add_row(str(point.number), f"{point.pckh:.1f}", f"{point.params:,}", short(point.madds), network)
+    for point in points:
+        score = [f"{scores[point.number]:+.1f}"] if scores else []
+        network = experiment.title_of(trials[point.number])
+        table.add_row(str(point.number), f"{point.pckh:.1f}", f"{point.params:,}", short(point.madds), *score, network)
+    return table
+
+
+def comparison_table(experiment: Experiment, study: Study) -> Table | None:
+    """Each published baseline, and how near the search has come to its PCKh at half its costs; None without any."""
+    baselines = baselines_of(experiment, study)
+    if not baselines:
+        return None
+    scaled = experiment.config.width_scale
+    widths = "" if scaled == 1 else f", widths × {scaled:g}"
+    table = _table(
+        f"published networks under the same schedule{widths}; aim: at least their PCKh at half their params and MAdds",
+        ["PCKh", "params", _madds_title(experiment), "met", "by trial", "Δ PCKh", "× params", "× MAdds"],
+        [],
+        first="published",
+    )
+    for one in compare(baselines, points_of(study)):
+        base, found = one.baseline.point, one.found
+        row = [one.baseline.name, f"{base.pckh:.1f}", f"{base.params:,}", short(base.madds)]
+        if found is None or one.ratios is None:
+            row += ["no", "–", "–", "–", "–"]
+        else:
+            row += ["yes" if one.met else "no", str(found.number), f"{found.pckh - base.pckh:+.1f}"]
+            row += [f"{ratio:.2f}" for ratio in one.ratios]
+        table.add_row(*row)
+    return table
+
+
+def _madds_title(experiment: Experiment) -> str:
+    size = experiment.config.data.input_size
+    return f"MAdds at {size}×{size}"
+
+
+def _table(title: str, numbers: list[str], texts: list[str], first: str | None = None) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    for name in [first] if first else []:
+        table.add_column(name)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    for name in texts:
+        table.add_column(name)
     return table
 
 
 def front_records(experiment: Experiment, study: Study) -> list[dict[str, object]]:
     """The front as plain values, for ``--json``."""
     trials = {t.number: t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
+    points = front(points_of(study))
+    scores = tradeoffs(points, baselines_of(experiment, study))
     return [
         {
             "trial": p.number,
@@ -161,8 +202,27 @@ def front_records(experiment: Experiment, study: Study) -> list[dict[str, object
             "params": p.params,
             "madds": p.madds,
             "input_size": experiment.config.data.input_size,
+            "tradeoff": scores.get(p.number),
+            "published": trials[p.number].user_attrs.get("published"),
             "candidate": trials[p.number].user_attrs["candidate"],
             "network": trials[p.number].user_attrs["network"],
         }
-        for p in front(points_of(study))
+        for p in points
+    ]
+
+
+def comparison_records(experiment: Experiment, study: Study) -> list[dict[str, object]]:
+    """The published baselines and where the search stands against each, as plain values."""
+    return [
+        {
+            "published": one.baseline.name,
+            "trial": one.baseline.point.number,
+            "pckh": one.baseline.point.pckh,
+            "params": one.baseline.point.params,
+            "madds": one.baseline.point.madds,
+            "over_budget": one.baseline.over_budget,
+            "met": one.met,
+            "found": None if one.found is None else asdict(one.found),
+        }
+        for one in compare(baselines_of(experiment, study), points_of(study))
     ]

@@ -32,7 +32,8 @@ from nas.study.candidate import Candidate
 from nas.study.config import StudyConfig, check_same, identity_hash
 from nas.study.files import ROOT
 from nas.study.front import Point, Scale
-from nas.study.samplers import NoCandidateLeftError, Problem, draw_untried, make_sampler
+from nas.study.published import named
+from nas.study.samplers import NoCandidateLeftError, Problem, draw_untried, make_sampler, tried
 from nas.study.space import SearchSpace
 from nas.study.stopping import Finished
 from nas.study.storage import create_study, default_url, exclusive, load_study, open_storage
@@ -98,14 +99,53 @@ class Experiment:
     def within_budget(self, cost: Cost) -> bool:
         """Whether a cost may be trained."""
         budget = self.config.budget
-        return (budget.max_params is None or cost.params <= budget.max_params) and (
-            budget.max_madds is None or cost.madds <= budget.max_madds
+        limits = (
+            (cost.params, budget.max_params),
+            (cost.madds, budget.max_madds),
+            (cost.layers, budget.max_layers),
         )
+        return all(most is None or value <= most for value, most in limits)
 
     def candidate_of(self, trial: FrozenTrial) -> Candidate:
         """What a trial tried."""
         stored = trial.user_attrs.get("candidate")
         return Candidate.from_dict(stored) if stored else self.problem.candidate(trial.params)
+
+    def title_of(self, trial: FrozenTrial) -> str:
+        """A trial's network in words, with its name if it is a published one."""
+        name = trial.user_attrs.get("published")
+        network = trial.user_attrs.get("network") or str(self.candidate_of(trial))
+        return f"{name}: {network}" if name else str(network)
+
+    def published(self, name: str) -> Candidate:
+        """A published network at the study's width scale.
+
+        Raises:
+            UserError: there is none of that name, or it cannot be built at this study's input size.
+        """
+        candidate = named(name).candidate
+        scaled = Candidate(candidate.architecture.scaled(self.config.width_scale), candidate.losses)
+        try:
+            self.cost(scaled)
+        except ValueError as error:
+            raise UserError(f"published network {name}: cannot be built for this study: {error}") from error
+        return scaled
+
+    def queue_baselines(self, study: Study) -> None:
+        """Queue the study's baselines that have not been tried. Call inside :func:`exclusive`."""
+        trials = study.get_trials(deepcopy=False)
+        marked = {t.user_attrs.get("published") for t in trials if t.state != TrialState.FAIL}
+        if marked.issuperset(self.config.baselines):
+            return
+        seen = tried(study, self.problem)
+        for name in self.config.baselines:
+            candidate = self.published(name)
+            if name in marked or candidate.id in seen:
+                continue
+            # With the space's parameters where it holds the network: then samplers and the dashboard learn from it.
+            point = self.space.point_of(named(name).candidate) or {}
+            study.enqueue_trial(point, user_attrs={"published": name, "candidate": candidate.to_dict()})
+            seen.add(candidate.id)
 
     def sampler(self, stream: int) -> BaseSampler:
         """A sampler with a random stream of its own."""
@@ -133,6 +173,7 @@ class Experiment:
                 study.set_user_attr("record", record())
             else:
                 check_same(self.config.name, stored, identity)
+            self.queue_baselines(study)
         return study
 
     def load_people(self, split: str | tuple[str, ...], device: str) -> PackedPeople:
@@ -164,8 +205,11 @@ def prepare(config: StudyConfig, runs: Path, storage: str | None = None) -> Expe
     if not _affordable(experiment):
         raise UserError(
             f"budget: no network of {space.path} found within it (max_params {config.budget.max_params}, max_madds "
-            f"{config.budget.max_madds}); raise --max-params or --max-madds"
+            f"{config.budget.max_madds}, max_layers {config.budget.max_layers}); raise --max-params, --max-madds or "
+            "--max-layers"
         )
+    for name in config.baselines:
+        experiment.published(name)
     if storage is None:
         _make(folder)  # the last thing, so that what is refused leaves no folder behind
     return experiment

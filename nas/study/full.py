@@ -28,16 +28,15 @@ from nas.architecture.hourglass import build_network
 from nas.data.batches import fit_to_input
 from nas.errors import UserError
 from nas.study.candidate import Candidate
+from nas.study.comparison import PICKS
+from nas.study.comparison import pick as pick_one
 from nas.study.experiment import Experiment, points_of, record
-from nas.study.front import best, front, knee
-from nas.study.published import named
+from nas.study.front import front
 from nas.study.storage import create_study, database_of, exclusive
 from nas.training.checkpoint import write_atomically
 from nas.training.evaluation import evaluate
 from nas.training.loop import Epoch, train
 from nas.training.schedule import Schedule
-
-PICKS = ("knee", "best")
 
 
 @dataclass(frozen=True)
@@ -65,15 +64,11 @@ def choose(
     """
     given = [trial is not None, pick is not None, all_front, published is not None]
     if sum(given) != 1:
-        raise UserError("say which network: exactly one of --trial N, --pick knee|best, --all-front, --published NAME")
+        raise UserError(
+            f"say which network: exactly one of --trial N, --pick {'|'.join(PICKS)}, --all-front, --published NAME"
+        )
     if published is not None:
-        candidate = named(published).candidate
-        scaled = Candidate(candidate.architecture.scaled(experiment.config.width_scale), candidate.losses)
-        try:
-            experiment.cost(scaled)
-        except ValueError as error:
-            raise UserError(f"--published {published}: cannot be built for this study: {error}") from error
-        return [Choice(published, scaled, None)]
+        return [Choice(published, experiment.published(published), None)]
     trials = {t.number: t for t in study.get_trials(deepcopy=False)}
     points = points_of(study)
     if trial is not None:
@@ -88,12 +83,9 @@ def choose(
         raise UserError(f"study {experiment.config.name} has no finished trial yet; run `python -m nas.search`")
     elif all_front:
         numbers = [p.number for p in front(points)]
-    elif pick == "knee":
-        numbers = [knee(points, experiment.scale).number]
-    elif pick == "best":
-        numbers = [best(points).number]
     else:
-        raise UserError(f"--pick {pick}: must be one of {', '.join(PICKS)}")
+        assert pick is not None
+        numbers = [pick_one(experiment, study, pick).number]
     return [Choice(f"trial-{n}", experiment.candidate_of(trials[n]), trials[n]) for n in numbers]
 
 
@@ -269,12 +261,12 @@ def write_back(experiment: Experiment, study: Study, choice: Choice, result: Res
         if any(t.user_attrs.get("key") == key for t in full.get_trials(deepcopy=False)):
             return
         values = {"pckh": result.pckh, "params": result.params, "madds": result.madds}
-        distributions = experiment.space.choices if choice.trial is not None else {}
+        params = choice.trial.params if choice.trial is not None else {}
         full.add_trial(
             optuna.trial.create_trial(
                 values=[values[o] for o in experiment.config.objectives],
-                params=choice.trial.params if choice.trial is not None else {},
-                distributions=dict(distributions),
+                params=params,
+                distributions=dict(experiment.space.choices) if params else {},
                 user_attrs={
                     "key": key,
                     "label": choice.label,

@@ -51,7 +51,9 @@ def run_trial(
     """Train the trial's candidate and tell the study how it went.
 
     A trial that was interrupted goes on from its last epoch's checkpoint. One that diverges, collapses, runs out of
-    memory or falls out of reach of the front is told as pruned, with the reason and its curve stored.
+    memory or falls out of reach of the front is told as pruned, with the reason and its curve stored. A published
+    baseline always trains to the end; one over the budget is told as pruned then: what may not be chosen must not be
+    among the best.
 
     Args:
         study: where the trial was claimed.
@@ -63,8 +65,9 @@ def run_trial(
     """
     began = time.perf_counter()
     frozen = study._storage.get_trial(trial._trial_id)
-    candidate = experiment.problem.candidate(frozen.params)
+    candidate = experiment.candidate_of(frozen)
     cost = experiment.cost(candidate)
+    baseline = "published" in frozen.user_attrs
     schedule = experiment.config.short_schedule()
     rule = StoppingRule(experiment.config.stopping.quantile, experiment.config.stopping.least)
     rung_epochs = experiment.config.rung_epochs()
@@ -74,7 +77,7 @@ def run_trial(
     rungs: dict[str, float] = {}
 
     def after_epoch(epoch: Epoch) -> str | None:
-        if epoch.number not in rung_epochs or epoch.evaluation is None:
+        if baseline or epoch.number not in rung_epochs or epoch.evaluation is None:
             return None
         pckh = epoch.evaluation.accuracy.mean
         return rule.reason(epoch.number, pckh, cost.params, cost.madds, finished_of(study))
@@ -117,6 +120,9 @@ def run_trial(
     if resumed:
         trial.set_user_attr("resumed_after_epoch", resumed)
     pckh = measured[-1]["pckh"] if measured else None
+    if reason is None and pckh is not None and not experiment.within_budget(cost):
+        trial.set_user_attr("final_pckh", pckh)
+        reason = "over the budget: trained to the end for comparison only"
     if reason is None and pckh is not None:
         point = Point(trial.number, pckh, cost.params, cost.madds)
         trial.set_user_attr("groups", measured[-1]["groups"])

@@ -30,7 +30,7 @@ from nas.architecture.blocks import block_options
 from nas.architecture.cost import Cost
 from nas.study.candidate import Candidate
 from nas.study.front import Scale, area
-from nas.study.space import LEVELS, SAME, SearchSpace, Value
+from nas.study.space import LEVELS, SearchSpace, Value
 
 Floats = NDArray[np.float64]
 
@@ -69,7 +69,14 @@ def tried(study: Study, problem: Problem) -> set[str]:
         point = trial.params or trial.system_attrs.get("fixed_params", {})
         if set(problem.space.choices) <= set(point):
             ids.add(problem.candidate(point).id)
+        elif "published" in trial.user_attrs:  # a baseline that the space does not hold
+            ids.add(Candidate.from_dict(trial.user_attrs["candidate"]).id)
     return ids
+
+
+def _given(trial: FrozenTrial) -> bool:
+    """Whether a trial's network is given, and nothing is to be proposed."""
+    return bool(trial.system_attrs.get("fixed_params")) or "published" in trial.user_attrs
 
 
 def draw_untried(
@@ -138,18 +145,19 @@ class FrontSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Propose one point, aware of what other workers are training."""
-        if set(search_space) != set(self.problem.space.choices) or trial.system_attrs.get("fixed_params"):
+        if set(search_space) != set(self.problem.space.choices) or _given(trial):
             return {}
         seen = tried(study, self.problem)
         others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
         done = [t for t in others if t.state == TrialState.COMPLETE]
-        if len(done) < 3 or len(seen) < self.startup:
+        modelled = [t for t in done if set(self.problem.space.choices) <= set(t.params)]
+        if len(modelled) < 3 or len(seen) < self.startup:
             return self._spread(others, seen)
         return self._improve(others, done, seen)
 
     def _spread(self, others: Sequence[FrozenTrial], seen: set[str]) -> dict[str, Value]:
         """Of some random points, the one whose costs lie farthest from those tried."""
-        taken = [p for t in others if t.state != TrialState.FAIL and (p := self._saved(t.params)) is not None]
+        taken = [p for t in others if t.state != TrialState.FAIL and (p := self._saved_by(t)) is not None]
         options = []
         for _ in range(16):
             point = draw_untried(self.problem, seen, lambda: self.problem.space.random(self.rng))
@@ -169,6 +177,11 @@ class FrontSampler(BaseSampler):
             return None
         cost = self.problem.cost(self.problem.candidate(point))
         return self.problem.scale.saved(cost.params, cost.madds)
+
+    def _saved_by(self, trial: FrozenTrial) -> tuple[float, float] | None:
+        if trial.values is not None and len(trial.values) == 3:  # else of another kind of study
+            return self.problem.scale.saved(trial.values[1], trial.values[2])
+        return self._saved(trial.params)
 
     def _improve(self, others: Sequence[FrozenTrial], done: Sequence[FrozenTrial], seen: set[str]) -> dict[str, Value]:
         evidence = self._evidence(others, done)
@@ -192,7 +205,7 @@ class FrontSampler(BaseSampler):
         saved = np.array([self.problem.scale.saved(c.params, c.madds) for c in costs])
         mean, sd = model.predict(np.stack([self.features(point) for point in points]))
         heights = np.array([t.values[0] for t in done]) / 100
-        corners = np.array([self._saved(t.params) or (0.0, 0.0) for t in done])
+        corners = np.array([self._saved_by(t) for t in done])
         if running:
             expected, _ = model.predict(np.stack([self.features(point) for point in running]))
             heights = np.concatenate([heights, expected / 100])
@@ -221,7 +234,8 @@ class FrontSampler(BaseSampler):
     def _pool(self, done: Sequence[FrozenTrial], seen: set[str]) -> list[dict[str, Value]]:
         """Random points and mutations of good ones, each an untried network within budget."""
         space = self.problem.space
-        parents = sorted(done, key=lambda t: -self._merit(t))[: max(4, len(done) // 3)]
+        inside = [t for t in done if set(space.choices) <= set(t.params)]
+        parents = sorted(inside, key=lambda t: -self._merit(t))[: max(4, len(inside) // 3)]
         pool: dict[str, dict[str, Value]] = {}
 
         def mutation() -> dict[str, Value]:
@@ -240,7 +254,7 @@ class FrontSampler(BaseSampler):
         return list(pool.values())
 
     def _merit(self, trial: FrozenTrial) -> float:
-        saved = self._saved(trial.params) or (0.0, 0.0)
+        saved = self.problem.scale.saved(trial.values[1], trial.values[2])
         return float(trial.values[0]) / 100 * saved[0] * saved[1]
 
     def features(self, point: Mapping[str, Any]) -> Floats:
@@ -252,28 +266,28 @@ class FrontSampler(BaseSampler):
         for name, distribution in self.problem.space.choices.items():
             options = getattr(distribution, "choices", None)
             if options is not None and any(isinstance(o, str | bool) for o in options):
-                used = self._used(name, point[name], candidate)
-                value = point[name]
-                if name == "trunk" and SAME in options and a.trunk == a.level_blocks()[0]:
-                    value = SAME  # however it was written
+                used = self._used(name, candidate)
+                value = self.problem.space.value_in(candidate, name)  # however the point wrote it
+                if value not in options:
+                    value = point[name]
                 values += [float(used and value == option) for option in options]
             elif name != "weight_ratio":
                 numbers = options or (distribution.low, distribution.high)  # type: ignore[attr-defined]
                 low, high = math.log1p(min(numbers)), math.log1p(max(numbers))
-                used = self._used(name, point[name], candidate)
-                share = (math.log1p(float(point[name])) - low) / ((high - low) or 1.0)
+                used = self._used(name, candidate)
+                value = None if name in ("stem", "width") else self.problem.space.value_in(candidate, name)
+                number = point[name] if value is None else value
+                share = (math.log1p(float(number)) - low) / ((high - low) or 1.0)
                 values.append(share if used else 0.5)
         last = losses.weights[-1] / a.stacks if losses.weights else 1 / a.stacks
         saved = self.problem.scale.saved(cost.params, cost.madds)
         values += [last, losses.alpha, 2 * saved[0], 2 * saved[1], math.log(cost.layers) / math.log(1000)]
         return np.array(values)
 
-    def _used(self, name: str, value: Value, candidate: Candidate) -> bool:
+    def _used(self, name: str, candidate: Candidate) -> bool:
         """Whether a choice has any effect on this candidate's network."""
         a = candidate.architecture
-        if name == "junction":
-            return a.stacks > 1
-        if name == "narrow_res":
+        if name in ("junction", "narrow_res", "supervision"):
             return a.stacks > 1
         if name == "reach":
             return a.junction == "dense"
@@ -281,7 +295,7 @@ class FrontSampler(BaseSampler):
             return candidate.losses.alpha < 1
         if name in ALWAYS_USED:
             return True
-        return any(name in block_options(block.kind) for block in (*a.level_blocks(), a.trunk))
+        return any(name in block_options(block.kind) for block in a.level_blocks())
 
 
 def expected_improvement(mean: Floats, sd: Floats, saved: Floats, heights: Floats, corners: Floats) -> Floats:
@@ -438,7 +452,7 @@ class Redrawing(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The inner sampler's proposal; after some refused ones, a random point."""
-        if set(search_space) != set(self.problem.space.choices) or trial.system_attrs.get("fixed_params"):
+        if set(search_space) != set(self.problem.space.choices) or _given(trial):
             return {}
         view = _log_costs(study)
         seen = tried(study, self.problem)
@@ -473,7 +487,11 @@ def _log_costs(study: Study) -> Any:
 
 
 class _LogCosts:
-    """A study seen through log10 costs: what Optuna's samplers read of a study, with the values changed."""
+    """A study seen through log10 costs: what Optuna's samplers read of a study, with the values changed.
+
+    Baselines that the space does not hold are left out: a trial without parameters leaves these samplers, which model
+    the parameters that all trials share, with none.
+    """
 
     def __init__(self, study: Study) -> None:
         self._study = study
@@ -482,10 +500,14 @@ class _LogCosts:
         return getattr(self._study, name)
 
     def get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
-        return [_with_log_costs(t) for t in self._study.get_trials(*args, **kwargs)]
+        return _inside(self._study.get_trials(*args, **kwargs))
 
     def _get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
-        return [_with_log_costs(t) for t in self._study._get_trials(*args, **kwargs)]
+        return _inside(self._study._get_trials(*args, **kwargs))
+
+
+def _inside(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    return [_with_log_costs(t) for t in trials if t.params or "published" not in t.user_attrs]
 
 
 def _with_log_costs(trial: FrozenTrial) -> FrozenTrial:

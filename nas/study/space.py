@@ -2,6 +2,7 @@
 
 A space is flat: every choice is suggested for every trial, and the candidate keeps those that its network uses. A
 choice is a list of values, or a range ``{ low = 1, high = 4 }`` (with ``step`` for integers, ``log = true`` for reals).
+``[limits]`` cut off what is too large: a space need not be a box.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from optuna.distributions import (
 )
 
 from nas.architecture.blocks import block_class, block_options
-from nas.architecture.spec import JUNCTIONS, STEMS, Architecture, BlockChoice, round_channels
+from nas.architecture.cost import network_cost
+from nas.architecture.spec import JUNCTIONS, STEMS, Architecture, BlockChoice
 from nas.errors import UserError
 from nas.study.candidate import Candidate
 from nas.study.files import read_toml
@@ -33,7 +35,18 @@ from nas.training.losses import PERCEPTUAL, Losses
 Value = bool | int | float | str
 
 SAME = "same"
-"""As a trunk: the hourglass's own block."""
+"""As a trunk: the hourglass's own block, with its options."""
+
+SUPERVISION = ("all", "last")
+
+COUNTED_AT = (256, 256)
+"""Input size, in pixels, at which a space's limits hold: the published counts'."""
+COUNTED_JOINTS = 16
+"""Joints for which they hold."""
+
+
+class OutsideSpaceError(ValueError):
+    """A point beyond the space's limits: none of its candidates."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +90,7 @@ class Rule:
 
 RULES: Mapping[str, Rule] = {
     "block": Rule(str, "block of the hourglasses"),
-    "trunk": Rule(str, "block of the stem and heads; `same`: the hourglasses' own"),
+    "trunk": Rule(str, "block of the stem and heads, its options at their defaults; `same`: the hourglasses' own"),
     "stem": Rule(int, "channels of the first convolution", 4, 1024),
     "stem_kernel": Rule(str, "first convolution", names=STEMS),
     "width": Rule(int, "inner width of the blocks; maps have twice as many channels", 4, 1024),
@@ -86,6 +99,7 @@ RULES: Mapping[str, Rule] = {
     "junction": Rule(str, "how hourglasses meet", names=JUNCTIONS),
     "reach": Rule(int, "with dense junctions, how many earlier hourglasses each sees; 0: all", 0, 16),
     "narrow_res": Rule(bool, "necks of consecutive hourglasses are added"),
+    "supervision": Rule(str, "hourglasses with a heatmap loss: all, or the last one only", names=SUPERVISION),
     "weight_ratio": Rule(
         float, "loss weight of each hourglass over that of the one before it; mean weight 1", 0.01, 100
     ),
@@ -95,6 +109,10 @@ RULES: Mapping[str, Rule] = {
 }
 LEVELS = tuple(f"level_{i}" for i in range(1, 7))
 """Choices of a block per level, finest first, instead of one ``block``; with ``neck``."""
+LIMITS: Mapping[str, Rule] = {
+    "max_params": Rule(int, "most parameters, before a study scales the widths", 1),
+    "max_madds": Rule(int, "most multiply-adds at 256×256, before a study scales the widths", 1),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,11 +123,13 @@ class SearchSpace:
         choices: name → distribution; every candidate has a value for each.
         path: the file that it came from.
         coded: name → text → value, for choices whose values are lists (dilation rates are stored as "1-2-3").
+        limits: the most that an architecture of the space has (:data:`LIMITS`), with 16 joints at 256×256.
     """
 
     choices: Mapping[str, BaseDistribution]
     path: Path
     coded: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+    limits: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> SearchSpace:
@@ -120,8 +140,8 @@ class SearchSpace:
         """
         raw = read_toml(path)
         for key in raw:
-            if key not in ("choices", "options"):
-                raise UserError(f"{path}: unknown table [{key}]; allowed: [choices] and [options]")
+            if key not in ("choices", "options", "limits"):
+                raise UserError(f"{path}: unknown table [{key}]; allowed: [choices], [options] and [limits]")
         choices: dict[str, BaseDistribution] = {}
         coded: dict[str, dict[str, tuple[int, ...]]] = {}
         blocks: dict[str, str] = {}  # kind → the choice that names it first
@@ -141,7 +161,8 @@ class SearchSpace:
         for kind, name in blocks.items():
             try:
                 block_class(kind)
-                known |= block_options(kind)
+                if name != "trunk":  # a trunk of its own has its options at their defaults
+                    known |= block_options(kind)
             except (ValueError, TypeError) as error:
                 raise UserError(f"{path}: choices.{name}: {error}") from error
         for name, value in _table(path, raw, "options").items():
@@ -158,13 +179,28 @@ class SearchSpace:
             else:
                 rule = Rule(type(known[name]), "", least=1 if type(known[name]) is int else None)
                 choices[name] = _distribution(path, where, value, rule)
-        space = cls(choices, path, coded)
+        limits = _table(path, raw, "limits")
+        for name, value in limits.items():
+            if name not in LIMITS:
+                raise UserError(f"{path}: limits.{name}: unknown name; allowed: {', '.join(LIMITS)}")
+            complaint = LIMITS[name].complaint(value)
+            if complaint:
+                raise UserError(f"{path}: limits.{name}: {value!r}: {complaint}")
+        space = cls(choices, path, coded, dict(limits))
         space._check_levels()
-        try:
-            for seed in range(64):  # values may still be impossible together: an odd width for ghost, say
+        inside = 0
+        for seed in range(1000):
+            try:
                 space.candidate(space.random(Random(seed)))
-        except ValueError as error:
-            raise UserError(f"{path}: {error}") from error
+            except OutsideSpaceError:
+                continue
+            except ValueError as error:  # values may still be impossible together: an odd width for ghost, say
+                raise UserError(f"{path}: {error}") from error
+            inside += 1
+            if inside == 64:
+                break
+        if not inside:
+            raise UserError(f"{path}: limits: none of 1,000 random points is within them; raise them")
         return space
 
     def _check_levels(self) -> None:
@@ -197,7 +233,8 @@ class SearchSpace:
     @property
     def content(self) -> dict[str, Any]:
         """What the space holds, as plain values: a study remembers it and is not continued under another."""
-        return {name: _plain(distribution) for name, distribution in sorted(self.choices.items())}
+        plain = {name: _plain(distribution) for name, distribution in sorted(self.choices.items())}
+        return plain | {f"limits.{name}": limit for name, limit in sorted(self.limits.items())}
 
     @property
     def hash(self) -> str:
@@ -223,6 +260,7 @@ class SearchSpace:
             width_scale: the study's: channel widths are multiplied by it.
 
         Raises:
+            OutsideSpaceError: it is beyond the space's limits.
             ValueError: the values cannot be built together.
         """
         get = point.get
@@ -238,7 +276,7 @@ class SearchSpace:
         level_names = [name for name in LEVELS if name in point]
         levels = tuple(block(name, "") for name in [*level_names, "neck"]) if level_names else ()
         own = block("block", "bottleneck")
-        trunk = block("trunk", "bottleneck") if get("trunk") != SAME else levels[0] if levels else own
+        same = levels[0] if levels else own
         stacks = int(get("stacks", 2))
         architecture = Architecture(
             stem=int(get("stem", 64)),
@@ -246,25 +284,86 @@ class SearchSpace:
             stacks=stacks,
             depth=int(get("depth", 4)),
             block=own,
-            trunk=trunk,
+            trunk=same if get("trunk") == SAME else BlockChoice.of(str(get("trunk", "bottleneck"))),
             levels=levels,
             stem_kernel=str(get("stem_kernel", "7x7")),
             junction=str(get("junction", "add")),
             reach=int(get("reach", 0)),
             narrow_res=bool(get("narrow_res", False)),
-        ).scaled(width_scale)
+        )
+        self.check_limits(architecture)
         alpha = float(get("alpha", 1.0))
         losses = Losses(
-            weights=_weights(float(get("weight_ratio", 1.0)), stacks),
+            weights=_weights(float(get("weight_ratio", 1.0)), stacks, str(get("supervision", "all"))),
             alpha=alpha,
             scale=float(get("lambda", 1.0)) if alpha < 1 else 1.0,
             perceptual=str(get("perceptual", "mse")),
         )
-        return Candidate(architecture, losses)
+        return Candidate(architecture.scaled(width_scale), losses)
+
+    def check_limits(self, architecture: Architecture) -> None:
+        """Raise OutsideSpaceError if an architecture, at the space's own widths, is beyond the limits."""
+        if not self.limits:
+            return
+        cost = network_cost(architecture, COUNTED_JOINTS, COUNTED_AT)
+        for name, value in (("max_params", cost.params), ("max_madds", cost.madds)):
+            if value > self.limits.get(name, math.inf):
+                raise OutsideSpaceError(f"{architecture}: {value:,} is above the space's {name}, {self.limits[name]:,}")
+
+    def point_of(self, candidate: Candidate) -> dict[str, Value] | None:
+        """A point that describes a candidate (one at the space's own widths), or None if the space does not hold it."""
+        point: dict[str, Value] = {}
+        for name, distribution in self.choices.items():
+            wanted = self.value_in(candidate, name)
+            found = None if wanted is None else _member(distribution, wanted)
+            point[name] = _any_member(distribution) if found is None else found
+        try:
+            return point if self.candidate(point) == candidate else None
+        except ValueError:
+            return None
+
+    def value_in(self, candidate: Candidate, name: str) -> Value | None:
+        """What a choice is in a candidate's canonical form; None where its network does not tell.
+
+        Args:
+            candidate: at the space's own widths, or scaled by a study: then ``stem`` and ``width`` are scaled as well.
+            name: of the choice.
+        """
+        a, losses = candidate.architecture, candidate.losses
+        blocks = a.level_blocks()
+        if name in LEVELS or name == "neck":
+            return blocks[-1 if name == "neck" else LEVELS.index(name)].kind
+        if name == "block":
+            return blocks[0].kind
+        if name == "trunk":
+            same = a.trunk == blocks[0] and _member(self.choices[name], SAME) is not None
+            return SAME if same else a.trunk.kind
+        if name == "supervision":
+            return "last" if losses.weights and not any(losses.weights[:-1]) else "all"
+        if name == "weight_ratio":
+            weights = losses.weights
+            if not weights or not weights[0]:
+                return 1.0
+            return weights[-1] / weights[-2] if weights[-1] > weights[0] else weights[1] / weights[0]
+        if name in ("alpha", "lambda", "perceptual"):
+            value: Value = getattr(losses, {"lambda": "scale"}.get(name, name))
+            return value
+        if name in RULES:
+            value = getattr(a, name)
+            return value
+        for block in blocks:
+            if name in block_options(block.kind):
+                option = {**block_options(block.kind), **dict(block.options)}[name]
+                if isinstance(option, tuple):
+                    return next((text for text, rates in self.coded[name].items() if sorted(rates) == [*option]), None)
+                return option
+        return None
 
 
-def _weights(ratio: float, stacks: int) -> tuple[float, ...]:
+def _weights(ratio: float, stacks: int, supervision: str) -> tuple[float, ...]:
     """Geometric weights with mean 1: ratio 7/3 over two hourglasses is document B's 0.3/0.7."""
+    if supervision == "last":
+        return (0.0,) * (stacks - 1) + (float(stacks),)
     raw = [ratio**i for i in range(stacks)]
     return tuple(float(f"{w * stacks / sum(raw):.6g}") for w in raw)  # six digits, however small: none is zero
 
@@ -356,10 +455,37 @@ def _draw(distribution: BaseDistribution, rng: Random) -> Value:
     return value
 
 
+def members(distribution: BaseDistribution) -> list[Value] | None:
+    """Every value of a choice; None for a range of reals."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)  # type: ignore[arg-type]
+    if isinstance(distribution, IntDistribution):
+        return list(range(distribution.low, distribution.high + 1, distribution.step))
+    return None
+
+
+def _member(distribution: BaseDistribution, wanted: Value) -> Value | None:
+    """The value of a choice that is the one wanted (reals to four digits), if it has it."""
+    there = members(distribution)
+    if there is None:
+        assert isinstance(distribution, FloatDistribution)
+        inside = isinstance(wanted, int | float) and distribution.low <= wanted <= distribution.high
+        return float(wanted) if inside else None
+    for value in there:
+        if isinstance(value, float) and isinstance(wanted, int | float):
+            if math.isclose(value, wanted, rel_tol=1e-4):
+                return value
+        elif value == wanted and isinstance(value, bool) == isinstance(wanted, bool):
+            return value
+    return None
+
+
+def _any_member(distribution: BaseDistribution) -> Value:
+    there = members(distribution)
+    return there[0] if there else float(distribution.low)  # type: ignore[attr-defined]
+
+
 def _plain(distribution: BaseDistribution) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     return {k: v for k, v in vars(distribution).items() if v is not None}
-
-
-__all__ = ["RULES", "SAME", "Rule", "SearchSpace", "Value", "round_channels"]

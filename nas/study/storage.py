@@ -279,8 +279,10 @@ def hand_back(study: Study, trial: FrozenTrial, ended_by_us: bool = False) -> No
     # Ended before it is queued: a crash in between loses a proposal, never trains one twice.
     storage.set_trial_user_attr(trial._trial_id, "reason", "its worker ended; handed back")
     storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-    if trial.params:
-        study.enqueue_trial(trial.params, user_attrs={"attempt": attempt + 1, "first_number": first_number(trial)})
+    kept = {name: trial.user_attrs[name] for name in ("published", "candidate") if "published" in trial.user_attrs}
+    params = trial.params or trial.system_attrs.get("fixed_params", {})
+    if params or kept:
+        study.enqueue_trial(params, user_attrs={**kept, "attempt": attempt + 1, "first_number": first_number(trial)})
 
 
 def first_number(trial: FrozenTrial) -> int:
@@ -330,7 +332,10 @@ def claim(study: Study, total: int, distributions: Mapping[str, BaseDistribution
         counts = count(study)
         if counts.done + counts.running >= total:
             return None
-        trial = study.ask(dict(distributions))
+        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        # A published network that the space does not hold is trained without parameters of the space.
+        bare = bool(waiting) and not waiting[0].system_attrs.get("fixed_params")
+        trial = study.ask({} if bare else dict(distributions))
         trial.set_user_attr("owner", Owner.me().to_dict())
         trial.set_user_attr("claimed_at", round(time.time(), 1))
         return trial

@@ -227,7 +227,8 @@ def _work(experiment: Experiment, total: int, index: int, device: str, say: Conn
                 tell("waiting", None)
                 time.sleep(1)
                 continue
-            tell("training", (trial.number, str(experiment.problem.candidate(trial.params))))
+            frozen = study._storage.get_trial(trial._trial_id)
+            tell("training", (trial.number, experiment.title_of(frozen)))
             clock = _StepClock(schedule.steps, schedule.batch, parent, tell)
             outcome = run_trial(study, trial, experiment, people, held_out, after_step=clock)
             tell("ended", (outcome.number, outcome.pckh, outcome.reason, outcome.images, outcome.seconds))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,11 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from nas.architecture.cost import network_cost
+from nas.architecture.spec import Architecture
 from nas.errors import UserError
 from nas.study.candidate import Candidate
 from nas.study.config import StudyConfig
+from nas.study.counting import count_architectures
 from nas.study.files import ROOT
-from nas.study.space import SearchSpace
+from nas.study.published import published
+from nas.study.space import OutsideSpaceError, SearchSpace, members
+from nas.training.losses import Losses
 
 HOURGLASS = SearchSpace.read(ROOT / "search_spaces" / "hourglass.toml")
 
@@ -35,6 +42,9 @@ lambda = { low = 0.5, high = 2.0 }
 [options]
 dilation = { low = 1, high = 4 }
 """
+
+LIMITED = ("[options]", "[limits]\nmax_params = 11_000\n\n[options]")
+"""Of the tiny space."""
 
 OWN_BLOCK = """
 from torch import nn
@@ -76,7 +86,7 @@ def test_every_space_of_the_project_is_readable(file: Path) -> None:
 # Every way in which a file can be wrong: (what replaces what, or a whole text; what the line must say)
 
 WRONG: dict[str, tuple[tuple[str, str], list[str]]] = {
-    "unknown table": (("[options]", "[optionen]"), ["[optionen]", "[choices] and [options]"]),
+    "unknown table": (("[options]", "[optionen]"), ["[optionen]", "[choices], [options] and [limits]"]),
     "unknown name": (("width =", "widths ="), ["choices.widths", "unknown name", "width", "stacks", "level_1"]),
     "unknown option": (
         ("dilation =", "dilatation ="),
@@ -278,7 +288,7 @@ def test_a_point_is_the_network_that_it_names() -> None:
     a = candidate.architecture
     assert (a.stem, a.width, a.stacks, a.depth, a.junction, a.narrow_res) == (32, 48, 2, 4, "add", False)
     assert str(a.block) == "separable(dilation=2)"
-    assert str(a.trunk) == "bottleneck(dilation=2)"
+    assert str(a.trunk) == "bottleneck"  # the options are the hourglasses'; a trunk of its own has their defaults
     assert (candidate.losses.weights, candidate.losses.alpha, candidate.losses.scale) == ((), 1.0, 1.0)
 
 
@@ -296,8 +306,16 @@ def test_coded_rates() -> None:
 def test_trunk_same_is_the_hourglasses_own_block() -> None:
     same = HOURGLASS.candidate({**POINT, "trunk": "same"}).architecture
     assert same.trunk == same.block
-    written_out = {**POINT, "block": "bottleneck", "trunk": "bottleneck"}
+    written_out = {**POINT, "block": "bottleneck", "trunk": "bottleneck", "dilation": 1}
     assert HOURGLASS.candidate({**written_out, "trunk": "same"}) == HOURGLASS.candidate(written_out)
+    dilated = HOURGLASS.candidate({**written_out, "trunk": "same", "dilation": 2}).architecture
+    assert str(dilated.trunk) == str(dilated.block) == "bottleneck(dilation=2)"
+
+
+def test_supervision_of_the_last_hourglass_only() -> None:
+    last = HOURGLASS.candidate({**POINT, "stacks": 3, "supervision": "last", "weight_ratio": 2.0})
+    assert last.losses.weights == (0, 0, 3)
+    assert HOURGLASS.candidate({**POINT, "stacks": 1, "supervision": "last"}).losses == Losses()
 
 
 @pytest.mark.parametrize(
@@ -323,20 +341,33 @@ def test_weight_ratio_of_document_b() -> None:
     assert weights == pytest.approx((2 * 0.3, 2 * 0.7), abs=1e-6)
 
 
-def unused(point: dict[str, Any]) -> list[str]:
-    """The choices that a network of the hourglass space does not use, said once more in other words than the code's."""
-    out = []
+DILATABLE = {"bottleneck", "no_skip", "separable", "separable_3x3", "dilated", "dilated_separable", "two_separable"}
+
+
+def meaning(point: dict[str, Any]) -> dict[str, Any]:
+    """What a point of the hourglass space says, once more in other words than the code's."""
+    block = [point["block"]]
+    if point["block"] in DILATABLE:
+        block += [point["dilation"]]
+    if block == ["dilated", 1]:
+        block = ["double_conv"]
+    if block == ["dilated_separable", 1]:
+        block = ["two_separable", 1]
+    block += [point["rates"]] if point["block"] == "multidilated" else []
+    block += [point["groups"]] if point["block"] == "shuffle" else []
+    said = {name: point[name] for name in ("stem", "stem_kernel", "width", "stacks", "depth")}
+    said |= {"block": block, "trunk": block if point["trunk"] == "same" else ["bottleneck", 1]}
     if point["stacks"] == 1:
-        out += ["junction", "narrow_res", "weight_ratio", "alpha", "lambda"]
-    elif point["alpha"] == 1:
-        out += ["lambda"]
-    if point["block"] == "bottleneck":
-        out += ["trunk"]  # either way a bottleneck
-    if (point["block"], point["trunk"]) == ("multidilated", "same"):
-        out += ["dilation"]  # every other block has one
-    if point["block"] != "multidilated":
-        out += ["rates"]
-    return out
+        return said
+    said["junction"] = point["junction"]
+    if point["junction"] == "dense":
+        seen = [min(i, point["reach"] or i) for i in range(1, point["stacks"])]
+        said["junction"] = "add" if max(seen) == 1 else seen
+    said["narrow_res"] = point["narrow_res"]
+    said["weights"] = "last" if point["supervision"] == "last" else point["weight_ratio"]
+    if point["alpha"] < 1:
+        said["perceptual"] = [point[name] for name in ("alpha", "lambda", "perceptual")]
+    return said
 
 
 def values(d: BaseDistribution) -> st.SearchStrategy[Any]:
@@ -351,23 +382,176 @@ def values(d: BaseDistribution) -> st.SearchStrategy[Any]:
 points = st.fixed_dictionaries({name: values(d) for name, d in HOURGLASS.choices.items()})
 
 
-@settings(max_examples=300, deadline=None)
-@given(point=points, other=points)
-def test_choices_that_a_network_does_not_use_do_not_change_its_id(point: dict[str, Any], other: dict[str, Any]) -> None:
-    changed = {**point, **{name: other[name] for name in unused(point)}}
-    before, after = HOURGLASS.candidate(point), HOURGLASS.candidate(changed)
-    assert before == after
-    assert before.id == after.id
-    assert hash(before) == hash(after)
+@settings(max_examples=2000, deadline=None)
+@given(point=points, other=points, changed=st.sets(st.sampled_from(list(HOURGLASS.choices)), max_size=5))
+def test_two_points_have_one_id_exactly_when_they_mean_one_network(
+    point: dict[str, Any], other: dict[str, Any], changed: set[str]
+) -> None:
+    near = {**point, **{name: other[name] for name in changed}}
+    before, after = HOURGLASS.candidate(point), HOURGLASS.candidate(near)
+    assert (before.id == after.id) == (meaning(point) == meaning(near))
+    assert (before == after) == (before.id == after.id)
+    assert before != after or hash(before) == hash(after)
 
 
 @settings(max_examples=300, deadline=None)
-@given(point=points, other=points)
-def test_choices_that_a_network_uses_do_change_its_id(point: dict[str, Any], other: dict[str, Any]) -> None:
-    idle = {*unused(point), *unused(other)}
-    same = all(point[name] == other[name] for name in HOURGLASS.choices if name not in idle)
-    if not same:
-        assert HOURGLASS.candidate(point).id != HOURGLASS.candidate(other).id
+@given(point=points)
+def test_a_candidate_of_the_space_is_found_again_as_a_point(point: dict[str, Any]) -> None:
+    candidate = HOURGLASS.candidate(point)
+    found = HOURGLASS.point_of(candidate)
+    if found is None:  # what is dropped may leave another block's name, of which this space offers no such trunk
+        assert point["block"] in ("dilated", "dilated_separable")
+        assert point["dilation"] == 1
+    else:
+        assert HOURGLASS.candidate(found) == candidate
+
+
+@pytest.mark.parametrize("name", published())
+def test_the_hourglass_space_holds_every_published_network(name: str) -> None:
+    point = HOURGLASS.point_of(published()[name].candidate)
+    assert point is not None
+    assert set(point) == set(HOURGLASS.choices)
+    assert all(value in values_of(HOURGLASS, choice) for choice, value in point.items())
+
+
+def values_of(space: SearchSpace, name: str) -> list[Any]:
+    distribution = space.choices[name]
+    assert isinstance(distribution, CategoricalDistribution)
+    return list(distribution.choices)
+
+
+def test_a_candidate_outside_the_space_is_no_point_of_it(space: SearchSpace) -> None:
+    assert space.point_of(Candidate(Architecture())) is None  # too wide
+    assert space.point_of(Candidate(Architecture(stem=4, width=4, depth=2, stacks=1))) is not None
+    assert space.point_of(Candidate(Architecture(stem=4, width=4, depth=3, stacks=1))) is None
+
+
+# Limits, and how much a space holds
+
+
+def test_nothing_beyond_the_limits_is_a_candidate(write_space: Callable[..., Path]) -> None:
+    space = SearchSpace.read(write_space(LIMITED))
+    free = SearchSpace.read(write_space(name="free.toml"))
+    kept = 0
+    for seed in range(200):
+        point = free.random(Random(seed))
+        if network_cost(free.candidate(point).architecture, 16, (256, 256)).params <= 11_000:
+            assert space.candidate(point) == free.candidate(point)
+            kept += 1
+        else:
+            with pytest.raises(OutsideSpaceError, match="max_params, 11,000"):
+                space.candidate(point)
+    assert 0 < kept < 200
+    assert space.hash != free.hash
+
+
+def test_limits_hold_before_widths_are_scaled(write_space: Callable[..., Path]) -> None:
+    space = SearchSpace.read(write_space(LIMITED))
+    rng = Random(0)
+    for _ in range(50):
+        point = space.random(rng)
+        try:
+            candidate = space.candidate(point, 4.0)
+        except OutsideSpaceError:
+            continue
+        assert network_cost(space.candidate(point).architecture, 16, (256, 256)).params <= 11_000
+        assert candidate.architecture.width == 4 * int(point["width"])
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ("max_layers = 3", ["limits.max_layers", "unknown name", "max_params, max_madds"]),
+        ('max_params = "3M"', ["limits.max_params", "'3M'", "integer"]),
+        ("max_params = 0", ["limits.max_params", "0", "at least 1"]),
+        ("max_params = 3", ["limits", "none of 1,000 random points"]),
+    ],
+)
+def test_wrong_limits_get_one_line(limits: str, expected: list[str], write_space: Callable[..., Path]) -> None:
+    with pytest.raises(UserError) as caught:
+        SearchSpace.read(write_space(("[options]", f"[limits]\n{limits}\n[options]")))
+    for part in ["space.toml", *expected]:
+        assert part in str(caught.value)
+
+
+ODD = """
+[choices]
+block = ["ghost", "dilated", "shuffle"]
+trunk = ["same", "double_conv"]
+stem = [4, 8]
+width = [4, 5, 6]
+stacks = { low = 1, high = 4 }
+depth = [2, 3]
+junction = ["add", "dense"]
+reach = [0, 1, 2]
+[options]
+dilation = [1, 2]
+groups = [1, 2, 4]
+"""
+SOME_LEVELS = """
+[choices]
+level_1 = ["bottleneck", "separable", "multidilated"]
+level_2 = ["bottleneck", "dilated"]
+neck = ["bottleneck", "double_conv", "shuffle"]
+trunk = ["same", "bottleneck"]
+depth = [2]
+stem = [4]
+width = [4, 6]
+stacks = [1, 2]
+[options]
+dilation = [1, 2]
+rates = [[1, 2], [1, 2, 3]]
+groups = [1, 2, 4]
+"""
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"text": ODD},
+        {"text": SOME_LEVELS},
+        {"text": SOME_LEVELS + "[limits]\nmax_madds = 28_000_000\n"},
+        {"replacements": ()},
+        {"replacements": [LIMITED]},
+    ],
+    ids=["odd widths", "levels", "levels with limits", "tiny", "tiny with limits"],
+)
+def test_the_count_of_architectures_is_that_of_all_points(
+    how: dict[str, Any], write_space: Callable[..., Path]
+) -> None:
+    space = SearchSpace.read(write_space(*how.get("replacements", ()), **{k: v for k, v in how.items() if k == "text"}))
+    ids = set()
+    names = list(space.choices)
+    for values in product(*(members(space.choices[name]) or () for name in names)):
+        try:
+            architecture = space.candidate(dict(zip(names, values, strict=True))).architecture
+            network_cost(architecture, 16, (256, 256))
+        except ValueError:
+            continue
+        ids.add(architecture.id)
+    assert count_architectures(space) == len(ids)
+
+
+def test_losses_and_real_ranges_do_not_add_architectures(write_space: Callable[..., Path]) -> None:
+    with_losses = SearchSpace.read(write_space(text=RANGES))
+    without = "\n".join(line for line in RANGES.splitlines() if not line.startswith(("weight", "alpha", "lambda")))
+    assert count_architectures(with_losses) == count_architectures(SearchSpace.read(write_space(text=without)))
+
+
+@pytest.mark.parametrize("name", ["hourglass", "lightweight", "levels"])
+def test_a_space_file_states_how_many_architectures_it_holds(name: str) -> None:
+    path = ROOT / "search_spaces" / f"{name}.toml"
+    stated = re.search(r"It holds ([\d,]+) different architectures", path.read_text())
+    assert stated is not None
+    assert count_architectures(SearchSpace.read(path)) == int(stated[1].replace(",", ""))
+
+
+def test_the_lightweight_space_is_the_region_below_three_million() -> None:
+    space = SearchSpace.read(ROOT / "search_spaces" / "lightweight.toml")
+    light = ("ghost", "separable", "separable_all", "separable_3x3", "low_channels", "shuffle", "dilated_separable")
+    light += ("separable_resconcat_narrowres", "separable_resconcat_narrowres_perceptual", "two_separable")
+    for name, row in published().items():
+        assert (space.point_of(row.candidate) is not None) == (name in {*light, "two_separable_dilated"}), name
 
 
 @settings(max_examples=100, deadline=None)

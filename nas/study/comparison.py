@@ -1,0 +1,153 @@
+"""What was found, beside the published networks trained under the study's own schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optuna.study import Study
+from optuna.trial import TrialState
+
+from nas.errors import UserError
+from nas.study.experiment import Experiment, points_of
+from nas.study.front import Point, best, front, knee
+
+REFERENCE = "hg2"
+"""The network that trade-offs are measured against."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A published network's result in this study.
+
+    Attributes:
+        name: of the published network.
+        point: its trial's number, PCKh and costs.
+        over_budget: it is there for comparison only, and not among the study's finished trials.
+    """
+
+    name: str
+    point: Point
+    over_budget: bool
+
+
+def baselines_of(experiment: Experiment, study: Study) -> list[Baseline]:
+    """The published networks that this study has trained to the end: those of its file first, in that order.
+
+    A candidate of the search that is a published network of the study's file counts as well.
+    """
+    by_id = {experiment.published(name).id: name for name in experiment.config.baselines}
+    found: dict[str, Baseline] = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+        name = trial.user_attrs.get("published") or by_id.get(experiment.candidate_of(trial).id)
+        if name is None:
+            continue
+        if trial.state == TrialState.COMPLETE:
+            point = Point(trial.number, trial.values[0], int(trial.values[1]), int(trial.values[2]))
+        elif "final_pckh" in trial.user_attrs:
+            cost = trial.user_attrs["cost"]
+            point = Point(trial.number, trial.user_attrs["final_pckh"], cost["params"], cost["madds"])
+        else:
+            continue  # diverged, or given up
+        found.setdefault(name, Baseline(name, point, trial.state != TrialState.COMPLETE))
+    asked = [found.pop(name) for name in experiment.config.baselines if name in found]
+    return asked + sorted(found.values(), key=lambda b: b.point.number)
+
+
+def tradeoff(pckh: float, params: float, madds: float, against: tuple[float, float, float]) -> float:
+    """Document A's score: 0.8 · %ΔPCKh + 0.1 · %MAdds saved + 0.1 · %params saved, in per cent of a reference network.
+
+    Args:
+        pckh: of the network.
+        params: of the network.
+        madds: of the network.
+        against: the same three of the reference, which has 0.
+    """
+    changes = [100 * (value - base) / base for value, base in zip((pckh, params, madds), against, strict=True)]
+    return 0.8 * changes[0] - 0.1 * changes[1] - 0.1 * changes[2]
+
+
+def tradeoffs(points: Sequence[Point], baselines: Sequence[Baseline]) -> dict[int, float]:
+    """Trade-off of each point against the study's own hg2, by trial number; empty where that has not been trained."""
+    base = next((b.point for b in baselines if b.name == REFERENCE), None)
+    if base is None or not base.pckh:
+        return {}
+    against = (base.pckh, base.params, base.madds)
+    return {p.number: tradeoff(p.pckh, p.params, p.madds, against) for p in points}
+
+
+PICKS = ("knee", "best", "tradeoff")
+"""Ways of choosing one network: the best compromise, the most accurate, document A's score."""
+
+
+def pick(experiment: Experiment, study: Study, how: str) -> Point:
+    """The finished network that a way of choosing takes.
+
+    Raises:
+        UserError: there is no such way, nothing has finished, or the study has no hg2 to measure a trade-off against.
+    """
+    points = points_of(study)
+    if not points:
+        raise UserError(f"study {experiment.config.name} has no finished trial yet; run `python -m nas.search`")
+    if how == "knee":
+        return knee(points, experiment.scale)
+    if how == "best":
+        return best(points)
+    if how != "tradeoff":
+        raise UserError(f"--pick {how}: must be one of {', '.join(PICKS)}")
+    scores = tradeoffs(points, baselines_of(experiment, study))
+    if not scores:
+        raise UserError(
+            f"--pick tradeoff: study {experiment.config.name} has not trained {REFERENCE}, which trade-offs are "
+            f'measured against; put baselines = ["{REFERENCE}"] into its file and search on, or pick knee or best'
+        )
+    return max(front(points), key=lambda p: scores[p.number])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far the search has come against one published network.
+
+    The aim: a found network with at least its PCKh and at most half of its params and of its MAdds.
+
+    Attributes:
+        baseline: the published network.
+        found: where the aim is met, the most accurate network that meets it. Else, of those with at least its PCKh, the
+            one whose larger cost ratio is least; else, of those at no more than half its costs, the most accurate;
+            None if there is neither.
+        met: whether the aim is met.
+    """
+
+    baseline: Baseline
+    found: Point | None
+    met: bool
+
+    @property
+    def ratios(self) -> tuple[float, float] | None:
+        """Params and MAdds of the found network over the baseline's."""
+        if self.found is None:
+            return None
+        return self.found.params / self.baseline.point.params, self.found.madds / self.baseline.point.madds
+
+
+def compare(baselines: Sequence[Baseline], points: Sequence[Point]) -> list[Comparison]:
+    """Where the search stands against each baseline; baselines themselves do not count as found."""
+    published = {b.point.number for b in baselines}
+    found = [p for p in points if p.number not in published]
+    return [_compare(baseline, found) for baseline in baselines]
+
+
+def _compare(baseline: Baseline, found: Sequence[Point]) -> Comparison:
+    base = baseline.point
+
+    def dearer(p: Point) -> float:
+        return max(p.params / base.params, p.madds / base.madds)
+
+    half = [p for p in found if dearer(p) <= 0.5]
+    accurate = [p for p in found if p.pckh >= base.pckh]
+    both = [p for p in half if p.pckh >= base.pckh]
+    if both:
+        return Comparison(baseline, max(both, key=lambda p: (p.pckh, -p.params)), True)
+    if accurate:
+        return Comparison(baseline, min(accurate, key=dearer), False)
+    return Comparison(baseline, max(half, key=lambda p: (p.pckh, -p.params), default=None), False)
