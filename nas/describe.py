@@ -164,7 +164,12 @@ class _Counted:
             "parts": {part: vars(cost) for part, cost in self.parts.items()},
             **self.candidate.to_dict(),
             "documents": list(row.documents),
-            "printed": {"params": row.printed_params, "madds": row.printed_madds, "pckh": dict(row.printed_pckh)},
+            "printed": {
+                "params": row.printed_params,
+                "madds": row.printed_madds,
+                "pckh": dict(row.printed_pckh),
+                "tradeoff": row.printed_tradeoff,
+            },
             "note": row.note,
             **timed,
         }
@@ -284,7 +289,7 @@ def _published_table(described: list[tuple[Published, _Counted]], input_size: in
     table.add_column("name")
     table.add_column("from")
     timed = any(counted.latency for _, counted in described)
-    columns = ("params", "printed", "MAdds", "printed", "layers", "printed PCKh")
+    columns = ("params", "printed", "MAdds", "printed", "layers", "printed PCKh", "trade-off (A)")
     for column in (*columns, "prediction", "training step") if timed else columns:
         table.add_column(column, justify="right")
     for row, counted in described:
@@ -298,6 +303,7 @@ def _published_table(described: list[tuple[Published, _Counted]], input_size: in
             row.printed_madds or "–",
             str(counted.total.layers),
             ", ".join(f"{value:.2f} ({document})" for document, value in row.printed_pckh.items()) or "–",
+            "–" if row.printed_tradeoff is None else f"{row.printed_tradeoff:+.2f}",
             *((str(latency.forward), str(latency.step)) if latency is not None else ()),
         )
     return table

@@ -17,6 +17,7 @@ from nas.errors import UserError
 from nas.study.config import StudyConfig
 from nas.study.display import Standing, comparison_table, front_records, front_table, short, watching
 from nas.study.experiment import Experiment, points_of, prepare
+from nas.study.files import find
 from nas.study.front import hypervolume
 from nas.study.storage import count, default_url, masked
 from nas.study.workers import devices_for, search
@@ -46,6 +47,7 @@ def amount(text: str, flag: str) -> int:
 def main(
     trials: Annotated[int, typer.Option(help="Trials of the study in all, over all workers and sittings.")] = 50,
     study: Annotated[str, typer.Option(help="A study file, or the name of one in studies/.")] = "quickstart",
+    space: Annotated[str | None, typer.Option(help="A space file, or the name of one in search_spaces/.")] = None,
     name: Annotated[str | None, typer.Option(help="Name to keep it under; by default the file's.")] = None,
     data: Annotated[Path | None, typer.Option(help="Packed people (nas.prepare) instead of the study's.")] = None,
     storage: Annotated[str | None, typer.Option(help="Database URL; by default SQLite in the runs folder.")] = None,
@@ -80,6 +82,7 @@ def main(
         StudyConfig.read(study),
         {
             "name": name,
+            "space": str(find(space, "search_spaces").resolve()) if space is not None else None,
             "seed": seed,
             "data.file": str(data.resolve()) if data else None,
             "schedule.images": images,

@@ -167,3 +167,61 @@ def test_help_fits_a_screen(described) -> None:
     assert code == 0
     assert "Example: python -m nas.describe" in out
     assert len(out.splitlines()) <= 24
+
+
+def test_every_printed_row_has_document_as_tradeoff(described) -> None:
+    _, out, _ = described("--published", "--json")
+    scores = {record["name"]: record["printed"]["tradeoff"] for record in json.loads(out)}
+    assert scores["hg2"] == 0
+    assert scores["separable"] == pytest.approx(14.87, abs=0.005)
+    assert scores["dice"] is None  # its MAdds are not printed
+
+
+def test_latency_is_the_median_of_many_runs_with_its_spread(described) -> None:
+    code, out, _ = described(
+        "hg1", "--input-size", 64, "--width-scale", 0.0625, "--latency", "--json", "--device", "cpu", "--batch", 2
+    )
+    latency = json.loads(out)["latency"]
+    assert code == 0
+    assert (latency["batch"], latency["step_batch"], latency["device"], latency["threads"]) == (2, 2, "CPU", 1)
+    for timing in (latency["forward"], latency["step"]):
+        assert timing["runs"] >= 10
+        assert 0 < timing["low"] <= timing["median"] <= timing["high"]
+    assert latency["step"]["median"] > latency["forward"]["median"]
+
+
+def test_latency_in_words(described) -> None:
+    code, out, _ = described("hg1", "--input-size", 64, "--width-scale", 0.0625, "--latency", "--device", "cpu")
+    assert code == 0
+    assert "latency on CPU, 1 thread, median of " in out
+    assert "prediction of 1 picture " in out
+    assert "training step of 2 pictures " in out
+
+
+@pytest.mark.parametrize("name", ["hourglass", "lightweight", "levels"])
+def test_a_space(described, name: str) -> None:
+    code, out, _ = described("--space", name)
+    about = json.loads(described("--space", name, "--json")[1])
+    assert code == 0
+    assert f"{name}.toml: {about['architectures']:,} different architectures" in out.replace("\n", " ")
+    assert about["points"] > about["architectures"] > 10_000
+    for choice in about["content"]:
+        assert choice.removeprefix("limits.") in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--space", "none"), "none: no such file"),
+        (("hg2", "--space", "levels"), "give no NAME"),
+        (("--space", "levels", "--published"), "no --published"),
+        (("hg2", "--latency", "--batch", 0), "--batch 0: must be at least 1"),
+        (("hg2", "--latency", "--threads", -1), "--threads -1: must be at least 1"),
+        (("hg2", "--latency", "--device", "tpu"), "--device tpu: must be auto, cpu or cuda"),
+    ],
+)
+def test_wrong_flags_about_spaces_and_latency(described, arguments: tuple[object, ...], expected: str) -> None:
+    code, _, errors = described(*arguments)
+    assert code == 2
+    assert expected in errors
+    assert errors.count("\n") == 1

@@ -10,10 +10,8 @@ from optuna.trial import TrialState
 
 from nas.errors import UserError
 from nas.study.experiment import Experiment, points_of
-from nas.study.front import Point, best, front, knee
-
-REFERENCE = "hg2"
-"""The network that trade-offs are measured against."""
+from nas.study.front import Point, best, front, knee, tradeoff
+from nas.study.published import REFERENCE
 
 
 @dataclass(frozen=True)
@@ -52,19 +50,6 @@ def baselines_of(experiment: Experiment, study: Study) -> list[Baseline]:
         found.setdefault(name, Baseline(name, point, trial.state != TrialState.COMPLETE))
     asked = [found.pop(name) for name in experiment.config.baselines if name in found]
     return asked + sorted(found.values(), key=lambda b: b.point.number)
-
-
-def tradeoff(pckh: float, params: float, madds: float, against: tuple[float, float, float]) -> float:
-    """Document A's score: 0.8 · %ΔPCKh + 0.1 · %MAdds saved + 0.1 · %params saved, in per cent of a reference network.
-
-    Args:
-        pckh: of the network.
-        params: of the network.
-        madds: of the network.
-        against: the same three of the reference, which has 0.
-    """
-    changes = [100 * (value - base) / base for value, base in zip((pckh, params, madds), against, strict=True)]
-    return 0.8 * changes[0] - 0.1 * changes[1] - 0.1 * changes[2]
 
 
 def tradeoffs(points: Sequence[Point], baselines: Sequence[Baseline]) -> dict[int, float]:

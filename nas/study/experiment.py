@@ -202,14 +202,14 @@ def prepare(config: StudyConfig, runs: Path, storage: str | None = None) -> Expe
         if not summary.counts.get(split):
             raise UserError(f"{file}: no {split} people; make it again with `python -m nas.prepare`")
     experiment = Experiment(config, space, summary, folder, storage or default_url(folder))
+    for name in config.baselines:
+        experiment.published(name)
     if not _affordable(experiment):
         raise UserError(
             f"budget: no network of {space.path} found within it (max_params {config.budget.max_params}, max_madds "
             f"{config.budget.max_madds}, max_layers {config.budget.max_layers}); raise --max-params, --max-madds or "
             "--max-layers"
         )
-    for name in config.baselines:
-        experiment.published(name)
     if storage is None:
         _make(folder)  # the last thing, so that what is refused leaves no folder behind
     return experiment

@@ -109,3 +109,16 @@ def best(points: Sequence[Point]) -> Point:
     if not points:
         raise ValueError("no finished points")
     return max(points, key=lambda p: (p.pckh, -p.params, -p.madds))
+
+
+def tradeoff(pckh: float, params: float, madds: float, against: tuple[float, float, float]) -> float:
+    """Document A's score: 0.8 · %ΔPCKh + 0.1 · %MAdds saved + 0.1 · %params saved, in per cent of a reference network.
+
+    Args:
+        pckh: of the network.
+        params: of the network.
+        madds: of the network.
+        against: the same three of the reference, which has 0.
+    """
+    changes = [100 * (value - base) / base for value, base in zip((pckh, params, madds), against, strict=True)]
+    return 0.8 * changes[0] - 0.1 * changes[1] - 0.1 * changes[2]

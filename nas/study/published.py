@@ -13,10 +13,13 @@ from typing import Any
 from nas.errors import UserError
 from nas.study.candidate import Candidate
 from nas.study.files import ROOT, read_toml
+from nas.study.front import tradeoff
 
 FILE = ROOT / "search_spaces" / "published.toml"
 JOINTS = 16
 """Joints of the published counts."""
+REFERENCE = "hg2"
+"""The network that trade-offs are measured against."""
 INPUT_SIZE = 256
 """Height and width, in pixels, of the pictures of the published counts."""
 
@@ -46,6 +49,22 @@ class Published:
     exact_params: int | None = None
     expected_madds: int | None = None
     note: str = ""
+
+    @property
+    def printed_tradeoff(self) -> float | None:
+        """Document A's score of its own printed figures against its hg2; None where it does not print all three."""
+        figures, base = self._printed(), named(REFERENCE)._printed()
+        return tradeoff(*figures, against=base) if figures and base else None
+
+    def _printed(self) -> tuple[float, float, float] | None:
+        if "A" not in self.printed_pckh or self.printed_params is None or self.printed_madds is None:
+            return None
+        return self.printed_pckh["A"], _number(self.printed_params), _number(self.printed_madds)
+
+
+def _number(text: str) -> float:
+    """6.7 of "6.7 M": the unit is the same in the whole column."""
+    return float(text.split()[0])
 
 
 _KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {

@@ -109,14 +109,22 @@ def test_every_block_works_everywhere_at_any_size(kind: str, size: tuple[int, in
     assert output.necks[-1].shape == (2, SMALL.features, size[0] // 16, size[1] // 16)
 
 
-def test_dice_is_bound_to_its_input_size() -> None:
+def test_dice_has_weights_for_one_input_size_and_resizes_others_to_it() -> None:
     architecture = replace(SMALL, block=BlockChoice("dice"))
     sizes = [(32, 32), (64, 64), (64, 32)]
     counts = [network_cost(architecture, JOINTS, size).params for size in sizes]
     assert counts[0] < counts[2] < counts[1]
-    network = build_network(architecture, JOINTS, (32, 32))
-    with pytest.raises(RuntimeError):
-        network(pictures(64))
+    network = build_network(architecture, JOINTS, (32, 32)).eval()
+    with torch.no_grad():
+        for size in ((64, 64), (48, 96)):
+            heatmaps = network(torch.randn(2, 3, *size)).heatmaps[-1]
+            assert heatmaps.shape == (2, JOINTS, size[0] // 4, size[1] // 4)
+            assert heatmaps.isfinite().all()
+        # On a map without detail, what a size means is all that is left of it: far from the edges nothing changes.
+        flat = torch.full((1, 3, 1, 1), 0.3)
+        here = network(flat.expand(1, 3, 32, 32)).heatmaps[-1][0, :, 4, 4]
+        there = network(flat.expand(1, 3, 64, 64)).heatmaps[-1][0, :, 8, 8]
+    assert torch.allclose(here, there, atol=0.5 * here.abs().max().item())
 
 
 def test_blocks_per_level_stand_where_they_are_named() -> None:

@@ -12,6 +12,7 @@ import pytest
 from nas.errors import UserError
 from nas.study.config import StudyConfig, check_same, identity_hash
 from nas.study.files import ROOT, find
+from nas.study.published import published
 from nas.study.space import SearchSpace
 
 WriteStudy = Callable[..., Path]
@@ -241,3 +242,27 @@ def test_an_identity_does_not_change_with_what_only_guides_the_search(write_stud
 def test_many_changes_are_counted() -> None:
     with pytest.raises(UserError, match=r"a was 1, is 2; b was 1, is 2; c was 1, is 2 and 2 more; restore them"):
         check_same("s", dict.fromkeys("abcde", 1), dict.fromkeys("abcde", 2))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ('["hg2", "hg22"]', "baselines: no published network is named 'hg22'; did you mean hg2"),
+        ('["hg2", "hg2"]', "baselines: a name stands in it twice"),
+        ('"hg2"', "baselines: Input should be a valid tuple"),
+    ],
+)
+def test_wrong_baselines_get_one_line(given: str, expected: str, write_study: WriteStudy) -> None:
+    with pytest.raises(UserError) as caught:
+        StudyConfig.read(write_study(("seed = 0\n\n[data]", f"seed = 0\nbaselines = {given}\n\n[data]")))
+    assert "study.toml" in str(caught.value)
+    assert expected in str(caught.value)
+
+
+def test_the_projects_studies_begin_with_published_networks() -> None:
+    for name in ("quickstart", "lspet", "mpii"):
+        assert "hg2" in StudyConfig.read(name).baselines
+    assert set(StudyConfig.read("published").baselines) == set(published())
+    same = ("data", "schedule", "width_scale", "reference")
+    quickstart, rows = StudyConfig.read("quickstart"), StudyConfig.read("published")
+    assert all(getattr(rows, key) == getattr(quickstart, key) for key in same)

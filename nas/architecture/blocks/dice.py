@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.architecture.blocks.layers import Residual, conv1x1, preactivated
@@ -10,7 +11,10 @@ from nas.architecture.blocks.registry import register_block
 
 
 class DiceUnit(nn.Module):
-    """Dimension-wise convolution and fusion over maps of one fixed height and width.
+    """Dimension-wise convolution and fusion; two of its convolutions have a channel for each row or column of a map.
+
+    So its weights are bound to one height and width. Maps of another size are resized to it along that side for that
+    convolution, and its output back.
 
     Depth-, height- and width-wise 3×3 (no bias); concatenated 3C, BN, PReLU; shuffled by 3; grouped 1×1 (3C → C), BN,
     PReLU; times a sigmoid gate from global pooling (C → C/4 → C); a 3×3 depthwise projection, BN, PReLU.
@@ -40,13 +44,22 @@ class DiceUnit(nn.Module):
         self.spatial = nn.Sequential(depthwise(channels), nn.BatchNorm2d(channels), nn.PReLU(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, C, H, W), with the H and W given at construction."""
-        by_height = self.over_height(x.transpose(1, 2)).transpose(1, 2)
-        by_width = self.over_width(x.transpose(1, 3)).transpose(1, 3)
+        """(N, C, H, W) → (N, C, H, W)."""
+        height, width = x.shape[2:]
+        by_height = _resized(x, self.over_height.in_channels, width)
+        by_height = _resized(self.over_height(by_height.transpose(1, 2)).transpose(1, 2), height, width)
+        by_width = _resized(x, height, self.over_width.in_channels)
+        by_width = _resized(self.over_width(by_width.transpose(1, 3)).transpose(1, 3), height, width)
         mixed = self.mix(torch.cat([self.over_depth(x), by_height, by_width], dim=1))
         fused = self.fuse(mixed)
         out: Tensor = self.spatial(fused * self.gate(fused.mean(dim=(2, 3), keepdim=True)))
         return out
+
+
+def _resized(x: Tensor, height: int, width: int) -> Tensor:
+    if x.shape[2:] == (height, width):
+        return x
+    return F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
 
 
 @register_block("dice")
