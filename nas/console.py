@@ -13,6 +13,7 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 from nas.errors import UserError
@@ -55,6 +56,12 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
 def _fail(message: str) -> NoReturn:
     print("error:", " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
+
+
+def print_table(table: Table) -> None:
+    """Print a table at its own width: in a narrower window its lines run over rather than lose digits."""
+    width = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    Console(width=width, highlight=False).print(table)
 
 
 def default_workers() -> int:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from nas.architecture.cost import Cost, cost_by_part
 from nas.architecture.hourglass import STRIDE
 from nas.architecture.spec import Architecture
-from nas.console import console, existing_file, run
+from nas.console import console, existing_file, print_table, run
 from nas.errors import UserError
 from nas.study.candidate import Candidate
 from nas.study.files import read_toml
@@ -50,7 +49,7 @@ def main(
         records = [counted.record(row) for row, counted in described]
         print(json.dumps(records if all_published else records[0], ensure_ascii=False))
     elif all_published:
-        _print(_published_table(described, input_size, joints))
+        print_table(_published_table(described, input_size, joints))
         for row, _ in described:
             if row.note:
                 console.print(f"{row.name}: {row.note}", soft_wrap=True)
@@ -58,7 +57,7 @@ def main(
         ((row, counted),) = described
         console.print("\n".join([*_headline(row, counted.candidate), *counted.structure()]), soft_wrap=True)
         console.print()
-        _print(counted.table())
+        print_table(counted.table())
 
 
 class _Counted:
@@ -219,12 +218,6 @@ def _published_table(described: list[tuple[Published, _Counted]], input_size: in
             ", ".join(f"{value:.2f} ({document})" for document, value in row.printed_pckh.items()) or "–",
         )
     return table
-
-
-def _print(table: Table) -> None:
-    """Print a table at its own width: in a narrower window its lines run over rather than lose digits."""
-    width = console.measure(table, options=console.options.update(max_width=1000)).maximum
-    Console(width=width, highlight=False).print(table)
 
 
 if __name__ == "__main__":

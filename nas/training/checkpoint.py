@@ -76,13 +76,18 @@ def load_network(path: Path, device: str | torch.device = "cpu") -> tuple[Hourgl
     """The network of a checkpoint with its averaged weights, in evaluation mode, and the checkpoint's content.
 
     Raises:
-        UserError: the checkpoint cannot be read.
+        UserError: the checkpoint cannot be read, or what it holds does not make a network.
     """
     content = load_checkpoint(path, device)
-    height, width = content["input_size"]
-    skeleton = Skeleton.from_json(content["skeleton"])
-    network = build_network(Architecture.from_dict(content["architecture"]), len(skeleton.joints), (height, width))
-    network.load_state_dict(content["average"])
+    try:
+        height, width = content["input_size"]
+        skeleton = Skeleton.from_json(content["skeleton"])
+        network = build_network(Architecture.from_dict(content["architecture"]), len(skeleton.joints), (height, width))
+        network.load_state_dict(content["average"])
+        Schedule.from_dict(content["schedule"])  # what callers read from it is there
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: its parts do not make a network ({reason}); train again") from error
     return network.to(device).eval(), content
 
 
