@@ -66,7 +66,8 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
         raise
     except Exception as error:  # damaged bytes make the unpickler stumble in any way
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a readable checkpoint ({first}); delete it and train again") from error
+        remedy = "give a .pt file that nas.retrain wrote; if this is one, delete it and train again"
+        raise UserError(f"{path}: not a readable checkpoint ({first}); {remedy}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this version ({FORMAT}); train again with this version")
     return content
