@@ -132,9 +132,9 @@ def network_scores(
     torso = _torso(skeleton, metric, data)
     people = fit_to_input(PackedPeople.load(data, split, place), size)
     if people.box < size:
-        stderr.print(f"note: {data} was packed at {people.box} pixels; enlarged to the network's {size}", markup=False)
+        _note(f"{data} was packed at {people.box} pixels; enlarged to the network's {size}")
     if split != "valid" and content.get("people", [""])[0] == people.checksum:
-        stderr.print(f"note: the network was trained with this file; it may know its {split} people", markup=False)
+        _note(f"the network was trained with this file; it may know its {split} people")
 
     flips = (False, True) if flip is None else (flip,)
     with progress("predicting", len(people), every=30.0) as advance:
@@ -275,6 +275,10 @@ def _print_scores(
     console.print(f"95 %: bootstrap over people, {RESAMPLES:,} draws", soft_wrap=True)
     if yardstick.left_out:
         console.print(f"left out: {yardstick.left_out:,} people whose torso is not labelled", soft_wrap=True)
+
+
+def _note(text: str) -> None:
+    stderr.print(f"note: {text}", soft_wrap=True, markup=False)
 
 
 def _percent(value: float, digits: int = 3) -> str:
