@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import scipy.io
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nas.data.people import MPII, Skeleton
-from nas.training.metrics import Accuracy, head_yardstick, intervals, pck, pckh, scores
+from nas.training.metrics import Accuracy, head_yardstick, intervals, pck, pckh, scores, torso_yardstick
 
 PAIR = Skeleton("pair", ("a", "b", "c"), (), (), {"one": (0,), "two": (1,)})  # c is not scored
 
@@ -103,6 +104,18 @@ def test_pck_measures_in_torsos() -> None:
     nobody = pck(predicted[2:], truth[2:].float(), labelled[2:], (0, 1), PAIR)
     assert math.isnan(nobody.mean)
     assert (nobody.people, nobody.left_out) == (0, 2)
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_torsos_of_flic_are_those_of_its_annotation(shared_data: Path, split: str) -> None:
+    # Its other files exchange left and right of people seen from behind, 5 %, and leave the measure as it was.
+    with h5py.File(shared_data / "flic" / "annot" / f"{split}_personcentric.h5") as file:
+        truth, size = (torch.from_numpy(file[key][:].astype("float64")) for key in ("part", "normalize"))
+    yardstick = torso_yardstick(
+        truth, torch.ones(truth.shape[:2], dtype=torch.bool), (3, 6)
+    )  # right shoulder, left hip
+    assert yardstick.left_out == 0
+    assert torch.allclose(yardstick.size, size, atol=0.01)
 
 
 def sample(people: int, seed: int, chance: float = 0.7) -> tuple[Tensor, Tensor]:
