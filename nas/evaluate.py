@@ -133,7 +133,8 @@ def network_scores(
     people = fit_to_input(PackedPeople.load(data, split, place), size)
     if people.box < size:
         _note(f"{data} was packed at {people.box} pixels; enlarged to the network's {size}")
-    if split != "valid" and content.get("people", [""])[0] == people.checksum:
+    known = content.get("people")  # checksum and number
+    if split != "valid" and isinstance(known, list) and people.checksum in known:
         _note(f"the network was trained with this file; it may know its {split} people")
 
     flips = (False, True) if flip is None else (flip,)

@@ -86,7 +86,7 @@ def load_network(path: Path, device: str | torch.device = "cpu") -> tuple[Hourgl
         network = build_network(Architecture.from_dict(content["architecture"]), len(skeleton.joints), (height, width))
         network.load_state_dict(content["average"])
         Schedule.from_dict(content["schedule"])  # what callers read from it is there
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, ImportError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
         raise UserError(f"{path}: its parts do not make a network ({reason}); train again") from error
     return network.to(device).eval(), content
