@@ -23,6 +23,7 @@ from nas.study.counting import count_architectures
 from nas.study.files import find, read_toml
 from nas.study.published import INPUT_SIZE, JOINTS, Published, named, published
 from nas.study.space import SearchSpace
+from nas.training.devices import device_named
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -85,11 +86,7 @@ def _time(networks: list[_Counted], batch: int, device: str, threads: int) -> No
     for flag, value in (("--batch", batch), ("--threads", threads)):
         if value < 1:
             raise UserError(f"{flag} {value}: must be at least 1")
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device}: must be auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch sees no CUDA device here; use --device cpu")
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    place = device_named(device)
     torch.set_num_threads(threads)
     with progress("timing", len(networks)) as advance:
         for done, counted in enumerate(networks, start=1):

@@ -15,6 +15,7 @@ from nas.errors import UserError
 from nas.study.display import clock, short
 from nas.study.experiment import load
 from nas.study.full import Result, choose, processes, retrain
+from nas.training.devices import device_named
 from nas.training.loop import Epoch
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -44,8 +45,7 @@ def main(
 
     Example: python -m nas.retrain --study quickstart --pick knee
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device}: must be auto, cpu or cuda")
+    place = device_named(device)
     if threads < 1:
         raise UserError(f"--threads {threads}: must be at least 1")
     experiment, opened = load(study, runs, storage)
@@ -62,14 +62,14 @@ def main(
     choices = choose(experiment, opened, trial, pick, all_front, published)
     torch.set_num_threads(threads)
     results = []
-    with processes(device) as (rank, place):
+    with processes(place) as (rank, mine):
         talk = rank == 0 and not as_json
         for choice in choices:
             if talk:
                 cost = experiment.cost(choice.candidate)
                 console.print(
                     f"{choice.label}: {choice.candidate}: {short(cost.params)} params, {short(cost.madds)} MAdds, "
-                    f"{schedule.steps * schedule.batch:,} pictures on {place}",
+                    f"{schedule.steps * schedule.batch:,} pictures on {mine}",
                     soft_wrap=True,
                 )
 
@@ -87,7 +87,7 @@ def main(
                     opened,
                     choice,
                     schedule,
-                    place,
+                    mine,
                     rank,
                     after_epoch=say,
                     after_step=(lambda step: advance(step * schedule.batch)) if talk else (lambda step: None),

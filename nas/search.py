@@ -21,6 +21,7 @@ from nas.study.files import find
 from nas.study.front import hypervolume
 from nas.study.storage import count, default_url, masked
 from nas.study.workers import devices_for, search
+from nas.training.devices import device_named
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -76,8 +77,7 @@ def main(
         raise UserError(f"--trials {trials}: must be at least 1")
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: must be at least 1")
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {device}: must be auto, cpu or cuda")
+    place = device_named(device)
     config = _with_flags(
         StudyConfig.read(study),
         {
@@ -93,9 +93,7 @@ def main(
             "sampler.name": sampler,
         },
     )
-    places = devices_for(device, workers or 1)
-    if workers is None:
-        places = devices_for(device, default_workers() if places[0] == "cpu" else torch.cuda.device_count())
+    places = devices_for(place, workers or (default_workers() if place == "cpu" else torch.cuda.device_count()))
     experiment = prepare(config, runs, storage)
     opened = experiment.open_study()
 

@@ -57,11 +57,13 @@ except (ImportError, ValueError, OSError):
 try:
     if kind == "MATLAB":
         import scipy.io
-        found = scipy.io.loadmat(path, variable_names=names)
+        found = scipy.io.loadmat(path, variable_names=names or None)
     else:
         import h5py
         with h5py.File(path, "r", locking=False) as file:
-            found = {name: file[name][()] for name in names if name in file}
+            found = {name: file[name][()] for name in names or file if isinstance(file.get(name), h5py.Dataset)}
+    plain = {name: value for name, value in found.items() if isinstance(value, (np.ndarray, np.generic))}
+    names = names or [name for name, value in plain.items() if value.dtype.kind in "biuf"]
     arrays = {name: np.asarray(found[name]) for name in names if name in found}
     for name, array in arrays.items():
         if array.dtype.kind == "O":
@@ -69,7 +71,7 @@ try:
         if arrays[name].dtype.hasobject:
             raise TypeError(f"{name!r} holds neither numbers nor texts")
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **{f"@{name}": array for name, array in arrays.items()})  # an array may be called "file"
 except Exception as error:
     sys.exit(f"not {kind}, truncated or damaged ({type(error).__name__}: {error})".replace("\\n", " ")[:200])
 sys.stdout.buffer.write(buffer.getvalue())
@@ -83,7 +85,7 @@ def read_arrays(path: Path, kind: Literal["MATLAB", "HDF5"], names: Sequence[str
     Args:
         path: the file.
         kind: its format; MATLAB up to version 7.2.
-        names: the arrays, all of which must be there.
+        names: the arrays, all of which must be there; none: every array of numbers that the file has.
         remedy: what a person should do about a wrong file; ends the error's line.
 
     Returns:
@@ -103,7 +105,7 @@ def read_arrays(path: Path, kind: Literal["MATLAB", "HDF5"], names: Sequence[str
         said = reader.stderr.decode(errors="replace").strip().splitlines() if reader.returncode > 0 else []
         raise UserError(f"{path}: {said[-1] if said else f'damaged, it crashes the {kind} reader'}; {remedy}")
     with np.load(io.BytesIO(reader.stdout), allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+        arrays = {name.removeprefix("@"): archive[name] for name in archive.files}
     for name in names:
         if name not in arrays:
             raise UserError(f"{path}: holds no {name!r}; {remedy}")

@@ -131,14 +131,12 @@ def processes(device: str) -> Iterator[tuple[int, str]]:
     """Join the other processes of a ``torchrun``, if there are any.
 
     Args:
-        device: "auto", "cpu" or "cuda".
+        device: "cpu" or "cuda".
 
     Yields:
         this process's rank and device.
     """
-    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    if cuda and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch sees no CUDA device here; use --device cpu")
+    cuda = device == "cuda"
     if "RANK" not in os.environ:
         yield 0, "cuda" if cuda else "cpu"
         return

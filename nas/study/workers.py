@@ -72,18 +72,9 @@ class Progress:
 
 
 def devices_for(device: str, workers: int) -> list[str]:
-    """The device of each worker: GPUs in turn, or the CPU.
-
-    Raises:
-        UserError: CUDA was asked for and there is none.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    """The device of each worker: the CPU, or "cuda": GPUs in turn."""
     if device == "cuda":
-        gpus = torch.cuda.device_count()
-        if not gpus:
-            raise UserError("--device cuda: PyTorch sees no CUDA device here; use --device cpu")
-        return [f"cuda:{i % gpus}" for i in range(workers)]
+        return [f"cuda:{i % torch.cuda.device_count()}" for i in range(workers)]
     return [device] * workers
 
 

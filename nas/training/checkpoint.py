@@ -66,7 +66,8 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
         raise
     except Exception as error:  # damaged bytes make the unpickler stumble in any way
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a readable checkpoint ({first}); delete it and train again") from error
+        remedy = "give a .pt file that nas.retrain wrote; if this is one, delete it and train again"
+        raise UserError(f"{path}: not a readable checkpoint ({first}); {remedy}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this version ({FORMAT}); train again with this version")
     return content
@@ -76,13 +77,18 @@ def load_network(path: Path, device: str | torch.device = "cpu") -> tuple[Hourgl
     """The network of a checkpoint with its averaged weights, in evaluation mode, and the checkpoint's content.
 
     Raises:
-        UserError: the checkpoint cannot be read.
+        UserError: the checkpoint cannot be read, or what it holds does not make a network.
     """
     content = load_checkpoint(path, device)
-    height, width = content["input_size"]
-    skeleton = Skeleton.from_json(content["skeleton"])
-    network = build_network(Architecture.from_dict(content["architecture"]), len(skeleton.joints), (height, width))
-    network.load_state_dict(content["average"])
+    try:
+        height, width = content["input_size"]
+        skeleton = Skeleton.from_json(content["skeleton"])
+        network = build_network(Architecture.from_dict(content["architecture"]), len(skeleton.joints), (height, width))
+        network.load_state_dict(content["average"])
+        Schedule.from_dict(content["schedule"])  # what callers read from it is there
+    except (AttributeError, ImportError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: its parts do not make a network ({reason}); train again") from error
     return network.to(device).eval(), content
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,14 +18,29 @@ from nas.training.schedule import Schedule
 
 
 @dataclass(frozen=True, eq=False)
+class Predictions:
+    """What every hourglass of a network says of everybody.
+
+    Attributes:
+        positions: one (N, J, 2) for each hourglass, in original pixels.
+        confidence: (N, J) peak values of the last hourglass's maps.
+        spread: how far a joint's predictions of the last hourglass differ between people, in box sides (root mean
+            square); near 0, the network says the same of everybody.
+    """
+
+    positions: tuple[Tensor, ...]
+    confidence: Tensor
+    spread: float
+
+
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """Attributes:
     accuracy: PCKh@0.5 of the last hourglass.
     stages: PCKh@0.5 mean of every hourglass.
     predictions: (N, J, 2) positions of the last hourglass in original pixels.
     confidence: (N, J) peak values.
-    spread: how far a joint's predictions differ between people, in box sides (root mean square); near 0, the
-        network says the same of everybody.
+    spread: as in :class:`Predictions`.
     """
 
     accuracy: Accuracy
@@ -35,6 +51,68 @@ class Evaluation:
 
 
 @torch.no_grad()
+def predict(
+    network: nn.Module,
+    people: PackedPeople,
+    schedule: Schedule,
+    input_size: int,
+    *,
+    flips: Sequence[bool] = (False,),
+    batch: int = 128,
+    after_batch: Callable[[int], None] = lambda done: None,
+) -> list[Predictions]:
+    """Show every person to the network once, and its mirrored picture too where that is wanted.
+
+    Args:
+        network: returns :class:`~nas.architecture.hourglass.Output`; left in the mode that it was in.
+        people: on the network's device, fitted to the input size.
+        schedule: says how heatmaps were trained and how they are decoded.
+        input_size: H = W of the pictures.
+        flips: one answer for each: whether to average the maps with those of the mirrored picture (Newell et al.
+            2016, section 4.1). Both together cost no more than the second alone.
+        batch: pictures at a time.
+        after_batch: called with the number of people done.
+    """
+    training = network.training
+    network.eval()
+    device = people.crops.device
+    positions: list[list[list[Tensor]]] = [[] for _ in flips]  # of each flip, batch and hourglass
+    peaks: list[list[Tensor]] = [[] for _ in flips]
+    answers: list[list[Tensor]] = [[] for _ in flips]
+    done = 0
+    for indices in torch.arange(len(people), device=device).split(batch):
+        to_crop = centred(people, len(indices), input_size)
+        images = cut(people, indices, input_size, to_crop).images
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            maps = [as_maps(raw, schedule.loss) for raw in network(images).heatmaps]
+            both = maps
+            if any(flips):
+                mirrored = network(images.flip(-1)).heatmaps
+                order = people.skeleton.flip_order
+                both = [
+                    (a + flip_maps(as_maps(b, schedule.loss), order)) / 2 for a, b in zip(maps, mirrored, strict=True)
+                ]
+        for of_flip, flip in enumerate(flips):
+            stages = []
+            for heatmaps in both if flip else maps:
+                cells, peak = decode(heatmaps, schedule.decoder)
+                stages.append(to_original(people, indices, cells * STRIDE, to_crop))
+            positions[of_flip].append(stages)
+            peaks[of_flip].append(peak)
+            answers[of_flip].append(cells * STRIDE / input_size)
+        done += len(indices)
+        after_batch(done)
+    network.train(training)
+    return [
+        Predictions(
+            tuple(torch.cat(parts) for parts in zip(*batches, strict=True)),
+            torch.cat(peak),
+            float(torch.cat(answer).std(dim=0, correction=0).square().sum(-1).mean().sqrt()),
+        )
+        for batches, peak, answer in zip(positions, peaks, answers, strict=True)
+    ]
+
+
 def evaluate(
     network: nn.Module,
     people: PackedPeople,
@@ -44,42 +122,9 @@ def evaluate(
     flip: bool = False,
     batch: int = 128,
 ) -> Evaluation:
-    """Predict every person once and score the predictions.
-
-    Args:
-        network: returns :class:`~nas.architecture.hourglass.Output`; left in the mode that it was in.
-        people: on the network's device, fitted to the input size.
-        schedule: says how heatmaps were trained and how they are decoded.
-        input_size: H = W of the pictures.
-        flip: average the maps with those of the mirrored picture (Newell et al. 2016, section 4.1).
-        batch: pictures at a time.
-    """
-    training = network.training
-    network.eval()
-    device = people.crops.device
-    found: list[list[Tensor]] = []
-    peaks, spreads = [], []
-    for indices in torch.arange(len(people), device=device).split(batch):
-        to_crop = centred(people, len(indices), input_size)
-        images = cut(people, indices, input_size, to_crop).images
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            maps = [as_maps(raw, schedule.loss) for raw in network(images).heatmaps]
-            if flip:
-                mirrored = network(images.flip(-1)).heatmaps
-                order = people.skeleton.flip_order
-                maps = [
-                    (a + flip_maps(as_maps(b, schedule.loss), order)) / 2 for a, b in zip(maps, mirrored, strict=True)
-                ]
-        stages = []
-        for heatmaps in maps:
-            cells, peak = decode(heatmaps, schedule.decoder)
-            stages.append(to_original(people, indices, cells * STRIDE, to_crop))
-        found.append(stages)
-        peaks.append(peak)
-        spreads.append(cells * STRIDE / input_size)
-    network.train(training)
-    by_stage = [torch.cat(parts) for parts in zip(*found, strict=True)]
+    """Predict every person once and score the predictions; arguments as for :func:`predict`."""
+    (said,) = predict(network, people, schedule, input_size, flips=(flip,), batch=batch)
     truth = people.original_joints()
-    scores = [pckh(positions, truth, people.labelled, people.head_size, people.skeleton) for positions in by_stage]
-    spread = float(torch.cat(spreads).std(dim=0, correction=0).square().sum(-1).mean().sqrt())
-    return Evaluation(scores[-1], tuple(s.mean for s in scores), by_stage[-1], torch.cat(peaks), spread)
+    scores = [pckh(at, truth, people.labelled, people.head_size, people.skeleton) for at in said.positions]
+    stages = tuple(score.mean for score in scores)
+    return Evaluation(scores[-1], stages, said.positions[-1], said.confidence, said.spread)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas.architecture.hourglass import STRIDE, Output
+from nas.architecture.hourglass import STRIDE, Output, build_network
+from nas.architecture.spec import Architecture
 from nas.data.batches import centred, cut, fit_to_input
 from nas.data.packed import PackedPeople
-from nas.training.evaluation import evaluate
+from nas.training.evaluation import evaluate, predict
 from nas.training.heatmaps import Decoder, encode
 from nas.training.losses import HeatmapLoss
 from nas.training.schedule import Schedule
@@ -99,3 +100,18 @@ def test_spread_tells_an_answer_from_none(held_out: PackedPeople) -> None:
 
     assert evaluate(Middle(), held_out, Schedule(16, 1), 64).spread < 1e-6
     assert evaluate(Oracle(held_out, 64, "mse"), held_out, Schedule(16, 1), 64).spread > 0.05
+
+
+def test_both_flips_at_once_are_what_each_gives_alone(held_out: PackedPeople, tiny: Architecture) -> None:
+    network = build_network(tiny, 16, (64, 64), seed=0)
+    schedule = Schedule(16, 1, loss="cross_entropy")
+    done: list[int] = []
+    both = predict(network, held_out, schedule, 64, flips=(False, True), batch=25, after_batch=done.append)
+    assert done == [25, 50, 60]
+    for flip, said in zip((False, True), both, strict=True):
+        alone = evaluate(network, held_out, schedule, 64, flip=flip, batch=25)
+        assert len(said.positions) == 2
+        assert torch.equal(said.positions[-1], alone.predictions)
+        assert torch.equal(said.confidence, alone.confidence)
+        assert said.spread == alone.spread
+    assert not torch.equal(both[0].positions[-1], both[1].positions[-1])

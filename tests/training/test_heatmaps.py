@@ -24,6 +24,7 @@ def test_dark_finds_a_perfect_peak_everywhere(size: tuple[int, int], sigma: floa
     truth = positions(size)
     found, peak = decode(encode(truth, size, sigma), "dark")
     assert (found - truth).norm(dim=-1).max() < 0.1
+    assert (found - truth).mean(dim=(0, 1)).abs().max() < 0.002, "biased"
     assert peak.min() >= math.exp(-0.25 / sigma**2) - 1e-6  # the nearest cell's centre is at most half a cell away
 
 
@@ -34,6 +35,7 @@ def test_quarter_finds_a_perfect_peak_within_its_resolution(sigma: float) -> Non
     error = (found - truth).abs()
     in_border_cell = (truth < 1) | (truth > 15)
     assert error[~in_border_cell].max() < 0.3
+    assert (found - truth)[~in_border_cell].mean().abs() < 0.02, "biased"
     # In a border cell one neighbour is missing, and the answer is the cell's centre; never beyond the map.
     assert error[in_border_cell].max() <= 0.5 + 1e-5
     assert inside(found, (16, 16)).all()
