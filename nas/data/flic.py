@@ -169,6 +169,8 @@ def _numbers(where: str, fields: Mapping[str, Any], key: str, shape: tuple[int, 
         numbers = np.array(value, np.float64)
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}.{key} is {short(value)}, expected numbers {shape}; {_REMEDY}") from error
+    if numbers.shape == () and shape == (1, 1):
+        numbers = numbers.reshape(shape)
     if numbers.shape != shape:
         raise UserError(f"{where}.{key} has shape {numbers.shape}, expected {shape}; {_REMEDY}")
     if (np.abs(numbers) >= LARGEST).any():

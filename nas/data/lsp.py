@@ -10,8 +10,8 @@ Coordinates. Those of LSPET are fractional: clicks on a web page, scaled with th
 none can be told from the pictures to better than half a pixel (a third of a percent of a person), but the data speak
 for 0: over 5,000 people visible joints reach from −1.2 to H − 1.1 and from 0.2 to W − 1.2, eight of them lie below
 the 0.5 where a picture counted from 1 would begin, one at exactly 0, and joints outside the picture were parked at a
-y of exactly 0. So they are taken as they are: distances from the picture's left and top edge. LSP's come from the
-same tool and are taken alike.
+y of exactly 0. So they are taken as they are: distances from the picture's left and top edge. LSP's, which
+nobody could look at here, are taken alike.
 """
 
 from __future__ import annotations

@@ -146,5 +146,5 @@ def _structs(fields: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 
 def _flags(value: Any) -> list[Any]:
     """A matrix's numbers in one list, whether it is a row or a column."""
-    rows = value if isinstance(value, list) else []
+    rows = value if isinstance(value, list) else [[value]]
     return [number for row in rows if isinstance(row, list) for number in row]

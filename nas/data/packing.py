@@ -101,7 +101,9 @@ def read_arrays(path: Path, kind: Literal["MATLAB", "HDF5"], names: Sequence[str
     return arrays
 
 
-def read_apart(path: Path, kind: str, script: str, arguments: Sequence[str], remedy: str) -> bytes:
+def read_apart(
+    path: Path, kind: str, script: str, arguments: Sequence[str], remedy: str, seconds: float = _READ_SECONDS
+) -> bytes:
     """Run a Python script, which reads a file whose content cannot be trusted, in a process of its own.
 
     Args:
@@ -110,6 +112,7 @@ def read_apart(path: Path, kind: str, script: str, arguments: Sequence[str], rem
         script: writes what it found to standard output; or exits with one line that says what is wrong.
         arguments: for the script.
         remedy: what a person should do about a wrong file; ends the error's line.
+        seconds: how long it may take.
 
     Raises:
         UserError: the file is missing, or the script failed, crashed or took too long.
@@ -118,9 +121,9 @@ def read_apart(path: Path, kind: str, script: str, arguments: Sequence[str], rem
         raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}; {remedy}")
     command = [sys.executable, "-c", script, *arguments]
     try:
-        reader = subprocess.run(command, capture_output=True, timeout=_READ_SECONDS, check=False)
+        reader = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"{path}: damaged, not read within {_READ_SECONDS} s; {remedy}") from error
+        raise UserError(f"{path}: damaged, not read within {seconds:.0f} s; {remedy}") from error
     if reader.returncode:
         said = reader.stderr.decode(errors="replace").strip().splitlines() if reader.returncode > 0 else []
         raise UserError(f"{path}: {said[-1] if said else f'damaged, it crashes the {kind} reader'}; {remedy}")
