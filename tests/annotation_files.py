@@ -64,10 +64,10 @@ def save_release(path: Path, pictures: Sequence[tuple[str, Any, int]]) -> Path:
     """
     rows = []
     for name, people, _ in pictures:
-        found = structs(people, [f for f in ANNORECT if any(f in p for p in people)]) if type(people) is list else people
-        rows.append(
-            {"image": structs([{"name": name}], ["name"]), "annorect": found, "frame_sec": 3, "vididx": EMPTY}
+        found = (
+            structs(people, [f for f in ANNORECT if any(f in p for p in people)]) if type(people) is list else people
         )
+        rows.append({"image": structs([{"name": name}], ["name"]), "annorect": found, "frame_sec": 3, "vididx": EMPTY})
     release = {
         "annolist": structs(rows, ["image", "annorect", "frame_sec", "vididx"]),
         "img_train": np.array([[float(flag) for _, _, flag in pictures]]),
@@ -122,7 +122,7 @@ def pytorch_pose(image: str = "a.jpg", seed: int = 0, **changes: Any) -> dict[st
 def flic_content(people: int = 4) -> dict[str, NDArray[Any]]:
     """The hourglass layout of FLIC: upright people who face the camera."""
     one = [(240, 100), (250, 140), (255, 180), (160, 100), (150, 140), (145, 180),
-           (225, 200), (175, 200), (210, 60), (190, 60), (200, 70)]  # fmt: skip
+           (228, 200), (175, 200), (210, 60), (190, 60), (200, 70)]  # fmt: skip
     part = np.repeat(np.array([one], np.float64), people, 0)
     return {
         "imgname": np.array([f"film-{i:08d}.jpg" for i in range(people)], "S43"),
@@ -134,7 +134,17 @@ def flic_content(people: int = 4) -> dict[str, NDArray[Any]]:
 
 
 FLIC_COLUMNS = [0, 1, 2, 3, 4, 5, 6, 9, 12, 13, 16]
-EXAMPLE = ("poselet_hit_idx", "moviename", "coords", "filepath", "imgdims", "currframe", "torsobox", "istrain", "istest")
+EXAMPLE = (
+    "poselet_hit_idx",
+    "moviename",
+    "coords",
+    "filepath",
+    "imgdims",
+    "currframe",
+    "torsobox",
+    "istrain",
+    "istest",
+)
 
 
 def flic_examples(people: int = 4, tested: int = 2, **changes: Any) -> list[dict[str, Any]]:
@@ -184,7 +194,7 @@ def coco(people: int = 2) -> dict[str, Any]:
         "info": {"year": 2017},
         "images": [{"id": i, "file_name": f"{i:012d}.jpg", "width": 120, "height": 100} for i in range(people)],
         "annotations": [
-            {"id": i, "image_id": i, "category_id": 1, "keypoints": keypoints, "num_keypoints": 7, "iscrowd": 0,
+            {"id": i, "image_id": i, "category_id": 1, "keypoints": list(keypoints), "num_keypoints": 7, "iscrowd": 0,
              "bbox": [20.0, 10.0, 80.0, 100.0], "area": 80.0}
             for i in range(people)
         ],

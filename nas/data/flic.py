@@ -164,7 +164,7 @@ def _somebody(path: Path, people: Sequence[Person], dropped: Mapping[str, int]) 
 
 def _numbers(where: str, fields: Mapping[str, Any], key: str, shape: tuple[int, int]) -> NDArray[np.float64]:
     """A field's matrix; what is not known in it is NaN."""
-    value = fields.get(key)
+    value = fields.get(key, "missing")
     try:
         numbers = np.array(value, np.float64)
     except (TypeError, ValueError) as error:
