@@ -108,7 +108,9 @@ def test_other_files(tmp_path: Path) -> None:
     scipy.io.savemat(tmp_path / "b.mat", {"joints": np.zeros(3)})
     refused(tmp_path / "b.mat", "holds no 'examples'")
     missing = [name for name in EXAMPLE if name != "coords"]
-    refused(save_examples(tmp_path / "c.mat", flic_examples(), missing), "examples(1).coords is 'missing', expected numbers")
+    refused(
+        save_examples(tmp_path / "c.mat", flic_examples(), missing), "examples(1).coords is 'missing', expected numbers"
+    )
     content = flic_content()
     content["part"] = np.zeros((4, 16, 2))
     refused(save_h5(tmp_path / "d.h5", content), "expected numbers (4, 11, 2)")
