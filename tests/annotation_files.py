@@ -55,12 +55,13 @@ def release_person(
 ANNORECT = ("x1", "y1", "x2", "y2", "annopoints", "scale", "objpos")
 
 
-def save_release(path: Path, pictures: Sequence[tuple[str, Any, int]]) -> Path:
+def save_release(path: Path, pictures: Sequence[tuple[str, Any, int]], compress: bool = True) -> Path:
     """Write ``RELEASE`` in MPII's structure.
 
     Args:
         path: the file.
         pictures: name, ``annorect`` (rows for :func:`structs`, or any value) and ``img_train`` of each.
+        compress: as MATLAB does by default.
     """
     rows = []
     for name, people, _ in pictures:
@@ -74,7 +75,7 @@ def save_release(path: Path, pictures: Sequence[tuple[str, Any, int]]) -> Path:
         "version": "12",
         "single_person": np.array([[1.0], [2.0]]),
     }
-    scipy.io.savemat(path, {"RELEASE": structs([release], list(release))}, do_compression=True)
+    scipy.io.savemat(path, {"RELEASE": structs([release], list(release))}, do_compression=compress)
     return path
 
 

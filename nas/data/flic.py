@@ -167,7 +167,7 @@ def _numbers(where: str, fields: Mapping[str, Any], key: str, shape: tuple[int, 
     value = fields.get(key, "missing")
     try:
         numbers = np.array(value, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{where}.{key} is {short(value)}, expected numbers {shape}; {_REMEDY}") from error
     if numbers.shape == () and shape == (1, 1):
         numbers = numbers.reshape(shape)

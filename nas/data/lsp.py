@@ -84,7 +84,7 @@ def read_leeds(path: Path, splits: Mapping[str, float] = SPLITS) -> Annotations:
     if extended:
         labelled &= (flags == 1) & (points >= 0).all(-1)
     used = points[flags == 1] if extended else points
-    if np.abs(used).max(initial=0) > LARGEST:
+    if (np.abs(used) > LARGEST).any():
         raise UserError(f"{path}: 'joints' has coordinates beyond any picture; {_REMEDY}")
     people = []
     dropped = 0

@@ -80,7 +80,7 @@ def read_structs(path: Path, name: str, fields: Sequence[str], remedy: str) -> l
             gc.enable()
     if found is None:
         raise UserError(f"{path}: holds no {name!r}; {remedy}")
-    if not isinstance(found, list) or not found or not isinstance(found[0], dict):
+    if not isinstance(found, list) or not found or not all(isinstance(element, dict) for element in found):
         raise UserError(f"{path}: {name!r} is not a struct; {remedy}")
     return found
 

@@ -58,9 +58,9 @@ def mpii_person(
 def derived_head_size(joints: NDArray[np.float64], labelled: NDArray[np.bool_], size: float) -> float:
     """The head size (0.6 × the head box's diagonal) of a person whose head box a format leaves out.
 
-    It is 0.75 × the distance from upper neck to head top, which on MPII's validation people is right to within 1 %;
-    where these are not both labelled (26 of the 2,958), 0.44 × the distance between the middles of shoulders and hips,
-    else 0.10 × the box.
+    It is 0.75 × the distance from upper neck to head top, which for 94 % of MPII's validation people is right to 0.1 %
+    and for the middle 98 % to 0.9 %; where these are not both labelled (26 of the 2,958), 0.44 × the distance between
+    the middles of shoulders and hips, else 0.10 × the box.
 
     Args:
         joints: (16, 2).

@@ -53,7 +53,7 @@ def read_mpii_release(path: Path, splits: Mapping[str, float]) -> tuple[list[Per
     """
     release = read_structs(path, "RELEASE", _FIELDS, _REMEDY)[0]
     pictures = release.get("annolist")
-    if not isinstance(pictures, list) or not pictures or not isinstance(pictures[0], dict):
+    if not isinstance(pictures, list) or not pictures or not all(isinstance(picture, dict) for picture in pictures):
         raise UserError(f"{path}: RELEASE.annolist is not a list of pictures; {_REMEDY}")
     training = _flags(release.get("img_train"))
     if len(training) != len(pictures) or any(flag not in (0, 1) for flag in training):
@@ -139,7 +139,7 @@ def _structs(fields: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     value = fields.get(key, [])
     if value in ([], "", [[]]):
         return []
-    if not isinstance(value, list) or not isinstance(value[0], dict):
+    if not isinstance(value, list) or not all(isinstance(element, dict) for element in value):
         raise _WrongError(f".{key} is {short(value)}, expected a struct")
     return value
 
