@@ -79,14 +79,13 @@ class Skeleton:
     def from_json(cls, text: str) -> Skeleton:
         """Read what :meth:`to_json` wrote. Raises KeyError, TypeError or ValueError on anything else."""
         raw = json.loads(text)
-        torso = raw.get("torso")
         return cls(
             name=str(raw["name"]),
             joints=tuple(str(j) for j in raw["joints"]),
             flip_pairs=tuple((int(a), int(b)) for a, b in raw["flip_pairs"]),
             limbs=tuple((int(a), int(b)) for a, b in raw["limbs"]),
             groups={str(k): tuple(int(j) for j in v) for k, v in raw["groups"].items()},
-            torso=(int(torso[0]), int(torso[1])) if torso else None,
+            torso=(int(raw["torso"][0]), int(raw["torso"][1])) if raw.get("torso") else None,
         )
 
 

@@ -44,6 +44,8 @@ class Annotations:
 def together(files: Sequence[Sequence[Person]]) -> tuple[list[Person], dict[str, int]]:
     """The people of several files, those that are in more than one taken from the first.
 
+    Whoever one of the files validates is validated.
+
     Returns:
         The people, and how many were left out, by reason.
     """
@@ -51,8 +53,9 @@ def together(files: Sequence[Sequence[Person]]) -> tuple[list[Person], dict[str,
     doubles = 0
     for found in files:
         is_known = _listed(people)
+        is_validated = _listed([person for person in found if person.split == "valid"])
         new = [person for person in found if not is_known(person)]
-        people += new
+        people = [replace(person, split="valid") if is_validated(person) else person for person in people] + new
         doubles += len(found) - len(new)
     return people, {"in an earlier file already": doubles} if doubles else {}
 

@@ -57,6 +57,10 @@ def test_people_of_two_files_are_taken_once() -> None:
     people, dropped = together([first, [person("a", x=10.9), person("a", x=12), person("c")], [person("c")]])
     assert [one.image for one in people] == ["a", "a", "b", "a", "c"]
     assert dropped == {"in an earlier file already": 2}
+    people, _ = together([first, [person("b", "valid")]])
+    assert [one.split for one in people] == ["train", "train", "valid"]
+    people, _ = together([[person("b", "valid")], first])
+    assert [(one.image, one.split) for one in people] == [("b", "valid"), ("a", "train"), ("a", "train")]
 
 
 def test_names_of_pictures(tmp_path: Path) -> None:
