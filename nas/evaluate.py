@@ -237,10 +237,9 @@ def _torso(skeleton: Skeleton, metric: str, data: Path) -> tuple[int, int] | Non
     """The joints that PCK measures by; None for PCKh."""
     if metric not in ("auto", "pckh", "pck"):
         raise UserError(f"--metric {metric}: must be auto, pckh or pck")
-    torso: tuple[int, int] | None = getattr(skeleton, "torso", None)
-    if metric == "pck" and torso is None:
+    if metric == "pck" and skeleton.torso is None:
         raise UserError(f"--metric pck: skeleton {skeleton.name} of --data {data} has no torso; use --metric pckh")
-    return None if metric == "pckh" else torso
+    return None if metric == "pckh" else skeleton.torso
 
 
 def _print_scores(

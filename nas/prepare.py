@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import typer
@@ -19,11 +22,24 @@ from nas.console import (
     run,
     writable_directory,
 )
-from nas.data.lsp import read_lspet
-from nas.data.mpii import read_mpii_hourglass_h5
+from nas.data.coco import read_coco, read_skeleton
+from nas.data.flic import EITHER, read_flic
+from nas.data.lsp import read_leeds
+from nas.data.mpii import read_mpii
 from nas.data.packed import crop_side, describe_packed
 from nas.data.packing import missing_pictures, pack, pack_synthetic
-from nas.data.people import LSP, MPII, SPLITS, Person, Skeleton
+from nas.data.people import FLIC, LSP, MPII, SPLITS, Person, Skeleton
+from nas.data.splits import (
+    TRAINING,
+    UNDIVIDED,
+    VALIDATION,
+    Annotations,
+    keep_apart,
+    read_names,
+    together,
+    validate_people,
+    validate_pictures,
+)
 from nas.data.synthetic import Figures
 from nas.errors import UserError
 
@@ -35,68 +51,168 @@ app = typer.Typer(
     epilog="Example: python -m nas.prepare lsp --images lspet/images --annotations lspet/joints.mat --out lspet.h5",
 )
 
+Reader = Callable[[Path, Mapping[str, float]], Annotations]
+
+_DIVIDED = "its pictures are divided into 80 % train, 10 % holdout, 10 % valid by a hash of their names"
+
 Images = Annotated[Path, typer.Option(help="Folder with the pictures.")]
 Out = Annotated[Path, typer.Option(help="The packed file; an existing one is replaced once the new one is complete.")]
 Box = Annotated[int, typer.Option(min=16, max=1024, help="Side of a person's box in the packed crops, in pixels.")]
 Workers = Annotated[int, typer.Option(min=0, max=256, help="Parallel workers; 0: one for each core.")]
+AnnotationFiles = Annotated[list[Path] | None, typer.Option("--annotations", help="Annotations; may be repeated.")]
+Train = Annotated[Path | None, typer.Option(help="Annotations of training people only.")]
+Valid = Annotated[Path | None, typer.Option(help="Annotations of validation people only.")]
 SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out people whose picture is not there.")]
 
 
-@app.command(epilog="Example: python -m nas.prepare lsp --images images --annotations joints.mat --out lspet.h5")
+@app.command(
+    epilog="Example: python -m nas.prepare lsp --images lsp/images --annotations lsp/joints.mat "
+    "--extended-images lspet/images --extended-annotations lspet/joints.mat --out lsp.h5"
+)
 def lsp(
     images: Images,
-    annotations: Annotated[Path, typer.Option(help="joints.mat of Leeds Sports Pose Extended.")],
+    annotations: Annotated[Path, typer.Option(help="joints.mat of Leeds Sports Pose, or of its Extended set.")],
     out: Out,
+    extended_images: Annotated[Path | None, typer.Option(help="Folder with the Extended set's pictures.")] = None,
+    extended_annotations: Annotated[Path | None, typer.Option(help="The Extended set's joints.mat, to join.")] = None,
     box: Box = 256,
     workers: Workers = 0,
     skip_missing: SkipMissing = False,
 ) -> None:
-    """Pack Leeds Sports Pose Extended; 10 % of the pictures become holdout, 10 % valid, by a hash of their names."""
+    """Pack Leeds Sports Pose, its Extended set, or both.
+
+    LSP: its 1,000 test pictures are valid. The Extended set: all are to train on when joined to LSP; alone, 10 % become
+    valid. 10 % of the training pictures become holdout. Which set a file holds is told from its content.
+    """
     existing_directory(images, "--images")
-    people, dropped = read_lspet(existing_file(annotations, "--annotations"))
-    source = {"dataset": "lspet", "annotations": annotations.name, "annotations sha256": _sha256(annotations)}
-    _pack(people, dropped, images, out, LSP, box, source, workers, skip_missing)
+    joined = extended_annotations is not None
+    if extended_images is not None:
+        existing_directory(extended_images, "--extended-images")
+        if not joined:
+            raise UserError("--extended-images without --extended-annotations; give both")
+    found = read_leeds(existing_file(annotations, "--annotations"))
+    source = {"dataset": "lsp" if found.says_split else "lspet", **_record("annotations", annotations)}
+    files = [(found, images)]
+    if extended_annotations is not None:
+        extended = read_leeds(existing_file(extended_annotations, "--extended-annotations"), TRAINING)
+        for flag, path, given, wanted in (
+            ("--annotations", annotations, found, True),
+            ("--extended-annotations", extended_annotations, extended, False),
+        ):
+            if given.says_split != wanted:
+                remedy = "give LSP's joints.mat as --annotations, the Extended set's as --extended-annotations"
+                raise UserError(f"{flag} {path} is the joints.mat of {given.layout}; {remedy}")
+        files.append((extended, extended_images or images))
+        source = {**source, "dataset": "lsp and lspet", **_record("extended annotations", extended_annotations)}
+    elif not found.says_split:
+        _say(f"{found.layout} does not say who is validated: {_DIVIDED}")
+    people, dropped, folder = _join(files)
+    _pack(people, dropped, folder, out, LSP, box, source, workers, skip_missing)
 
 
 @app.command(
-    epilog="Example: python -m nas.prepare mpii --images mpii/images --train train.h5 --valid valid.h5 --out mpii.h5"
+    epilog="Example: python -m nas.prepare mpii --images images --annotations mpii_human_pose_v1_u12_1.mat "
+    "--valid-list valid.h5 --out mpii.h5"
 )
 def mpii(
     images: Images,
     out: Out,
-    train: Annotated[Path | None, typer.Option(help="Training people, HDF5 in the hourglass layout.")] = None,
-    valid: Annotated[Path | None, typer.Option(help="Validation people, the same layout.")] = None,
+    annotations: AnnotationFiles = None,
+    train: Train = None,
+    valid: Valid = None,
+    valid_list: Annotated[
+        Path | None,
+        typer.Option(help="Who is validated: a text with a picture's name a line, or annotations of these people."),
+    ] = None,
     box: Box = 256,
     workers: Workers = 0,
     skip_missing: SkipMissing = False,
 ) -> None:
-    """Pack MPII from the HDF5 files of the hourglass code; 10 % of the training pictures become holdout.
+    """Pack MPII from its original .mat, the hourglass code's HDF5, HRNet's JSON or pytorch-pose's JSON.
 
-    Given only one of --train and --valid, its pictures are divided: 80 % train, 10 % holdout, 10 % valid.
+    Files are recognised by their content. 10 % of the training pictures become holdout. Where neither a file nor a flag
+    says who is validated, pictures are divided by a hash of their names: 80 % train, 10 % holdout, 10 % valid.
     """
     existing_directory(images, "--images")
-    if train is None and valid is None:
-        raise UserError("neither --train nor --valid is given; give the annotations of at least one")
-    shares: dict[str, Mapping[str, float]] = {
-        "--train": {"holdout": 0.1, "train": 0.9},
-        "--valid": {"valid": 1.0},
-    }
-    if train is None or valid is None:
-        given, other = ("--valid", "--train") if train is None else ("--train", "--valid")
-        shares[given] = {"holdout": 0.1, "valid": 0.1, "train": 0.8}
-        note = f"no {other}: the pictures of {given} are divided into 80 % train, 10 % holdout, 10 % valid"
-        console.print(note, soft_wrap=True)
-    people: list[Person] = []
-    dropped: dict[str, int] = {}
-    source = {"dataset": "mpii"}
-    for flag, path in (("--train", train), ("--valid", valid)):
-        if path is not None:
-            more, left_out = read_mpii_hourglass_h5(existing_file(path, flag), shares[flag])
-            people += more
-            dropped = {why: dropped.get(why, 0) + left_out.get(why, 0) for why in {**dropped, **left_out}}
-            source[flag.lstrip("-")] = path.name
-            source[f"{flag.lstrip('-')} sha256"] = _sha256(path)
-    _pack(people, dropped, images, out, MPII, box, source, workers, skip_missing)
+    files, source = _read(read_mpii, annotations, train, valid, valid_list)
+    people, dropped = together([found.people for found in files])
+    dropped = _summed([*(found.dropped for found in files), dropped])
+    if valid_list is not None:
+        people = _validate(people, valid_list)
+    people, left = keep_apart(people)
+    source = {"dataset": "mpii", **source}
+    _pack(people, _summed([dropped, left]), images, out, MPII, box, source, workers, skip_missing)
+
+
+@app.command(epilog="Example: python -m nas.prepare flic --images images --annotations examples.mat --out flic.h5")
+def flic(
+    images: Images,
+    out: Out,
+    annotations: AnnotationFiles = None,
+    train: Train = None,
+    valid: Valid = None,
+    box: Box = 256,
+    workers: Workers = 0,
+    skip_missing: SkipMissing = False,
+) -> None:
+    """Pack FLIC from its original examples.mat or the hourglass code's HDF5.
+
+    10 % of the training pictures become holdout. Whether left and right are the person's or the observer's is told
+    from the file, printed, and kept with the people.
+    """
+    existing_directory(images, "--images")
+    whose: dict[Path, str] = {}
+
+    def read(path: Path, splits: Mapping[str, float]) -> Annotations:
+        found, whose[path] = read_flic(path, splits)
+        return found
+
+    files, source = _read(read, annotations, train, valid)
+    kinds = {kind for kind in whose.values() if kind != EITHER} or {EITHER}
+    if len(kinds) > 1:
+        each = ", ".join(f"{path} is {kind}" for path, kind in whose.items())
+        raise UserError(f"{each}: left and right would not mean the same; give files of one kind")
+    left_and_right = kinds.pop()
+    _say(f"left and right: {left_and_right}")
+    people, dropped, folder = _join([(found, images) for found in files])
+    source = {"dataset": "flic", "left and right": left_and_right, **source}
+    _pack(people, dropped, folder, out, FLIC, box, source, workers, skip_missing)
+
+
+@app.command(
+    epilog="Example: python -m nas.prepare coco --images val2017 --annotations person_keypoints_val2017.json "
+    "--skeleton skeleton.toml --out people.h5"
+)
+def coco(
+    images: Images,
+    skeleton: Annotated[Path, typer.Option(help="The joints, in TOML; README.md has an example.")],
+    out: Out,
+    annotations: AnnotationFiles = None,
+    train: Train = None,
+    valid: Valid = None,
+    valid_images: Annotated[
+        Path | None, typer.Option(help="Folder with the pictures of --valid, if it is another.")
+    ] = None,
+    box: Box = 256,
+    workers: Workers = 0,
+    skip_missing: SkipMissing = False,
+) -> None:
+    """Pack anybody's people in COCO's keypoint layout, with a skeleton of one's own.
+
+    With --train and --valid, 10 % of the training pictures become holdout; --annotations are divided by a hash of the
+    pictures' names: 80 % train, 10 % holdout, 10 % valid.
+    """
+    existing_directory(images, "--images")
+    if valid_images is not None:
+        existing_directory(valid_images, "--valid-images")
+    joints = read_skeleton(existing_file(skeleton, "--skeleton"))
+    files, source = _read(lambda path, splits: read_coco(path, joints, splits), annotations, train, valid)
+    folders = [images] * len(files)
+    if valid is not None and valid_images is not None:
+        folders[-1] = valid_images
+    people, dropped, folder = _join(list(zip(files, folders, strict=True)))
+    source = {"dataset": "coco", **source, **_record("skeleton", skeleton)}
+    _pack(people, dropped, folder, out, joints, box, source, workers, skip_missing)
 
 
 @app.command(epilog="Example: python -m nas.prepare synthetic --people 3000 --out synthetic.h5")
@@ -119,6 +235,86 @@ def synthetic(
     with progress("drawing", total) as on_progress:
         pack_synthetic(out, counts, box, seed, Figures(), workers or default_workers(), on_progress)
     _report(out, time.monotonic() - start, {})
+
+
+def _read(
+    read: Reader,
+    annotations: list[Path] | None,
+    train: Path | None,
+    valid: Path | None,
+    valid_list: Path | None = None,
+) -> tuple[list[Annotations], dict[str, str]]:
+    """What all files hold, that of --valid last, and a record of the files; says on which split it came down."""
+    if not annotations and train is None and valid is None:
+        raise UserError("none of --annotations, --train and --valid is given; give the annotations of at least one")
+    files: list[Annotations] = []
+    source: dict[str, str] = {}
+    validated = valid is not None or valid_list is not None
+
+    def add(flag: str, path: Path, splits: Mapping[str, float], number: int = 1) -> None:
+        found = read(existing_file(path, flag), splits)
+        files.append(found)
+        _say(f"{path}: {len(found.people):,} people, {found.layout}")
+        if splits is UNDIVIDED and not found.says_split:
+            _say(f"{path.name} does not say who is validated: {_DIVIDED}")
+        source.update(_record(flag.lstrip("-") if number == 1 else f"{flag.lstrip('-')} {number}", path))
+
+    for number, path in enumerate(annotations or [], 1):
+        add("--annotations", path, TRAINING if validated else UNDIVIDED, number)
+    validated = validated or any(found.says_split for found in files)
+    if train is not None:
+        add("--train", train, TRAINING if validated else UNDIVIDED)
+    if valid is not None:
+        add("--valid", valid, VALIDATION if files or valid_list else UNDIVIDED)
+    if valid_list is not None:
+        source.update(_record("valid list", existing_file(valid_list, "--valid-list")))
+    return files, source
+
+
+def _validate(people: list[Person], valid_list: Path) -> list[Person]:
+    """The same people, those on --valid-list validated and nobody else."""
+    with open(valid_list, "rb") as file:
+        start = file.read(4096)
+    if b"\0" in start or start.lstrip()[:1] in (b"[", b"{"):
+        found = read_mpii(valid_list, VALIDATION)
+        people = validate_people(people, [person for person in found.people if person.split == "valid"])
+    else:
+        people = validate_pictures(people, read_names(valid_list))
+    count = sum(person.split == "valid" for person in people)
+    if not count:
+        raise UserError(f"--valid-list {valid_list} has nobody of the annotations; give a list of their pictures")
+    _say(f"{valid_list}: {count:,} of these people are validated")
+    return people
+
+
+def _join(files: Sequence[tuple[Annotations, Path]]) -> tuple[list[Person], dict[str, int], Path]:
+    """The people of files whose pictures are in several folders, how many were left out, and one folder for all.
+
+    The names of their pictures are made to begin in that folder, the deepest that holds the others.
+    """
+    folders = [Path(os.path.abspath(folder)) for _, folder in files]
+    folder = Path(os.path.commonpath(folders)) if len(set(folders)) > 1 else files[0][1]
+    people: list[Person] = []
+    for (found, _), own in zip(files, folders, strict=True):
+        below = PurePosixPath("" if len(set(folders)) == 1 else own.relative_to(folder).as_posix())
+        people += [replace(person, image=f"{below / person.image}") for person in found.people]
+    people, left = keep_apart(people)
+    return people, _summed([*(found.dropped for found, _ in files), left]), folder
+
+
+def _summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(total)
+
+
+def _record(name: str, path: Path) -> dict[str, str]:
+    return {name: path.name, f"{name} sha256": _sha256(path)}
+
+
+def _say(line: str) -> None:
+    console.print(line, soft_wrap=True, markup=False)
 
 
 def _pack(

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -14,10 +14,25 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+from annotation_files import (
+    SKELETON,
+    coco,
+    flic_content,
+    flic_examples,
+    hrnet,
+    lsp_content,
+    pytorch_pose,
+    release_person,
+    save_examples,
+    save_h5,
+    save_json,
+    save_release,
+    sixteen,
+)
 
 from nas import console, prepare
 from nas.data.packed import PackedPeople, describe_packed
-from nas.data.people import SPLITS
+from nas.data.people import FLIC, SPLITS
 from nas.errors import UserError
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -48,15 +63,21 @@ def lspet(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.fixture
 def hourglass(tmp_path: Path, lspet: tuple[Path, Path]) -> Path:
     """Annotations in the hourglass layout for the same pictures."""
-    path = tmp_path / "annotations.h5"
-    rng = np.random.default_rng(1)
-    with h5py.File(path, "w") as file:
-        file["imgname"] = np.array([f"im{number:05d}.jpg" for number in range(1, 40)], "S13")
-        file["part"] = rng.integers(1, 90, (39, 16, 2)).astype(np.float64)
-        file["center"] = np.full((39, 2), 50.0)
-        file["scale"] = np.full(39, 0.6)
-        file["normalize"] = np.full(39, 12.0)
-    return path
+    return save_hourglass(tmp_path / "annotations.h5", range(1, 40))
+
+
+def save_hourglass(path: Path, numbers: Sequence[int], x: float = 50) -> Path:
+    count = len(numbers)
+    return save_h5(
+        path,
+        {
+            "imgname": np.array([f"im{number:05d}.jpg" for number in numbers], "S13"),
+            "part": np.random.default_rng(1).integers(1, 90, (count, 16, 2)).astype(np.float64),
+            "center": np.full((count, 2), (x, 50.0)),
+            "scale": np.full(count, 0.6),
+            "normalize": np.full(count, 12.0),
+        },
+    )
 
 
 def files(folder: Path) -> set[str]:
@@ -87,25 +108,29 @@ def test_a_missing_picture_stops_it(
     code, text, errors = call(
         capsys, "lsp", "--images", images, "--annotations", annotations, "--out", tmp_path / "people.h5"
     )
-    assert (code, text) == (2, "")
+    assert code == 2
+    assert "does not say who is validated" in text
     assert errors == f"error: {images / 'im00040.jpg'}: no such picture; check the pictures' folder\n"
     assert files(tmp_path) == before
 
 
-def test_mpii_with_both_splits(
-    lspet: tuple[Path, Path], hourglass: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mpii_with_both_splits(lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "mpii.h5"
+    train = save_hourglass(tmp_path / "one.h5", range(1, 33))
+    valid = save_hourglass(tmp_path / "two.h5", range(30, 40), x=20)
     code, text, _ = call(
-        capsys, "mpii", "--images", lspet[0], "--train", hourglass, "--valid", hourglass, "--out", out, "--box", 32
+        capsys, "mpii", "--images", lspet[0], "--train", train, "--valid", valid, "--out", out, "--box", 32
     )  # fmt: skip
     assert code == 0
     counts = describe_packed(out).counts
-    assert counts["valid"] == 39
-    assert counts["train"] + counts["holdout"] == 39
+    assert counts["valid"] == 10
+    assert counts["train"] + counts["holdout"] == 29
     assert counts["holdout"] > 0
     assert "divided" not in text
-    assert describe_packed(out).source["train"] == "annotations.h5"
+    assert "32 people, the hourglass code's HDF5" in text
+    assert "left out: 3, training people in a validation picture" in text
+    assert describe_packed(out).source["train"] == "one.h5"
+    apart(out)
 
 
 def test_mpii_with_one_file_is_divided_and_says_so(
@@ -114,8 +139,218 @@ def test_mpii_with_one_file_is_divided_and_says_so(
     out = tmp_path / "mpii.h5"
     code, text, _ = call(capsys, "mpii", "--images", lspet[0], "--valid", hourglass, "--out", out, "--box", 32)
     assert code == 0
-    assert "no --train: the pictures of --valid are divided into 80 % train, 10 % holdout, 10 % valid" in text
+    assert "annotations.h5 does not say who is validated: its pictures are divided into 80 % train, 10 % " in text
     assert all(describe_packed(out).counts[split] for split in SPLITS)
+
+
+def apart(packed: Path) -> dict[str, set[str]]:
+    """The pictures of each split, which share none."""
+    counts = describe_packed(packed).counts
+    pictures = {split: set(PackedPeople.load(packed, split).images) for split in SPLITS if counts[split]}
+    assert sum(map(len, pictures.values())) == len(set().union(*pictures.values()))
+    return pictures
+
+
+def release(path: Path) -> Path:
+    """Two people on each of the pictures 1 to 39, in MPII's original structure."""
+    people = [release_person(sixteen(), (x, 41), 0.48, (40, 10, 50, 20)) for x in (20, 50)]
+    return save_release(path, [(f"im{number:05d}.jpg", people, 1) for number in range(1, 40)])
+
+
+@pytest.mark.parametrize("kind", ["text", "hourglass", "pytorch-pose"])
+def test_the_release_and_a_list_of_who_is_validated(
+    kind: str, lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = tmp_path / "valid list"
+    if kind == "text":
+        listed.write_text("im00003.jpg\nim00004.jpg\nim99999.jpg\n")
+    elif kind == "hourglass":
+        save_hourglass(listed, [3, 4, 99])  # its centre is 15 × 0.48 lower
+        with h5py.File(listed, "r+") as file:
+            file["center"][:, 1] = 41 + 15 * 0.48
+    else:
+        rows = [pytorch_pose(f"im{number:05d}.jpg", objpos=[50.2, 41], scale_provided=0.48) for number in range(1, 6)]
+        for row in rows[2:4]:
+            row["isValidation"] = 1.0
+        save_json(listed, rows)
+    out = tmp_path / "mpii.h5"
+    code, text, errors = call(
+        capsys, "mpii", "--images", lspet[0], "--annotations", release(tmp_path / "r.mat"), "--valid-list", listed,
+        "--out", out, "--box", 32,
+    )  # fmt: skip
+    assert (code, errors) == (0, "")
+    assert apart(out)["valid"] == {"im00003.jpg", "im00004.jpg"}
+    everybody = kind == "text"
+    assert describe_packed(out).counts["valid"] == (4 if everybody else 2)
+    assert f"{4 if everybody else 2} of these people are validated" in text
+    assert ("left out: 2, training people in a validation picture" in text) is not everybody
+    assert "divided" not in text
+    assert describe_packed(out).source["valid list"] == "valid list"
+
+
+def test_the_release_alone_and_a_second_file_of_the_same_people(
+    lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = [hrnet(f"im{number:05d}.jpg", center=[50, 41], scale=0.48) for number in (1, 2)]
+    new = [hrnet(f"im{number:05d}.jpg", center=[90, 41], scale=0.48) for number in (1, 2, 3)]
+    out = tmp_path / "mpii.h5"
+    code, text, _ = call(
+        capsys, "mpii", "--images", lspet[0], "--annotations", release(tmp_path / "r.mat"),
+        "--annotations", save_json(tmp_path / "j.json", again + new), "--out", out, "--box", 32,
+    )  # fmt: skip
+    assert code == 0
+    assert "81 people (train " in text
+    assert "left out: 2, in an earlier file already" in text
+    assert text.count("does not say who is validated") == 2
+    assert apart(out).keys() == set(SPLITS)
+    assert describe_packed(out).source["annotations 2"] == "j.json"
+
+
+def test_pytorch_pose_says_who_is_validated(
+    lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        pytorch_pose(f"im{number:05d}.jpg", objpos=[x, 41], scale_provided=0.48, isValidation=float(number < 6))
+        for number in range(1, 40)
+        for x in (20, 50)
+    ]
+    rows[0]["isValidation"] = 0.0
+    out = tmp_path / "mpii.h5"
+    code, text, _ = call(
+        capsys, "mpii", "--images", lspet[0], "--annotations", save_json(tmp_path / "j.json", rows), "--out", out,
+        "--box", 32,
+    )  # fmt: skip
+    assert code == 0
+    assert apart(out)["valid"] == {f"im{number:05d}.jpg" for number in range(1, 6)}
+    assert describe_packed(out).counts["valid"] == 9
+    assert "left out: 1, training people in a validation picture" in text
+    assert "divided" not in text
+
+
+def test_lsp_joined_with_its_extended_set(
+    lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extended_images, extended = lspet
+    images = tmp_path / "lsp" / "images"
+    images.mkdir(parents=True)
+    for number in (1, 2, 1001, 1002, 2000):
+        cv2.imwrite(str(images / f"im{number:04d}.jpg"), np.full((160, 160, 3), 90, np.uint8))
+    annotations = tmp_path / "lsp" / "joints.mat"
+    scipy.io.savemat(annotations, {"joints": lsp_content()})
+    out = tmp_path / "lsp.h5"
+    arguments = ["lsp", "--images", images, "--annotations", annotations, "--out", out, "--box", 32, "--skip-missing"]
+    code, text, _ = call(
+        capsys, *arguments, "--extended-images", extended_images, "--extended-annotations", extended
+    )  # fmt: skip
+    assert code == 0
+    pictures = apart(out)
+    assert pictures["valid"] == {f"lsp/images/im{number}.jpg" for number in (1001, 1002, 2000)}
+    assert len(pictures["train"] | pictures["holdout"]) == 2 + 39
+    assert "images/im00039.jpg" in pictures["train"] | pictures["holdout"]
+    assert "divided" not in text
+    assert describe_packed(out).source["dataset"] == "lsp and lspet"
+
+    code, text, _ = call(capsys, *arguments)
+    assert code == 0
+    assert apart(out)["valid"] == {f"im{number}.jpg" for number in (1001, 1002, 2000)}
+    assert describe_packed(out).source["dataset"] == "lsp"
+
+    arguments[arguments.index(annotations)] = extended
+    code, _, errors = call(capsys, *arguments, "--extended-annotations", annotations)
+    assert code == 2
+    assert (
+        f"--annotations {extended} is the joints.mat of LSP Extended; give LSP's joints.mat as --annotations" in errors
+    )
+    code, _, errors = call(capsys, *arguments, "--extended-images", images)
+    assert code == 2
+    assert "--extended-images without --extended-annotations" in errors
+
+
+def test_flic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(30):
+        cv2.imwrite(str(images / f"film-{number:08d}.jpg"), np.full((480, 720, 3), 90, np.uint8))
+    out = tmp_path / "flic.h5"
+    examples = save_examples(tmp_path / "examples.mat", flic_examples(30, tested=5))
+    code, text, _ = call(capsys, "flic", "--images", images, "--annotations", examples, "--out", out, "--box", 32)
+    assert code == 0
+    assert "left and right: person-centric or observer-centric" in text
+    assert "divided" not in text
+    summary = describe_packed(out)
+    assert summary.counts["valid"] == 5
+    assert summary.skeleton == FLIC
+    assert summary.source["left and right"] == "person-centric or observer-centric"
+
+    own = flic_content(20)
+    own["part"][3] = own["part"][3][list(FLIC.flip_order)]
+    seen = {**flic_content(20), "normalize": own["normalize"].copy()}
+    seen["normalize"][3] += 30
+    own["normalize"] = np.linalg.norm(own["part"][:, 3] - own["part"][:, 6], axis=-1)
+    train, valid = save_h5(tmp_path / "train.h5", own), save_h5(tmp_path / "valid.h5", seen)
+    arguments = ["flic", "--images", images, "--train", train, "--out", out, "--box", 32]
+    code, _, errors = call(capsys, *arguments, "--valid", valid)
+    assert code == 2
+    assert f"{train} is person-centric, {valid} is observer-centric: left and right would not mean the same" in errors
+    code, text, _ = call(capsys, *arguments)
+    assert code == 0
+    assert "left and right: person-centric\n" in text
+    assert "train.h5 does not say who is validated" in text
+
+
+def test_coco_with_pictures_in_two_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "skeleton.toml").write_text(SKELETON)
+    for folder in ("train2017", "val2017"):
+        (tmp_path / folder).mkdir()
+        for number in range(40):
+            cv2.imwrite(str(tmp_path / folder / f"{number:012d}.jpg"), np.full((100, 120, 3), 90, np.uint8))
+    train, valid = save_json(tmp_path / "train.json", coco(40)), save_json(tmp_path / "val.json", coco(10))
+    out = tmp_path / "people.h5"
+    code, text, errors = call(
+        capsys, "coco", "--images", tmp_path / "train2017", "--valid-images", tmp_path / "val2017", "--train", train,
+        "--valid", valid, "--skeleton", tmp_path / "skeleton.toml", "--out", out, "--box", 32,
+    )  # fmt: skip
+    assert (code, errors) == (0, "")
+    pictures = apart(out)
+    assert pictures["valid"] == {f"val2017/{number:012d}.jpg" for number in range(10)}
+    assert len(pictures["train"] | pictures["holdout"]) == 40
+    summary = describe_packed(out)
+    assert summary.skeleton.name == "arm"
+    assert summary.skeleton.torso == (0, 5)
+    assert summary.source["skeleton"] == "skeleton.toml"
+    assert "divided" not in text
+
+    code, text, _ = call(
+        capsys, "coco", "--images", tmp_path / "train2017", "--annotations", train, "--skeleton",
+        tmp_path / "skeleton.toml", "--out", out, "--box", 32,
+    )  # fmt: skip
+    assert code == 0
+    assert "train.json does not say who is validated" in text
+    assert apart(out).keys() == set(SPLITS)
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.jpg", "/etc/secret.jpg", "a/../../secret.jpg", "..\\secret.jpg", "a\0.jpg"]
+)
+@pytest.mark.parametrize("extra", [False, True])
+def test_pictures_outside_their_folder_are_refused(
+    name: str, extra: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "skeleton.toml").write_text(SKELETON)
+    for folder in ("images", "more"):
+        (tmp_path / folder).mkdir()
+    cv2.imwrite(str(tmp_path / "secret.jpg"), np.full((100, 120, 3), 90, np.uint8))
+    content = coco(1)
+    content["images"][0]["file_name"] = name
+    path = save_json(tmp_path / "people.json", content)
+    more = ["--valid", path, "--valid-images", tmp_path / "more"] if extra else []
+    code, _, errors = call(
+        capsys, "coco", "--images", tmp_path / "images", "--train", path, *more, "--skeleton",
+        tmp_path / "skeleton.toml", "--out", tmp_path / "out" / "people.h5", "--skip-missing",
+    )  # fmt: skip
+    assert code == 2
+    assert "leads out of" in errors
+    assert not (tmp_path / "out").exists()
 
 
 def test_synthetic(tmp_path: Path, command: Command) -> None:
@@ -148,8 +383,24 @@ def test_synthetic(tmp_path: Path, command: Command) -> None:
         (["lsp", "--images", "DIR", "--annotations", "NONE", "--out", "OUT"], "--annotations NONE does not exist"),
         (["lsp", "--images", "DIR", "--annotations", "DIR", "--out", "OUT"], "--annotations DIR is not a file"),
         (["lsp", "--images", "DIR", "--annotations", "FILE", "--out", "OUT"], "FILE: not MATLAB"),
-        (["mpii", "--images", "DIR", "--out", "OUT"], "neither --train nor --valid"),
-        (["mpii", "--images", "DIR", "--train", "FILE", "--out", "OUT"], "FILE: not HDF5"),
+        (["mpii", "--images", "DIR", "--out", "OUT"], "none of --annotations, --train and --valid is given"),
+        (["mpii", "--images", "DIR", "--train", "FILE", "--out", "OUT"], "FILE: neither HDF5 nor MATLAB nor JSON"),
+        (["mpii", "--images", "DIR", "--annotations", "NONE", "--out", "OUT"], "--annotations NONE does not exist"),
+        (
+            ["mpii", "--images", "DIR", "--annotations", "H5", "--valid-list", "NONE", "--out", "OUT"],
+            "--valid-list NONE does not exist",
+        ),
+        (
+            ["mpii", "--images", "DIR", "--annotations", "H5", "--valid-list", "FILE", "--out", "OUT"],
+            "--valid-list FILE has nobody of the annotations",
+        ),
+        (["flic", "--images", "DIR", "--out", "OUT"], "none of --annotations, --train and --valid is given"),
+        (["flic", "--images", "DIR", "--train", "H5", "--out", "OUT"], "H5: 'part' is float64 (39, 16, 2)"),
+        (["coco", "--images", "DIR", "--annotations", "H5", "--out", "OUT"], "Missing option '--skeleton'"),
+        (
+            ["coco", "--images", "DIR", "--annotations", "H5", "--skeleton", "FILE", "--out", "OUT"],
+            "FILE: not TOML",
+        ),
         (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT"], "no such picture (and 38 more)"),
         (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--skip-missing"], "none of the 39 pictures"),
     ],
@@ -188,7 +439,7 @@ def test_bad_input_ends_the_process_with_2(command: Command, tmp_path: Path) -> 
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", [None, "lsp", "mpii", "synthetic"])
+@pytest.mark.parametrize("name", [None, "lsp", "mpii", "flic", "coco", "synthetic"])
 def test_help_fits_a_screen_and_has_an_example(name: str | None, command: Command) -> None:
     done = command("prepare", *([name] if name else []), "--help")
     assert done.returncode == 0

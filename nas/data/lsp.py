@@ -1,10 +1,17 @@
-"""Leeds Sports Pose Extended: ``joints.mat`` as distributed (Johnson & Everingham 2011).
+"""Leeds Sports Pose and its Extended set: ``joints.mat`` as distributed (Johnson & Everingham 2010, 2011).
 
-Coordinates. They are fractional: clicks on a web page, scaled with the picture. No origin is documented and none
-can be told from the pictures to better than half a pixel (a third of a percent of a person), but the data speak for
-0: over 5,000 people visible joints reach from −1.2 to H − 1.1 and from 0.2 to W − 1.2, eight of them lie below the 0.5
-where a picture counted from 1 would begin, one at exactly 0, and joints outside the picture were parked at a y of
-exactly 0. So they are taken as they are: distances from the picture's left and top edge.
+The two have the same joints and differ in the rest, beginning with the shape of ``joints``, by which they are told
+apart. LSP, (3, 14, 2000): x, y and whether the joint is *occluded*; all joints carry a position, so all are labelled;
+person i is on ``im0001.jpg`` (four digits), the first 1,000 are to train on and the last 1,000 to test. LSPET,
+(14, 3, N), N = 10,000: x, y and whether the joint is *visible*; invisible ones carry no usable position; person i is on
+``im00001.jpg`` (five digits); it has no test people.
+
+Coordinates. Those of LSPET are fractional: clicks on a web page, scaled with the picture. No origin is documented and
+none can be told from the pictures to better than half a pixel (a third of a percent of a person), but the data speak
+for 0: over 5,000 people visible joints reach from −1.2 to H − 1.1 and from 0.2 to W − 1.2, eight of them lie below
+the 0.5 where a picture counted from 1 would begin, one at exactly 0, and joints outside the picture were parked at a
+y of exactly 0. So they are taken as they are: distances from the picture's left and top edge. LSP's, which
+nobody could look at here, are taken alike.
 """
 
 from __future__ import annotations
@@ -17,10 +24,12 @@ from numpy.typing import NDArray
 
 from nas.data.packing import picture_split, read_arrays
 from nas.data.people import Person
+from nas.data.records import LARGEST, distance
+from nas.data.splits import TRAINING, UNDIVIDED, Annotations
 from nas.errors import UserError
 
-SPLITS: Mapping[str, float] = {"holdout": 0.1, "valid": 0.1, "train": 0.8}
-"""Share of the pictures in each split. The dataset itself has none."""
+SPLITS: Mapping[str, float] = UNDIVIDED
+"""Share of LSPET's pictures in each split. The dataset itself has none."""
 
 MIN_LABELLED = 6
 """People with fewer labelled joints are left out."""
@@ -43,6 +52,56 @@ _SMALLEST_HEAD_PER_BOX = 0.05
 _RIGHT_HIP, _LEFT_HIP, _RIGHT_SHOULDER, _LEFT_SHOULDER, _NECK, _HEAD_TOP = 2, 3, 8, 9, 12, 13
 
 
+_LSP_PEOPLE = 2000
+_REMEDY = "give the joints.mat of Leeds Sports Pose or of its Extended set"
+
+
+def read_leeds(path: Path, splits: Mapping[str, float] = SPLITS) -> Annotations:
+    """Read people of Leeds Sports Pose or of its Extended set, whichever the file holds.
+
+    Boxes and head sizes are those of :func:`read_lspet`, for both.
+
+    Args:
+        path: ``joints.mat``, with ``joints`` (3, 14, 2000) or (14, 3, N).
+        splits: split → share of the pictures, for the Extended set. LSP says itself who is validated.
+
+    Raises:
+        UserError: the file is missing, damaged or of another layout.
+    """
+    joints = read_arrays(path, "MATLAB", ["joints"], _REMEDY)["joints"]
+    if joints.dtype.kind not in "fiu":
+        raise UserError(f"{path}: 'joints' holds {joints.dtype.name}, expected numbers; {_REMEDY}")
+    extended = joints.ndim == 3 and joints.shape[:2] == (14, 3) and joints.shape[2] > 0
+    if not extended and joints.shape != (3, 14, _LSP_PEOPLE):
+        expected = f"(14, 3, N), or (3, 14, {_LSP_PEOPLE})"
+        raise UserError(f"{path}: 'joints' has shape {joints.shape}, expected {expected}; {_REMEDY}")
+    rows = joints.astype(np.float64).transpose(2, 0, 1) if extended else joints.astype(np.float64).transpose(2, 1, 0)
+    points, flags = rows[..., :2], rows[..., 2]
+    if not np.isin(flags, (0, 1)).all():
+        what = "visibility" if extended else "occlusion"
+        raise UserError(f"{path}: 'joints' has {what} flags other than 0 and 1; {_REMEDY}")
+    labelled: NDArray[np.bool_] = np.all(np.isfinite(points), axis=-1)
+    if extended:
+        labelled &= (flags == 1) & (points >= 0).all(-1)
+    used = points[flags == 1] if extended else points
+    if (np.abs(used) > LARGEST).any():
+        raise UserError(f"{path}: 'joints' has coordinates beyond any picture; {_REMEDY}")
+    people = []
+    dropped = 0
+    for index, (place, known) in enumerate(zip(points, labelled, strict=True)):
+        if known.sum() < MIN_LABELLED:
+            dropped += 1
+            continue
+        image = f"im{index + 1:05d}.jpg" if extended else f"im{index + 1:04d}.jpg"
+        tested = not extended and index >= _LSP_PEOPLE // 2
+        split = "valid" if tested else picture_split(image, splits if extended else TRAINING)
+        people.append(_person(image, place, known, split))
+    if not people:
+        raise UserError(f"{path}: nobody has {MIN_LABELLED} visible joints; {_REMEDY}")
+    reasons = {f"fewer than {MIN_LABELLED} labelled joints": dropped} if dropped else {}
+    return Annotations(people, reasons, "LSP Extended" if extended else "LSP", says_split=not extended)
+
+
 def read_lspet(path: Path, splits: Mapping[str, float] = SPLITS) -> tuple[list[Person], dict[str, int]]:
     """Read the people of Leeds Sports Pose Extended, person i from picture ``im{i:05d}.jpg``.
 
@@ -61,56 +120,33 @@ def read_lspet(path: Path, splits: Mapping[str, float] = SPLITS) -> tuple[list[P
     Raises:
         UserError: the file is missing, damaged or of another layout.
     """
-    joints, visible = _read_mat(path)
-    labelled = visible & (joints >= 0).all(-1) & np.isfinite(joints).all(-1)
-    people = []
-    dropped = 0
-    for index, (points, known) in enumerate(zip(joints, labelled, strict=True)):
-        if known.sum() < MIN_LABELLED:
-            dropped += 1
-            continue
-        low, high = points[known].min(0), points[known].max(0)
-        size = max(_SMALLEST_BOX, _BOX_PER_SIDE * float((high - low).max()))
-        image = f"im{index + 1:05d}.jpg"
-        people.append(
-            Person(
-                image=image,
-                joints=points.astype(np.float32),
-                labelled=known,
-                center=((low + high) / 2).astype(np.float32),
-                size=size,
-                head_size=_head_size(points, known, size),
-                split=picture_split(image, splits),
-            )
-        )
-    if not people:
-        raise UserError(f"{path}: nobody has {MIN_LABELLED} visible joints; is this the joints.mat of LSP Extended?")
-    return people, {f"fewer than {MIN_LABELLED} labelled joints": dropped} if dropped else {}
+    found = read_leeds(path, splits)
+    if found.says_split:
+        raise UserError(f"{path}: 'joints' is that of LSP, expected (14, 3, N); give the joints.mat of LSP Extended")
+    return found.people, found.dropped
 
 
-def _read_mat(path: Path) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """``joints`` as float64 (N, 14, 2) and visible as bool (N, 14)."""
-    remedy = "give the joints.mat of Leeds Sports Pose Extended"
-    joints = read_arrays(path, "MATLAB", ["joints"], remedy)["joints"]
-    if joints.dtype.kind not in "fiu":
-        raise UserError(f"{path}: 'joints' holds {joints.dtype.name}, expected numbers; {remedy}")
-    if joints.ndim != 3 or joints.shape[:2] != (14, 3) or joints.shape[2] == 0:
-        raise UserError(f"{path}: 'joints' has shape {joints.shape}, expected (14, 3, N); {remedy}")
-    people = joints.astype(np.float64).transpose(2, 0, 1)
-    visible = people[..., 2]
-    if not np.isin(visible, (0, 1)).all():
-        raise UserError(f"{path}: 'joints' has visibility flags other than 0 and 1; {remedy}")
-    if np.abs(people[visible == 1, :2]).max(initial=0) > 1e5:
-        raise UserError(f"{path}: 'joints' has coordinates beyond any picture; {remedy}")
-    return people[..., :2], visible == 1
+def _person(image: str, points: NDArray[np.float64], known: NDArray[np.bool_], split: str) -> Person:
+    low, high = points[known].min(0), points[known].max(0)
+    size = max(_SMALLEST_BOX, _BOX_PER_SIDE * float((high - low).max()))
+    return Person(
+        image=image,
+        joints=points.astype(np.float32),
+        labelled=known,
+        center=((low + high) / 2).astype(np.float32),
+        size=size,
+        head_size=_head_size(points, known, size),
+        split=split,
+    )
 
 
 def _head_size(points: NDArray[np.float64], known: NDArray[np.bool_], size: float) -> float:
-    if known[[_NECK, _HEAD_TOP]].all():
-        head = _HEAD_PER_SEGMENT * float(np.linalg.norm(points[_HEAD_TOP] - points[_NECK]))
-    elif known[[_RIGHT_SHOULDER, _LEFT_SHOULDER, _RIGHT_HIP, _LEFT_HIP]].all():
-        torso = points[[_RIGHT_SHOULDER, _LEFT_SHOULDER]].mean(0) - points[[_RIGHT_HIP, _LEFT_HIP]].mean(0)
-        head = _HEAD_PER_TORSO * float(np.linalg.norm(torso))
+    segment = distance(points, known, (_NECK,), (_HEAD_TOP,))
+    torso = distance(points, known, (_RIGHT_SHOULDER, _LEFT_SHOULDER), (_RIGHT_HIP, _LEFT_HIP))
+    if segment is not None:
+        head = _HEAD_PER_SEGMENT * segment
+    elif torso is not None:
+        head = _HEAD_PER_TORSO * torso
     else:
         head = _HEAD_PER_BOX * size
     return max(head, _SMALLEST_HEAD_PER_BOX * size)

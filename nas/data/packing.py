@@ -94,22 +94,42 @@ def read_arrays(path: Path, kind: Literal["MATLAB", "HDF5"], names: Sequence[str
     Raises:
         UserError: the file is missing, of another format, damaged, or lacks an array.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}; {remedy}")
-    command = [sys.executable, "-c", _READ_APART, kind, str(path), *names]
-    try:
-        reader = subprocess.run(command, capture_output=True, timeout=_READ_SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"{path}: damaged, not read within {_READ_SECONDS} s; {remedy}") from error
-    if reader.returncode:
-        said = reader.stderr.decode(errors="replace").strip().splitlines() if reader.returncode > 0 else []
-        raise UserError(f"{path}: {said[-1] if said else f'damaged, it crashes the {kind} reader'}; {remedy}")
-    with np.load(io.BytesIO(reader.stdout), allow_pickle=False) as archive:
+    content = read_apart(path, kind, _READ_APART, [kind, str(path), *names], remedy)
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         arrays = {name.removeprefix("@"): archive[name] for name in archive.files}
     for name in names:
         if name not in arrays:
             raise UserError(f"{path}: holds no {name!r}; {remedy}")
     return arrays
+
+
+def read_apart(
+    path: Path, kind: str, script: str, arguments: Sequence[str], remedy: str, seconds: float = _READ_SECONDS
+) -> bytes:
+    """Run a Python script, which reads a file whose content cannot be trusted, in a process of its own.
+
+    Args:
+        path: the file.
+        kind: its format, for messages.
+        script: writes what it found to standard output; or exits with one line that says what is wrong.
+        arguments: for the script.
+        remedy: what a person should do about a wrong file; ends the error's line.
+        seconds: how long it may take.
+
+    Raises:
+        UserError: the file is missing, or the script failed, crashed or took too long.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}; {remedy}")
+    command = [sys.executable, "-c", script, *arguments]
+    try:
+        reader = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{path}: damaged, not read within {seconds:.0f} s; {remedy}") from error
+    if reader.returncode:
+        said = reader.stderr.decode(errors="replace").strip().splitlines() if reader.returncode > 0 else []
+        raise UserError(f"{path}: {said[-1] if said else f'damaged, it crashes the {kind} reader'}; {remedy}")
+    return reader.stdout
 
 
 def picture_split(image: str, shares: Mapping[str, float]) -> str:

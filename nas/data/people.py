@@ -26,6 +26,7 @@ class Skeleton:
         limbs: index pairs to draw as lines.
         groups: group name → joint indices; accuracy is reported per group and its mean is taken over
             the joints of all groups. A joint in no group is trained but not scored (MPII: pelvis, thorax).
+        torso: the two joints whose distance PCK of the torso divides by; None where nobody scores by it.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Skeleton:
     flip_pairs: tuple[tuple[int, int], ...]
     limbs: tuple[tuple[int, int], ...]
     groups: Mapping[str, tuple[int, ...]] = field(hash=False)
+    torso: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", MappingProxyType({k: tuple(v) for k, v in self.groups.items()}))
@@ -40,6 +42,7 @@ class Skeleton:
         if len(set(paired)) != len(paired):
             raise ValueError(f"skeleton {self.name}: a joint stands in two flip pairs")
         used = [*paired, *(j for limb in self.limbs for j in limb), *(j for g in self.groups.values() for j in g)]
+        used += self.torso or ()
         if any(not 0 <= j < len(self.joints) for j in used):
             raise ValueError(f"skeleton {self.name}: a joint index is outside 0..{len(self.joints) - 1}")
 
@@ -61,15 +64,16 @@ class Skeleton:
 
     def to_json(self) -> str:
         """A JSON text from which :meth:`from_json` makes an equal skeleton."""
-        return json.dumps(
-            {
-                "name": self.name,
-                "joints": self.joints,
-                "flip_pairs": self.flip_pairs,
-                "limbs": self.limbs,
-                "groups": dict(self.groups),
-            }
-        )
+        raw: dict[str, object] = {
+            "name": self.name,
+            "joints": self.joints,
+            "flip_pairs": self.flip_pairs,
+            "limbs": self.limbs,
+            "groups": dict(self.groups),
+        }
+        if self.torso:  # only then: the text goes into the checksums of packed files, older than this field
+            raw["torso"] = self.torso
+        return json.dumps(raw)
 
     @classmethod
     def from_json(cls, text: str) -> Skeleton:
@@ -81,6 +85,7 @@ class Skeleton:
             flip_pairs=tuple((int(a), int(b)) for a, b in raw["flip_pairs"]),
             limbs=tuple((int(a), int(b)) for a, b in raw["limbs"]),
             groups={str(k): tuple(int(j) for j in v) for k, v in raw["groups"].items()},
+            torso=(int(raw["torso"][0]), int(raw["torso"][1])) if raw.get("torso") else None,
         )
 
 
@@ -118,6 +123,20 @@ LSP = Skeleton(
         "head": (12, 13), "shoulder": (8, 9), "elbow": (7, 10), "wrist": (6, 11),
         "hip": (2, 3), "knee": (1, 4), "ankle": (0, 5),
     },
+    torso=(9, 2),
+)  # fmt: skip
+
+# The order of the hourglass code's HDF5. The literature prints elbows and wrists, at 0.2 of the torso; all are scored.
+FLIC = Skeleton(
+    name="flic",
+    joints=(
+        "left shoulder", "left elbow", "left wrist", "right shoulder", "right elbow", "right wrist",
+        "left hip", "right hip", "left eye", "right eye", "nose",
+    ),
+    flip_pairs=((0, 3), (1, 4), (2, 5), (6, 7), (8, 9)),
+    limbs=((0, 1), (1, 2), (3, 4), (4, 5), (0, 3), (0, 6), (3, 7), (6, 7), (8, 10), (9, 10)),
+    groups={"face": (8, 9, 10), "shoulder": (0, 3), "elbow": (1, 4), "wrist": (2, 5), "hip": (6, 7)},
+    torso=(3, 6),
 )  # fmt: skip
 
 

@@ -7,9 +7,10 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+from annotation_files import lsp_content
 from numpy.typing import NDArray
 
-from nas.data.lsp import read_lspet
+from nas.data.lsp import read_leeds, read_lspet
 from nas.data.mpii import read_mpii_hourglass_h5
 from nas.data.people import Person
 from nas.errors import UserError
@@ -95,7 +96,7 @@ def test_lspet_people_with_few_joints_are_dropped_and_tiny_ones_get_a_box(tmp_pa
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (lsp_joints(5).transpose(1, 0, 2), "shape (3, 14, 5), expected (14, 3, N)"),
+        (lsp_joints(5).transpose(1, 0, 2), "shape (3, 14, 5), expected (14, 3, N), or (3, 14, 2000)"),
         (np.zeros((14, 3)), "shape (14, 3)"),
         (np.zeros((14, 3, 0)), "shape (14, 3, 0)"),
         ("joints", "expected numbers"),
@@ -144,6 +145,38 @@ def test_lspet_truncated(tmp_path: Path, share: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     check_refused(lambda: read_lspet(path), path, "not MATLAB, truncated or damaged")
+
+
+def test_lsp_people(tmp_path: Path) -> None:
+    content = lsp_content()
+    content[:2, 3, 7] = -4  # a joint beyond the edge
+    content[0, 5, 8] = np.nan
+    path = save_mat(tmp_path / "joints.mat", content)
+    found = read_leeds(path)
+    assert (len(found.people), found.dropped, found.layout, found.says_split) == (2000, {}, "LSP", True)
+    assert [found.people[i].image for i in (0, 999, 1999)] == ["im0001.jpg", "im1000.jpg", "im2000.jpg"]
+    splits = [person.split for person in found.people]
+    assert set(splits[:1000]) == {"train", "holdout"}
+    assert set(splits[1000:]) == {"valid"}
+    assert 70 < splits.count("holdout") < 130
+    labelled = np.stack([person.labelled for person in found.people])
+    assert np.argwhere(~labelled).tolist() == [[8, 5]]  # occluded joints are labelled
+    assert np.array_equal(found.people[7].joints[3], (-4, -4))
+    assert np.array_equal(found.people[3].joints, content[:2, :, 3].T.astype(np.float32))
+    with pytest.raises(UserError, match="is that of LSP, expected"):
+        read_lspet(path)
+    assert read_leeds(save_mat(path, lsp_joints(3)), VALID).layout == "LSP Extended"
+
+
+def test_lsp_wrong_content(tmp_path: Path) -> None:
+    path = tmp_path / "joints.mat"
+    check_refused(lambda: read_leeds(save_mat(path, lsp_content()[..., :1999])), path, "expected (14, 3, N), or (3, 14")
+    flags = lsp_content()
+    flags[2] = 2
+    check_refused(lambda: read_leeds(save_mat(path, flags)), path, "occlusion flags")
+    far = lsp_content()
+    far[:2, 3, :2] = np.nan, 1e7
+    check_refused(lambda: read_leeds(save_mat(path, far)), path, "beyond any picture")
 
 
 def mpii_content(people: int = 4) -> dict[str, NDArray[np.generic]]:

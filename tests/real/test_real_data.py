@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import scipy.io
+from annotation_files import EMPTY, release_person, save_release
 
+from nas.data.flic import OBSERVER, PERSON, read_flic
 from nas.data.lsp import read_lspet
-from nas.data.mpii import read_mpii_hourglass_h5
+from nas.data.mpii import read_mpii, read_mpii_hourglass_h5
+from nas.data.mpii_person import derived_head_size
 from nas.data.packed import PackedPeople, describe_packed
-from nas.data.packing import missing_pictures, pack
-from nas.data.people import LSP, MPII, SPLITS, Person
+from nas.data.packing import crop_person, missing_pictures, pack
+from nas.data.people import FLIC, LSP, MPII, SPLITS, Person
+from nas.data.splits import keep_apart
 
 SHARES = {"holdout": 0.1, "valid": 0.1, "train": 0.8}
 
@@ -61,6 +67,88 @@ def test_mpii_agrees_with_the_other_formats(shared_data: Path, mpii_five: list[P
         center = np.add(raw["center"], (0, 15 * raw["scale"]))
         assert np.abs(person.center - (center - 0.5)).max() < 1e-3
         assert person.size == pytest.approx(200 * 1.25 * raw["scale"], rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def five_in_every_format(
+    shared_data: Path, mpii: list[Person], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Person]]:
+    """Format → picture → person. The original file is made of the others: joints, box and raw values as it has them."""
+    folder = shared_data / "mpii" / "annot"
+    heads = scipy.io.loadmat(folder / "valid_head_boxes.mat")["headboxes_src"].transpose(2, 0, 1)
+    head_of = {person.image: box for person, box in zip(mpii, heads, strict=True)}
+    pictures: list[tuple[str, Any, int]] = [("000000001.jpg", EMPTY, 1), ("000000002.jpg", EMPTY, 0)]
+    for raw in json.loads((folder / "valid.json").read_text()):
+        joints = {j: xy for j, xy in enumerate(raw["joints"]) if raw["joints_vis"][j]}
+        known = release_person(joints, raw["center"], raw["scale"], head_of[raw["image"]].ravel())
+        head_only = {name: known[name] for name in ("x1", "y1", "x2", "y2")}
+        pictures.append((raw["image"], [head_only, known], 1))
+    paths = {
+        "release": save_release(tmp_path_factory.mktemp("mpii") / "release.mat", pictures),
+        "hourglass": folder / "valid.h5",
+        "HRNet": folder / "valid.json",
+        "pytorch-pose": folder / "mpii_annotations.json",
+    }
+    people = {name: read_mpii(path, {"valid": 1.0}).people for name, path in paths.items()}
+    images = {person.image for person in people["HRNet"]}
+    return {name: {p.image: p for p in found if p.image in images} for name, found in people.items()}
+
+
+@pytest.mark.parametrize("name", ["release", "HRNet", "pytorch-pose"])
+def test_the_five_people_are_the_same_in_every_format(
+    name: str, five_in_every_format: dict[str, dict[str, Person]], shared_data: Path
+) -> None:
+    reference, other = five_in_every_format["hourglass"], five_in_every_format[name]
+    assert len(reference) == 5
+    assert other.keys() == reference.keys()
+    for image, person in reference.items():
+        same = other[image]
+        assert np.array_equal(person.labelled, same.labelled)
+        off = np.abs(person.joints - same.joints)[person.labelled]
+        assert off.max() <= 0.5  # the hourglass code cut upper neck and head top to integers
+        assert np.count_nonzero(off) <= 4
+        assert np.abs(person.center - same.center).max() < 0.01
+        assert same.size == pytest.approx(person.size, rel=2e-4)
+        assert same.head_size == pytest.approx(person.head_size, rel=1e-4)
+        assert same.split == person.split == "valid"
+        picture = cv2.imread(str(shared_data / "mpii" / "images" / image))
+        crops = [crop_person(picture, one, 256)[0].astype(float) for one in (person, same)]
+        assert np.abs(crops[0] - crops[1]).mean() < 0.2  # of 255
+
+
+def test_flic_people(shared_data: Path) -> None:
+    folder = shared_data / "flic" / "annot"
+    for name, count in (("train", 3987), ("valid", 1016)):
+        seen, whose = read_flic(folder / f"{name}.h5", {"train": 1.0})
+        own, whose_own = read_flic(folder / f"{name}_personcentric.h5", {"train": 1.0})
+        assert (len(seen.people), len(own.people), seen.dropped, own.dropped) == (count, count, {}, {})
+        assert (whose, whose_own) == (OBSERVER, PERSON)
+        for a, b in zip(seen.people, own.people, strict=True):
+            left, right = a.joints, b.joints
+            assert np.array_equal(left, right) or np.array_equal(np.sort(left, 0), np.sort(right, 0))
+            assert (a.head_size, a.size) == (b.head_size, b.size)
+        torso = np.array([np.linalg.norm(np.subtract(*p.joints[list(FLIC.torso or ())])) for p in own.people])
+        assert np.allclose(0.4 * torso, [p.head_size for p in own.people], rtol=1e-5)
+        for person in own.people:
+            assert np.abs(person.joints - person.center).max() < 1.71 * person.size / 2
+
+
+def test_flic_has_pictures_on_both_sides_and_they_are_kept_apart(shared_data: Path) -> None:
+    folder = shared_data / "flic" / "annot"
+    train, _ = read_flic(folder / "train.h5", {"train": 1.0})
+    valid, _ = read_flic(folder / "valid.h5", {"valid": 1.0})
+    people, dropped = keep_apart([*train.people, *valid.people])
+    assert dropped == {"training people in a validation picture": 2}
+    assert not {p.image for p in people if p.split == "train"} & {p.image for p in people if p.split == "valid"}
+
+
+def test_head_sizes_that_two_formats_lack(mpii: list[Person]) -> None:
+    known = np.array([p.labelled[[8, 9]].all() for p in mpii])
+    ratios = np.array([derived_head_size(p.joints, p.labelled, p.size) / p.head_size for p in mpii])
+    assert known.sum() == 2932
+    low, high = np.quantile(ratios[known], (0.01, 0.99))
+    assert 0.97 < low < high < 1.03  # from joints that were cut to integers
+    assert 0.9 < np.median(ratios[~known]) < 1.1
 
 
 def test_mpii_people_are_in_their_crops(shared_data: Path, mpii_five: list[Person], tmp_path: Path) -> None:
