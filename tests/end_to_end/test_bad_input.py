@@ -33,6 +33,10 @@ SEARCH = [
     (["--max-params", "abc"], "--max-params abc: "),
     (["--max-params", ""], "--max-params : "),
     (["--max-madds", "-3G"], "--max-madds -3G: "),
+    (["--max-layers", "0"], "--max-layers 0: "),
+    (["--max-layers", "1"], "raise --max-params, --max-madds or --max-layers"),
+    (["--space", "nowhere"], "nowhere: no such file; give a path to a TOML file, or one of search_spaces/"),
+    (["--space", "FILE"], "FILE: not valid TOML"),
     (["--max-madds", "1k"], "--max-madds"),
     (["--max-madds", "1k", "--data", "PEOPLE"], "--max-madds"),
     (["--data", "NONE"], "NONE: no such file"),
@@ -64,6 +68,7 @@ RETRAIN = [
     (["--trial", "-1"], "--trial -1: "),
     (["--trial", "first"], "'--trial'"),
     (["--pick", "middle"], "--pick middle: "),
+    (["--pick", "tradeoff"], "has not trained hg2"),
     (["--published", "hg99"], "hg99"),
     (["--published", "hg1"], "hg1"),  # four levels, while the study's pictures are 32×32
     (["--pick", "knee", "--study", "nothing"], "--study nothing: "),

@@ -10,6 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from nas.data.batches import fit_to_input
 from nas.errors import UserError
 from nas.study.comparison import baselines_of, pick
 from nas.study.config import StudyConfig
@@ -176,8 +177,6 @@ def test_they_train_to_the_end_and_one_over_the_budget_is_no_result_of_the_searc
     experiment = make(("hg2", "shuffle"), budget={"max_params": (dear + cheap) // 2})
     study = begin(experiment)
     people, held_out = experiment.load_people("train", "cpu"), experiment.load_people("holdout", "cpu")
-    from nas.data.batches import fit_to_input
-
     people, held_out = fit_to_input(people, 64), fit_to_input(held_out, 64)
     # A finished trial that costs nothing and finds everything: any candidate would be stopped at its first rung.
     for _ in range(2):
