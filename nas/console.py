@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import typer
-from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -106,12 +105,15 @@ def writable_directory(path: Path, flag: str) -> Path:
 
 
 def print_tables(*tables: Table | None) -> None:
-    """Print tables at their own width: in a narrower window their lines run over rather than lose digits."""
+    """Print tables, each once, at their own width: in a narrower window lines run over rather than lose digits."""
     for table in tables:
-        if table is not None:
-            width = console.measure(table, options=console.options.update(max_width=1000)).maximum
-            title = cell_len(str(table.title)) if table.title else 0
-            Console(width=max(width, title), highlight=False).print(table)
+        if table is None:
+            continue
+        if table.title:
+            console.print(table.title, soft_wrap=True)  # rich would fold it at the table's width
+            table.title = None
+        width = console.measure(table, options=console.options.update(max_width=1000)).maximum
+        Console(width=width, highlight=False).print(table)
 
 
 class _RateColumn(ProgressColumn):
