@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from nas.console import console, default_workers, print_tables, run
 from nas.errors import UserError
+from nas.study.calibration import POOR, calibration_of, companion, queue, stored_calibration
 from nas.study.config import StudyConfig
 from nas.study.display import Standing, comparison_table, front_records, front_table, short, watching
 from nas.study.experiment import Experiment, points_of, prepare
@@ -64,6 +65,9 @@ def main(
     max_layers: Annotated[int | None, typer.Option(help="Train nothing with more layers: they take the time.")] = None,
     sampler: Annotated[str | None, typer.Option(help="front, tpe, nsga2, gp or random.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of proposals, weights and pictures.")] = None,
+    calibrate: Annotated[
+        int | None, typer.Option(help="Instead: see how far the schedule can be trusted, on so many architectures.")
+    ] = None,
     quiet: Annotated[bool, typer.Option(help="Print nothing while searching.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the front as JSON.")] = False,
 ) -> None:
@@ -71,10 +75,15 @@ def main(
 
     Stop it at any moment and give the same command again: it goes on.
 
+    --calibrate 12 trains 12 architectures, from small to large, under the study's
+    schedule and one four times longer, and tells how alike the two rank them.
+
     Example: python -m nas.search --study mpii --data mpii.h5 --trials 50
     """
     if trials < 1:
         raise UserError(f"--trials {trials}: must be at least 1")
+    if calibrate is not None and calibrate < 3:
+        raise UserError(f"--calibrate {calibrate}: must be at least 3; 12 architectures tell something")
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: must be at least 1")
     place = device_named(device)
@@ -97,9 +106,13 @@ def main(
     experiment = prepare(config, runs, storage)
     opened = experiment.open_study()
 
+    if calibrate is not None:
+        _calibrate(experiment, calibrate, places, quiet, as_json)
+        return
     before = count(opened)
     if not (quiet or as_json):
         console.print(_introduction(experiment, trials, before.done, len(places)), soft_wrap=True)
+        console.print(_trust(experiment), soft_wrap=True)
     began = time.monotonic()
     if before.done < trials:
         standing = Standing(experiment, opened, trials, quiet or as_json, console)
@@ -133,6 +146,34 @@ def _with_flags(config: StudyConfig, changes: dict[str, object]) -> StudyConfig:
         shown = "" if isinstance(problem.get("input"), dict) else f" {problem.get('input')}"
         message = problem["msg"].removeprefix("Value error, ")
         raise UserError(f"--{flag.replace('_', '-')}{shown}: {message}") from error
+
+
+def _calibrate(experiment: Experiment, architectures: int, places: list[str], quiet: bool, as_json: bool) -> None:
+    """Train what is missing of a calibration, and print it."""
+    beside = companion(experiment)
+    total = queue(beside, architectures)
+    opened = beside.open_study()
+    if count(opened).done < total:
+        with watching(Standing(beside, opened, total, quiet or as_json, console)) as show:
+            search(beside, total, places, show)
+    found = calibration_of(opened)
+    if found is None:
+        raise UserError(f"--calibrate {architectures}: fewer than three architectures could be trained to the end")
+    if as_json:
+        print(json.dumps(found.to_dict()))
+    elif not quiet:
+        console.print(str(found), soft_wrap=True)
+
+
+def _trust(experiment: Experiment) -> str:
+    """The study's calibration, or a warning that there is none or that it is poor."""
+    found = stored_calibration(experiment)
+    if found is None:
+        return (
+            "not calibrated: the same command with --calibrate 12 tells how far this schedule's ranking can be trusted"
+        )
+    poor = "; poor: train longer before believing differences" if found.spearman.value < POOR else ""
+    return f"{found}{poor}"
 
 
 def _introduction(experiment: Experiment, trials: int, done: int, workers: int) -> str:

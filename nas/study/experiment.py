@@ -9,7 +9,7 @@ import platform
 import random
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,6 +37,7 @@ from nas.study.samplers import NoCandidateLeftError, Problem, draw_untried, make
 from nas.study.space import SearchSpace
 from nas.study.stopping import Finished
 from nas.study.storage import create_study, default_url, exclusive, load_study, open_storage
+from nas.training.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,16 @@ class Experiment:
         stored = trial.user_attrs.get("candidate")
         return Candidate.from_dict(stored) if stored else self.problem.candidate(trial.params)
 
+    def schedule_of(self, trial: FrozenTrial) -> Schedule:
+        """What a trial trains: the short schedule, or one of several times its length."""
+        schedule = self.config.short_schedule()
+        return replace(schedule, images=schedule.images * int(trial.user_attrs.get("times", 1)))
+
+    def beside(self, kind: str) -> Experiment:
+        """A companion in the same storage: the same people, space and schedule, trials of its own."""
+        config = self.config.model_copy(update={"name": f"{self.config.name}-{kind}", "baselines": ()})
+        return replace(self, config=config, folder=self.folder.with_name(config.name))
+
     def title_of(self, trial: FrozenTrial) -> str:
         """A trial's network in words, with its name if it is a published one."""
         name = trial.user_attrs.get("published")
@@ -144,7 +155,7 @@ class Experiment:
                 continue
             # With the space's parameters where it holds the network: then samplers and the dashboard learn from it.
             point = self.space.point_of(named(name).candidate) or {}
-            study.enqueue_trial(point, user_attrs={"published": name, "candidate": candidate.to_dict()})
+            study.enqueue_trial(point, user_attrs={"given": True, "published": name, "candidate": candidate.to_dict()})
             seen.add(candidate.id)
 
     def sampler(self, stream: int) -> BaseSampler:

@@ -51,9 +51,9 @@ def run_trial(
     """Train the trial's candidate and tell the study how it went.
 
     A trial that was interrupted goes on from its last epoch's checkpoint. One that diverges, collapses, runs out of
-    memory or falls out of reach of the front is told as pruned, with the reason and its curve stored. A published
-    baseline always trains to the end; one over the budget is told as pruned then: what may not be chosen must not be
-    among the best.
+    memory or falls out of reach of the front is told as pruned, with the reason and its curve stored. A network
+    that was given, not proposed (a published baseline), always trains to the end; one over the budget is told as pruned
+    then: what may not be chosen must not be among the best.
 
     Args:
         study: where the trial was claimed.
@@ -67,8 +67,9 @@ def run_trial(
     frozen = study._storage.get_trial(trial._trial_id)
     candidate = experiment.candidate_of(frozen)
     cost = experiment.cost(candidate)
-    baseline = "published" in frozen.user_attrs
-    schedule = experiment.config.short_schedule()
+    given = "given" in frozen.user_attrs
+    seed = int(frozen.user_attrs.get("seed", experiment.config.seed))
+    schedule = experiment.schedule_of(frozen)
     rule = StoppingRule(experiment.config.stopping.quantile, experiment.config.stopping.least)
     rung_epochs = experiment.config.rung_epochs()
     trial.set_user_attr("candidate", candidate.to_dict())
@@ -77,7 +78,7 @@ def run_trial(
     rungs: dict[str, float] = {}
 
     def after_epoch(epoch: Epoch) -> str | None:
-        if baseline or epoch.number not in rung_epochs or epoch.evaluation is None:
+        if given or epoch.number not in rung_epochs or epoch.evaluation is None:
             return None
         pckh = epoch.evaluation.accuracy.mean
         return rule.reason(epoch.number, pckh, cost.params, cost.madds, finished_of(study))
@@ -86,16 +87,14 @@ def run_trial(
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     trained = None
     try:
-        network = build_network(
-            candidate.architecture, experiment.joints, experiment.input_size, seed=experiment.config.seed
-        )
+        network = build_network(candidate.architecture, experiment.joints, experiment.input_size, seed=seed)
         trained = train(
             network,
             candidate.losses,
             schedule,
             people,
             held_out,
-            seed=experiment.config.seed,
+            seed=seed,
             checkpoint=checkpoint,
             evaluate_after=lambda epoch: epoch in rung_epochs,
             after_epoch=after_epoch,

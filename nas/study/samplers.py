@@ -69,14 +69,14 @@ def tried(study: Study, problem: Problem) -> set[str]:
         point = trial.params or trial.system_attrs.get("fixed_params", {})
         if set(problem.space.choices) <= set(point):
             ids.add(problem.candidate(point).id)
-        elif "published" in trial.user_attrs:  # a baseline that the space does not hold
+        elif "given" in trial.user_attrs:  # a network that the space does not hold
             ids.add(Candidate.from_dict(trial.user_attrs["candidate"]).id)
     return ids
 
 
 def _given(trial: FrozenTrial) -> bool:
     """Whether a trial's network is given, and nothing is to be proposed."""
-    return bool(trial.system_attrs.get("fixed_params")) or "published" in trial.user_attrs
+    return bool(trial.system_attrs.get("fixed_params")) or "given" in trial.user_attrs
 
 
 def draw_untried(
@@ -489,8 +489,8 @@ def _log_costs(study: Study) -> Any:
 class _LogCosts:
     """A study seen through log10 costs: what Optuna's samplers read of a study, with the values changed.
 
-    Baselines that the space does not hold are left out: a trial without parameters leaves these samplers, which model
-    the parameters that all trials share, with none.
+    Given networks that the space does not hold are left out: a trial without parameters leaves these samplers, which
+    model the parameters that all trials share, with none.
     """
 
     def __init__(self, study: Study) -> None:
@@ -507,7 +507,7 @@ class _LogCosts:
 
 
 def _inside(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    return [_with_log_costs(t) for t in trials if t.params or "published" not in t.user_attrs]
+    return [_with_log_costs(t) for t in trials if t.params or "given" not in t.user_attrs]
 
 
 def _with_log_costs(trial: FrozenTrial) -> FrozenTrial:

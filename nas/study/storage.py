@@ -245,6 +245,9 @@ class Owner:
         return ended or abs(born - self.born) > 1
 
 
+GIVEN = ("given", "published", "candidate", "times", "seed")
+"""User attributes with which a trial is queued whose network is given, not proposed: what it tries, under what."""
+
 ATTEMPTS = 5
 """How often a trial's worker may die before it is given up: a network that kills its worker must not do so for ever."""
 
@@ -279,7 +282,8 @@ def hand_back(study: Study, trial: FrozenTrial, ended_by_us: bool = False) -> No
     # Ended before it is queued: a crash in between loses a proposal, never trains one twice.
     storage.set_trial_user_attr(trial._trial_id, "reason", "its worker ended; handed back")
     storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-    kept = {name: trial.user_attrs[name] for name in ("published", "candidate") if "published" in trial.user_attrs}
+    given = "given" in trial.user_attrs
+    kept = {name: value for name, value in trial.user_attrs.items() if given and name in GIVEN}
     params = trial.params or trial.system_attrs.get("fixed_params", {})
     if params or kept:
         study.enqueue_trial(params, user_attrs={**kept, "attempt": attempt + 1, "first_number": first_number(trial)})
@@ -333,7 +337,7 @@ def claim(study: Study, total: int, distributions: Mapping[str, BaseDistribution
         if counts.done + counts.running >= total:
             return None
         waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        # A published network that the space does not hold is trained without parameters of the space.
+        # A given network that the space does not hold is trained without parameters of the space.
         bare = bool(waiting) and not waiting[0].system_attrs.get("fixed_params")
         trial = study.ask({} if bare else dict(distributions))
         trial.set_user_attr("owner", Owner.me().to_dict())

@@ -207,7 +207,6 @@ def _work(experiment: Experiment, total: int, index: int, device: str, say: Conn
         storage = open_storage(experiment.url)
         taken = count(experiment.open_study()).taken
         study = experiment.open_study(experiment.sampler(stream=index + 1000 * taken))
-        schedule = experiment.config.short_schedule()
         while True:
             if os.getppid() != parent:
                 os._exit(1)
@@ -220,6 +219,7 @@ def _work(experiment: Experiment, total: int, index: int, device: str, say: Conn
                 continue
             frozen = study._storage.get_trial(trial._trial_id)
             tell("training", (trial.number, experiment.title_of(frozen)))
+            schedule = experiment.schedule_of(frozen)
             clock = _StepClock(schedule.steps, schedule.batch, parent, tell)
             outcome = run_trial(study, trial, experiment, people, held_out, after_step=clock)
             tell("ended", (outcome.number, outcome.pckh, outcome.reason, outcome.images, outcome.seconds))

@@ -233,3 +233,20 @@ def _read(descriptor: int) -> bytes:
         return os.read(descriptor, 65536)
     except OSError:  # what a terminal says at its end
         return b""
+
+
+def test_a_calibration_trains_both_schedules_and_is_printed_from_then_on(going: Workplace) -> None:
+    before = list(map(essence, going.trials()))
+    done = going.search("--calibrate", 3, "--workers", 2)
+    assert "rank correlation with 4 times the schedule, 3 architectures: Spearman " in done.stdout
+    trials = going.trials("tiny-calibration", "tiny")
+    assert len(trials) == 6
+    lengths = sorted((t.user_attrs["times"], t.user_attrs["images"]) for t in trials)
+    assert lengths == [(1, 96)] * 3 + [(4, 384)] * 3
+    assert list(map(essence, going.trials())) == before, "the study itself is left as it was"
+    record = json.loads(going.search("--calibrate", 3, "--json").stdout)
+    assert len(record["rows"]) == 3
+    assert len(going.trials("tiny-calibration", "tiny")) == 6
+    again = going.search("--trials", 6)
+    assert "3 architectures: Spearman " in again.stdout
+    assert "not calibrated" not in again.stdout
