@@ -6,6 +6,7 @@ annealed fully, in a companion study ``<name>-calibration`` of the same storage,
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -145,7 +146,8 @@ def calibration_of(study: Study) -> Calibration | None:
 
     def estimate(statistic: Callable[[Floats], float]) -> Estimate:
         values = np.array([statistic(draw) for draw in draws])
-        low, high = np.nanpercentile(values, (2.5, 97.5))  # a draw of equal values has no correlation
+        known = values[np.isfinite(values)]  # a draw of equal values has no correlation
+        low, high = np.percentile(known, (2.5, 97.5)) if len(known) else (math.nan, math.nan)
         return Estimate(statistic(columns), float(low), float(high))
 
     return Calibration(estimate(_spearman), estimate(_kendall), estimate(_partial), TIMES, tuple(both))
@@ -178,4 +180,4 @@ def _kendall(columns: Floats) -> float:
 def _partial(columns: Floats) -> float:
     r = _ranked(columns)
     left = (1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2)
-    return float((r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt(left)) if left > 1e-9 else float("nan")
+    return float((r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt(left)) if left > 1e-9 else math.nan
