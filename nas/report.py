@@ -13,7 +13,7 @@ from optuna.study import Study
 from nas.console import console, print_tables, run
 from nas.errors import UserError
 from nas.study.comparison import PICKS, pick
-from nas.study.display import comparison_records, comparison_table, front_records, front_table
+from nas.study.display import comparison_records, comparison_table, elsewhere, front_records, front_table
 from nas.study.experiment import Experiment, load, points_of
 from nas.study.front import hypervolume
 from nas.study.storage import count
@@ -66,7 +66,7 @@ def main(
     print_tables(front_table(experiment, opened), comparison_table(experiment, opened))
     if picks:
         chosen = ", ".join(f"{pick} {number}" for pick, number in picks.items())
-        command = f"python -m nas.retrain --study {study} --pick {next(iter(picks))}"
+        command = f"python -m nas.retrain --study {study} --pick {next(iter(picks))}{elsewhere(experiment)}"
         console.print(f"picks, by trial: {chosen}; {command}", soft_wrap=True)
 
 

@@ -16,11 +16,11 @@ from nas.console import console, default_workers, print_tables, run
 from nas.errors import UserError
 from nas.study.calibration import POOR, calibration_of, companion, queue, stored_calibration
 from nas.study.config import StudyConfig
-from nas.study.display import Standing, comparison_table, front_records, front_table, short, watching
+from nas.study.display import Standing, comparison_table, elsewhere, front_records, front_table, short, watching
 from nas.study.experiment import Experiment, points_of, prepare
 from nas.study.files import find
 from nas.study.front import hypervolume
-from nas.study.storage import count, default_url, masked
+from nas.study.storage import count, masked
 from nas.study.workers import devices_for, search
 from nas.training.devices import device_named
 
@@ -197,10 +197,7 @@ def _conclude(experiment: Experiment, study: Study, seconds: float) -> None:
     name = experiment.config.name
     console.print("next:")
     console.print(f"  optuna-dashboard {masked(experiment.url)}", soft_wrap=True)
-    elsewhere = "" if experiment.folder.parent == Path("runs") else f" --runs {experiment.folder.parent}"
-    if experiment.url != default_url(experiment.folder):
-        elsewhere += f" --storage {masked(experiment.url)}"
-    console.print(f"  python -m nas.retrain --study {name} --pick knee{elsewhere}", soft_wrap=True)
+    console.print(f"  python -m nas.retrain --study {name} --pick knee{elsewhere(experiment)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -68,8 +68,11 @@ class Calibration:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON; a correlation that there is none of is null."""
+        raw = asdict(self)
+        for name in ("spearman", "kendall", "partial"):
+            raw[name] = {end: None if math.isnan(value) else value for end, value in raw[name].items()}
+        return raw
 
 
 def companion(experiment: Experiment) -> Experiment:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -18,7 +19,7 @@ from rich.text import Text
 from nas.study.comparison import baselines_of, compare, tradeoffs
 from nas.study.experiment import Experiment, points_of
 from nas.study.front import Point, front, hypervolume
-from nas.study.storage import count
+from nas.study.storage import count, default_url, masked
 from nas.study.workers import Progress
 
 
@@ -36,6 +37,14 @@ def clock(seconds: float) -> str:
     hours, rest = divmod(whole, 3600)
     minutes, rest = divmod(rest, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def elsewhere(experiment: Experiment) -> str:
+    """Flags that another command needs to find a study that is not where it would look."""
+    flags = "" if experiment.folder.parent == Path("runs") else f" --runs {experiment.folder.parent}"
+    if experiment.url != default_url(experiment.folder):
+        flags += f" --storage {masked(experiment.url)}"
+    return flags
 
 
 class Standing:
