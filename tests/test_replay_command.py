@@ -1,0 +1,78 @@
+"""``python -m nas.replay``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from subprocess import CompletedProcess
+
+import pytest
+
+from nas.architecture.cost import network_cost
+from nas.study.files import ROOT
+from nas.study.front import Scale
+from nas.study.replay import Record, Row
+from nas.study.space import SearchSpace
+
+Command = Callable[..., CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 made-up results over the lightweight space."""
+    space = SearchSpace.read(ROOT / "search_spaces" / "lightweight.toml")
+    rng, rows = Random(0), []
+    while len(rows) < 30:
+        point = space.random(rng)
+        try:
+            architecture = space.candidate(point, 0.25).architecture
+        except ValueError:
+            continue
+        cost = network_cost(architecture, 16, (64, 64))
+        final = 30 + cost.layers / 50
+        rows.append(Row(point, final, cost.params, cost.madds, cost.layers, {1: final / 2, 2: final}))
+    scale = Scale((1_000, 2_000_000), (100_000, 150_000_000))
+    path = tmp_path_factory.mktemp("record") / "record.json"
+    path.write_text(Record({}, "lightweight", space.hash, 0.25, 64, 16, 2, 100, scale, tuple(rows)).to_json())
+    return path
+
+
+@pytest.mark.slow
+def test_policies_are_compared(command: Command, record: Path) -> None:
+    arguments = ("--record", record, "--seeds", 2, "--trials", 40, "--policy", "random", "--policy", "tpe+halving")
+    done = command("replay", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "30 recorded networks, 2 seeds" in done.stdout
+    assert "at 25 trials" in done.stdout
+    assert "at 30 trials" in done.stdout
+    found = json.loads(command("replay", *arguments, "--json", "--workers", 1).stdout)
+    random, halving = found["policies"]
+    assert (random["policy"], halving["policy"]) == ("random", "tpe+halving")
+    assert len(random["hypervolume"]["mean"]) == 30
+    assert random["images"][-1] == 3000
+    assert halving["images"][-1] < 3000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((), "give either --record FILE or --study NAME"),
+        (("--record", "RECORD", "--study", "x"), "give either --record FILE or --study NAME"),
+        (("--record", "none.json"), "--record none.json does not exist"),
+        (("--record", "README.md"), "--record README.md: not a record"),
+        (("--record", "RECORD", "--policy", "magic"), "--policy magic: must be one of front, tpe"),
+        (("--record", "RECORD", "--policy", "tpe+luck"), "--policy tpe+luck: must be one of front, tpe"),
+        (("--record", "RECORD", "--seeds", "0"), "--seeds 0: must be at least 1"),
+        (("--record", "RECORD", "--trials", "1"), "--trials 1: must be at least 2"),
+        (("--record", "RECORD", "--quantile", "2"), "--quantile 2: must be from 0 to 1"),
+        (("--record", "RECORD", "--save", "x.json"), "--save x.json belongs to --study"),
+        (("--study", "nothing"), "--study nothing: there is no "),
+    ],
+)
+def test_wrong_flags_get_one_line(command: Command, record: Path, arguments: tuple[str, ...], expected: str) -> None:
+    done = command("replay", *(record if a == "RECORD" else a for a in arguments))
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert done.stderr.count("\n") == 1
