@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from nas.console import console, default_workers, print_tables, run
 from nas.errors import UserError
-from nas.study.calibration import POOR, calibration_of, companion, queue, stored_calibration
+from nas.study.calibration import calibration_of, companion, queue, remember, remembered
 from nas.study.config import StudyConfig
 from nas.study.display import Standing, comparison_table, elsewhere, front_records, front_table, short, watching
 from nas.study.experiment import Experiment, points_of, prepare
@@ -107,12 +107,16 @@ def main(
     opened = experiment.open_study()
 
     if calibrate is not None:
-        _calibrate(experiment, calibrate, places, quiet, as_json)
+        _calibrate(experiment, opened, calibrate, places, quiet, as_json)
         return
     before = count(opened)
     if not (quiet or as_json):
         console.print(_introduction(experiment, trials, before.done, len(places)), soft_wrap=True)
-        console.print(_trust(experiment), soft_wrap=True)
+        console.print(
+            remembered(opened)
+            or "not calibrated: with --calibrate 12, the same command tells how far its ranking can be trusted",
+            soft_wrap=True,
+        )
     began = time.monotonic()
     if before.done < trials:
         standing = Standing(experiment, opened, trials, quiet or as_json, console)
@@ -148,7 +152,9 @@ def _with_flags(config: StudyConfig, changes: dict[str, object]) -> StudyConfig:
         raise UserError(f"--{flag.replace('_', '-')}{shown}: {message}") from error
 
 
-def _calibrate(experiment: Experiment, architectures: int, places: list[str], quiet: bool, as_json: bool) -> None:
+def _calibrate(
+    experiment: Experiment, study: Study, architectures: int, places: list[str], quiet: bool, as_json: bool
+) -> None:
     """Train what is missing of a calibration, and print it."""
     beside = companion(experiment)
     total = queue(beside, architectures)
@@ -159,21 +165,11 @@ def _calibrate(experiment: Experiment, architectures: int, places: list[str], qu
     found = calibration_of(opened)
     if found is None:
         raise UserError(f"--calibrate {architectures}: fewer than three architectures could be trained to the end")
+    remember(study, found)
     if as_json:
         print(json.dumps(found.to_dict()))
     elif not quiet:
         console.print(str(found), soft_wrap=True)
-
-
-def _trust(experiment: Experiment) -> str:
-    """The study's calibration, or a warning that there is none or that it is poor."""
-    found = stored_calibration(experiment)
-    if found is None:
-        return (
-            "not calibrated: the same command with --calibrate 12 tells how far this schedule's ranking can be trusted"
-        )
-    poor = "; poor: train longer before believing differences" if found.spearman.value < POOR else ""
-    return f"{found}{poor}"
 
 
 def _introduction(experiment: Experiment, trials: int, done: int, workers: int) -> str:

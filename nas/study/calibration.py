@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import optuna
 from numpy.typing import NDArray
 from optuna.study import Study
 from optuna.trial import TrialState
@@ -21,7 +20,7 @@ from scipy.stats import kendalltau, rankdata
 
 from nas.study.candidate import Candidate
 from nas.study.experiment import Experiment
-from nas.study.storage import exclusive, load_study, open_storage
+from nas.study.storage import exclusive
 
 TIMES = 4
 """How many times longer the other schedule is."""
@@ -156,13 +155,18 @@ def calibration_of(study: Study) -> Calibration | None:
     return Calibration(estimate(_spearman), estimate(_kendall), estimate(_partial), TIMES, tuple(both))
 
 
-def stored_calibration(experiment: Experiment) -> Calibration | None:
-    """The calibration that a study's storage has, if any."""
-    beside = companion(experiment)
-    storage = open_storage(experiment.url)
-    if beside.config.name not in optuna.get_all_study_names(storage):
+def remember(study: Study, found: Calibration) -> None:
+    """Note a calibration in the study that it is of."""
+    study.set_user_attr("calibration", {"text": str(found), "spearman": found.to_dict()["spearman"]["value"]})
+
+
+def remembered(study: Study) -> str | None:
+    """What a study's last calibration said, with a warning where it was poor; None if there was none."""
+    noted = study.user_attrs.get("calibration")
+    if noted is None:
         return None
-    return calibration_of(load_study(storage, beside.config.name))
+    good = noted["spearman"] is not None and noted["spearman"] >= POOR
+    return str(noted["text"]) + ("" if good else "; poor: train longer before believing differences")
 
 
 def _ranked(columns: Floats) -> Floats:

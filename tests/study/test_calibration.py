@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -13,7 +14,7 @@ import pytest
 from optuna.trial import TrialState
 from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 
-from nas.study.calibration import TIMES, calibration_of, companion, queue, spread, stored_calibration
+from nas.study.calibration import TIMES, Estimate, calibration_of, companion, queue, remember, remembered, spread
 from nas.study.config import StudyConfig
 from nas.study.experiment import Experiment, prepare
 from nas.study.storage import claim, count, exclusive, hand_back
@@ -103,8 +104,15 @@ def test_the_correlations_are_scipys(experiment: Experiment) -> None:
     assert found.partial.value == pytest.approx(pearsonr(without_params(short), without_params(long)).statistic)
     for one in (found.spearman, found.kendall, found.partial):
         assert -1 <= one.low <= one.value <= one.high <= 1
-    assert stored_calibration(experiment) == found
     assert "9 architectures" in str(found)
+    itself = experiment.open_study()
+    assert remembered(itself) is None
+    remember(itself, replace(found, spearman=Estimate(0.9, 0.5, 1.0)))
+    assert "Spearman 0.90 (0.50 to 1.00)" in str(remembered(experiment.open_study()))
+    assert "poor" not in str(remembered(itself))
+    for poor in (Estimate(0.5, 0.2, 0.9), Estimate(math.nan, math.nan, math.nan)):
+        remember(itself, replace(found, spearman=poor))
+        assert str(remembered(itself)).endswith("; poor: train longer before believing differences")
 
 
 def test_the_same_order_is_a_correlation_of_one_and_equal_values_none(experiment: Experiment) -> None:
@@ -118,8 +126,3 @@ def test_the_same_order_is_a_correlation_of_one_and_equal_values_none(experiment
     assert found is not None
     assert found.spearman.value == found.kendall.value == pytest.approx(1)
     assert math.isnan(found.partial.value), "at equal params nothing is left to correlate"
-
-
-def test_a_study_without_a_calibration_has_none(experiment: Experiment) -> None:
-    experiment.open_study()
-    assert stored_calibration(experiment) is None
