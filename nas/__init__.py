@@ -1,3 +1,3 @@
 """Neural architecture search over stacked hourglass networks for human pose."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
