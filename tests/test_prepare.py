@@ -88,7 +88,7 @@ def test_lsp(lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFix
     images, annotations = lspet
     out = tmp_path / "new" / "people.h5"
     code, text, errors = call(
-        capsys, "lsp", "--images", images, "--annotations", annotations, "--out", out, "--box", 32, "--skip-missing"
+        capsys, "lsp", "--images", images, "--annotations", annotations, "--out", out, "--box", 32, "--max-broken", "2.5%"
     )  # fmt: skip
     assert (code, errors) == (0, "")
     summary = describe_packed(out)
@@ -96,8 +96,11 @@ def test_lsp(lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFix
     assert summary.source["dataset"] == "lspet"
     assert "39 people (train " in text
     assert "joints labelled: 546 of 546" in text
-    assert "left out: 1, picture missing" in text
-    assert files(out.parent) == {"people.h5"}
+    assert "left out: 1, picture missing or broken" in text
+    listed = out.parent / "people.h5.broken.txt"
+    assert f"missing or broken pictures: 1, listed in {listed}: im00040.jpg (no such picture)" in text
+    assert "39 pictures read, " in text
+    assert files(out.parent) == {"people.h5", listed.name}
 
 
 def test_a_missing_picture_stops_it(
@@ -110,8 +113,11 @@ def test_a_missing_picture_stops_it(
     )
     assert code == 2
     assert "does not say who is validated" in text
-    assert errors == f"error: {images / 'im00040.jpg'}: no such picture; check the pictures' folder\n"
-    assert files(tmp_path) == before
+    assert errors == (
+        f"error: {images / 'im00040.jpg'}: no such picture; that makes 1 of 40 pictures, and --max-broken allows 0: "
+        "check the pictures' folder, replace them, or allow more to leave their people out\n"
+    )
+    assert files(tmp_path) == before | {"people.h5.broken.txt"}
 
 
 def test_mpii_with_both_splits(lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,7 +244,19 @@ def test_lsp_joined_with_its_extended_set(
     annotations = tmp_path / "lsp" / "joints.mat"
     scipy.io.savemat(annotations, {"joints": lsp_content()})
     out = tmp_path / "lsp.h5"
-    arguments = ["lsp", "--images", images, "--annotations", annotations, "--out", out, "--box", 32, "--skip-missing"]
+    arguments = [
+        "lsp",
+        "--images",
+        images,
+        "--annotations",
+        annotations,
+        "--out",
+        out,
+        "--box",
+        32,
+        "--max-broken",
+        "100%",
+    ]
     code, text, _ = call(
         capsys, *arguments, "--extended-images", extended_images, "--extended-annotations", extended
     )  # fmt: skip
@@ -346,7 +364,7 @@ def test_pictures_outside_their_folder_are_refused(
     more = ["--valid", path, "--valid-images", tmp_path / "more"] if extra else []
     code, _, errors = call(
         capsys, "coco", "--images", tmp_path / "images", "--train", path, *more, "--skeleton",
-        tmp_path / "skeleton.toml", "--out", tmp_path / "out" / "people.h5", "--skip-missing",
+        tmp_path / "skeleton.toml", "--out", tmp_path / "out" / "people.h5", "--max-broken", "100%",
     )  # fmt: skip
     assert code == 2
     assert "leads out of" in errors
@@ -401,8 +419,12 @@ def test_synthetic(tmp_path: Path, command: Command) -> None:
             ["coco", "--images", "DIR", "--annotations", "H5", "--skeleton", "FILE", "--out", "OUT"],
             "FILE: not TOML",
         ),
-        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT"], "no such picture (and 38 more)"),
-        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--skip-missing"], "none of the 39 pictures"),
+        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT"], "none of the 39 pictures is left: check"),
+        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--max-broken", "100%"], "none of the 39 pict"),
+        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--max-broken", "-1"], "--max-broken '-1' is no"),
+        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--max-broken", "nan%"], "'nan%' is no number"),
+        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--max-broken", "101%"], "give one like 20 or"),
+        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--jpeg", "101"], "'--jpeg'"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -429,7 +451,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1
     assert fill(words) in errors
-    assert files(work) == {"dir", "file"}
+    assert files(work) - {"people.h5.broken.txt"} == {"dir", "file"}
 
 
 def test_bad_input_ends_the_process_with_2(command: Command, tmp_path: Path) -> None:
@@ -447,27 +469,41 @@ def test_help_fits_a_screen_and_has_an_example(name: str | None, command: Comman
     assert done.stdout.count("\n") <= 40
 
 
-@pytest.mark.parametrize("after", [0.0, 3.0])
-def test_ctrl_c_leaves_nothing(tmp_path: Path, after: float) -> None:
+PEOPLE = ["synthetic", "--people", "3000", "--holdout", "0", "--valid", "0", "--box", "32"]
+
+
+@pytest.mark.parametrize("after", ["the start", "some people"])
+def test_ctrl_c_and_the_same_command_again(tmp_path: Path, after: str, command: Command) -> None:
     out = tmp_path / "people.h5"
     out.write_bytes(b"what was there")
     process = subprocess.Popen(
-        [sys.executable, "-m", "nas.prepare", "synthetic", "--out", str(out), "--people", "1000000", "--box", "32"],
+        [sys.executable, "-m", "nas.prepare", *PEOPLE, "--out", str(out)],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+    journal = tmp_path / ".people.h5.journal"
+    wanted = 0 if after == "the start" else 10_000  # bytes, of 300 a person
     deadline = time.monotonic() + 60
-    while len(list(tmp_path.iterdir())) == 1 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(after)  # while workers start, import, draw
+    while not (journal.exists() and journal.stat().st_size >= wanted) and time.monotonic() < deadline:
+        time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # to the whole group, as a terminal does
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "interrupted"
     assert "Traceback" not in errors
     assert out.read_bytes() == b"what was there"
-    assert list(tmp_path.iterdir()) == [out]
+    if after == "the start":
+        assert list(tmp_path.iterdir()) == [out]
+        return
+    assert f"{out}: what is done so far is kept; the same command goes on" in errors
+    assert files(tmp_path) == {"people.h5", ".people.h5.part", ".people.h5.journal"}
+    done = command("prepare", *PEOPLE, "--out", out)
+    assert done.returncode == 0
+    assert "were packed before it was interrupted" in done.stdout
+    assert files(tmp_path) == {"people.h5"}
+    assert command("prepare", *PEOPLE, "--out", tmp_path / "whole.h5").returncode == 0
+    assert describe_packed(out) == describe_packed(tmp_path / "whole.h5")
 
 
 def test_killed_workers_go_with_their_parent(tmp_path: Path) -> None:
