@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from collections import Counter
@@ -13,24 +14,29 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from nas.console import (
     console,
     default_workers,
     existing_directory,
     existing_file,
+    print_tables,
     progress,
     run,
     stderr,
     writable_directory,
 )
+from nas.data.checking import Checked, check_packed
 from nas.data.coco import read_coco, read_skeleton
 from nas.data.flic import EITHER, read_flic
 from nas.data.lsp import read_leeds
 from nas.data.mpii import read_mpii
-from nas.data.packed import crop_side, describe_packed
+from nas.data.packed import PackedPeople, crop_side, describe_packed
 from nas.data.packing import broken_list, pack, pack_synthetic, picture_path
 from nas.data.people import FLIC, LSP, MPII, SPLITS, Person, Skeleton
+from nas.data.sheet import contact_sheet, save_jpeg_or_png
 from nas.data.splits import (
     TRAINING,
     UNDIVIDED,
@@ -247,6 +253,95 @@ def synthetic(
             out, counts, box, seed, Figures(), workers or default_workers(), on_progress, jpeg=jpeg
         )  # fmt: skip
     _report(out, time.monotonic() - start, resumed, {}, [])
+
+
+@app.command(epilog="Example: python -m nas.prepare check people.h5 --sheet sheet.jpg")
+def check(
+    file: Annotated[Path, typer.Argument(help="The packed file.", metavar="PEOPLE.H5")],
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet here, a .jpg or .png.")] = None,
+    people: Annotated[int, typer.Option(min=1, max=240, help="People on the sheet.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other people for the sheet.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check a packed file, every byte of it, and draw some of its people.
+
+    Exits with 1 and says what is wrong if training should not use the file. The sheet shows people as packed, and as
+    training sees them: turned, scaled, shifted, recoloured, mirrored. A mirrored person's left is still their left.
+    """
+    if sheet is not None:
+        if sheet.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+            raise UserError(f"--sheet {sheet} is no name of a picture; give one that ends in .jpg or .png")
+        if sheet.is_dir():
+            raise UserError(f"--sheet {sheet} is a directory; give the name of a file")
+        writable_directory(sheet.parent, "the folder of --sheet,")
+    found = check_packed(existing_file(file, "PEOPLE.H5"))
+    problems = list(found.problems)
+    if sheet is not None:
+        try:
+            _write_sheet(file, sheet, people, seed)
+        except UserError as error:
+            if not problems:
+                raise
+            problems.append(f"no contact sheet: {error}")
+            sheet = None
+    _print_checked(file, found, problems, sheet, as_json)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _write_sheet(file: Path, sheet: Path, count: int, seed: int) -> None:
+    people, rows, splits = PackedPeople.load_some(file, count, seed)
+    labels = [f"{row}  {split}  {name}" for row, split, name in zip(rows, splits, people.images, strict=True)]
+    total = describe_packed(file).people
+    title = f"{file.name}: {len(people):,} of {total:,} people, {people.skeleton.name}, box {people.box}, seed {seed}"
+    content = save_jpeg_or_png(contact_sheet(people, labels, title, seed), sheet.name)
+    try:
+        sheet.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"--sheet {sheet}: cannot write ({error.strerror}); choose another place") from error
+
+
+def _print_checked(file: Path, found: Checked, problems: Sequence[str], sheet: Path | None, as_json: bool) -> None:
+    packed = found.summary
+    if as_json:
+        record = {
+            "file": str(file), "fine": not problems, "problems": list(problems), "notes": list(found.notes),
+            "people": packed.people, "splits": dict(packed.counts), "skeleton": packed.skeleton.name,
+            "box": packed.box, "side": crop_side(packed.box), "jpeg": packed.jpeg, "bytes": file.stat().st_size,
+            "joints": packed.people * len(packed.skeleton.joints), "labelled": found.joints,
+            "outside_box": found.outside_box, "outside_crop": found.outside_crop,
+            "head_sizes": dict(zip(("smallest", "median", "largest"), found.head_sizes, strict=True)),
+            "odd_heads": found.odd_heads, "unlabelled": found.unlabelled, "doubles": found.doubles,
+            "doubles_across": found.doubles_across, "source": dict(packed.source), "checksum": packed.checksum,
+            "sheet": str(sheet) if sheet else None,
+        }  # fmt: skip
+        print(json.dumps(record, ensure_ascii=False, allow_nan=False))
+        return
+    joints = packed.people * len(packed.skeleton.joints)
+    stored = "raw" if packed.jpeg is None else f"JPEG {packed.jpeg}"
+    side = crop_side(packed.box)
+    low, middle, high = found.head_sizes
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in (
+        ("people", f"{packed.people:,} ({', '.join(f'{split} {packed.counts[split]:,}' for split in SPLITS)})"),
+        ("crops", f"{side}×{side} (box {packed.box}), {stored}, {file.stat().st_size / 2**20:,.1f} MiB"),
+        ("skeleton", f"{packed.skeleton.name}, {len(packed.skeleton.joints)} joints"),
+        ("joints labelled", f"{found.joints:,} of {joints:,} ({found.joints / max(joints, 1):.1%})"),
+        ("outside the box", f"{found.outside_box:,} ({found.outside_box / max(found.joints, 1):.2%})"),
+        ("outside the crop", f"{found.outside_crop:,} ({found.outside_crop / max(found.joints, 1):.2%})"),
+        ("head size", f"{low:.1%} to {high:.1%} of the box, median {middle:.1%}"),
+        ("equal crops", f"{found.doubles:,} groups, {found.doubles_across:,} in more than one split"),
+        ("source", ", ".join(f"{key} {text}" for key, text in packed.source.items() if "sha256" not in key)),
+        ("checksum", packed.checksum),
+        *(("sheet", str(path)) for path in [sheet] if path),
+    ):
+        table.add_row(name, Text(value))
+    print_tables(table)
+    for note in found.notes:
+        _say(f"note: {note}")
+    for problem in problems:
+        _say(f"wrong: {problem}")
+    _say(f"{file}: {f'{len(problems)} problems' if len(problems) > 1 else '1 problem' if problems else 'fine'}")
 
 
 def _read(

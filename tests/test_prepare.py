@@ -88,7 +88,8 @@ def test_lsp(lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFix
     images, annotations = lspet
     out = tmp_path / "new" / "people.h5"
     code, text, errors = call(
-        capsys, "lsp", "--images", images, "--annotations", annotations, "--out", out, "--box", 32, "--max-broken", "2.5%"
+        capsys, "lsp", "--images", images, "--annotations", annotations, "--out", out, "--box", 32,
+        "--max-broken", "2.5%",
     )  # fmt: skip
     assert (code, errors) == (0, "")
     summary = describe_packed(out)

@@ -540,12 +540,43 @@ class PackedPeople:
                 raise UserError(f"{path}: nobody in split {'+'.join(names)} (it holds {held}); pack it with that split")
             if limit is not None and limit < len(rows):
                 rows = np.sort(np.random.default_rng(0).permutation(rows)[:limit])
-            columns = _columns(file, rows)
-            crops = _load_crops(path, file, columns, rows, crop_side(summary.box))
-            joints, labelled, head_size, to_original = (
-                columns[name] for name in ("joints", "labelled", "head_size", "to_original")
-            )
-            names_read = tuple(bytes(image).decode() for image in columns["image"])
+            people = cls._of_rows(path, file, summary, rows)
+        return people.to(device)
+
+    @classmethod
+    def load_some(
+        cls, path: str | os.PathLike[str], count: int, seed: int
+    ) -> tuple[PackedPeople, tuple[int, ...], tuple[str, ...]]:
+        """Load some people of all splits, drawn at random.
+
+        Args:
+            path: the packed file.
+            count: how many; all, if there are fewer.
+            seed: another one draws others.
+
+        Returns:
+            The people in the file's order, their rows, and their splits.
+
+        Raises:
+            UserError: as :meth:`load`.
+        """
+        path = Path(path)
+        with _open(path) as file:
+            summary, splits = _summary(path, file)
+            rows = np.sort(np.random.default_rng(seed).permutation(len(splits))[:count])
+            people = cls._of_rows(path, file, summary, rows)
+            return people, tuple(rows.tolist()), tuple(SPLITS[split] for split in splits[rows])
+
+    @classmethod
+    def _of_rows(
+        cls, path: Path, file: h5py.File, summary: PackedSummary, rows: NDArray[np.integer[Any]]
+    ) -> PackedPeople:
+        columns = _columns(file, rows)
+        crops = _load_crops(path, file, columns, rows, crop_side(summary.box))
+        joints, labelled, head_size, to_original = (
+            columns[name] for name in ("joints", "labelled", "head_size", "to_original")
+        )
+        images = tuple(bytes(image).decode() for image in columns["image"])
         if not (np.isfinite(joints).all() and np.isfinite(to_original).all() and np.isfinite(head_size).all()):
             raise UserError(f"{path}: damaged, some joints or head sizes are not numbers; {_REMEDY}")
         if (head_size <= 0).any():
@@ -558,9 +589,9 @@ class PackedPeople:
             labelled=torch.from_numpy(labelled),
             head_size=torch.from_numpy(head_size),
             to_original=torch.from_numpy(to_original),
-            images=names_read,
+            images=images,
             checksum=summary.checksum,
-        ).to(device)
+        )
 
     def __len__(self) -> int:
         return len(self.images)
