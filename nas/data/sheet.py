@@ -33,7 +33,7 @@ MIDDLE: Colour = (235, 235, 90)
 
 _INK, _FAINT, _PAPER = (240, 240, 240), (150, 150, 150), (24, 24, 24)
 _TILE = 176  # pixels a side
-_GAP, _LABEL, _HEAD = 4, 20, 58
+_GAP, _LABEL, _HEAD = 4, 20, 74
 _COLUMNS = ("as packed", "augmented", "augmented", "mirrored")
 
 
