@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -426,6 +427,11 @@ def test_synthetic(tmp_path: Path, command: Command) -> None:
         (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--max-broken", "nan%"], "'nan%' is no number"),
         (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--max-broken", "101%"], "give one like 20 or"),
         (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--jpeg", "101"], "'--jpeg'"),
+        (["check"], "Missing argument"),
+        (["check", "NONE"], "NONE does not exist"),
+        (["check", "FILE"], "FILE: not HDF5, truncated or damaged"),
+        (["check", "H5"], "H5: HDF5, but not a file of packed people"),
+        (["check", "H5", "--sheet", "OUT"], "is no name of a picture; give one that ends in .jpg or .png"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -462,12 +468,83 @@ def test_bad_input_ends_the_process_with_2(command: Command, tmp_path: Path) -> 
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", [None, "lsp", "mpii", "flic", "coco", "synthetic"])
+@pytest.mark.parametrize("name", [None, "lsp", "mpii", "flic", "coco", "synthetic", "check"])
 def test_help_fits_a_screen_and_has_an_example(name: str | None, command: Command) -> None:
     done = command("prepare", *([name] if name else []), "--help")
     assert done.returncode == 0
     assert "python -m nas.prepare " in done.stdout
     assert done.stdout.count("\n") <= 40
+
+
+def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, sheet = tmp_path / "people.h5", tmp_path / "new" / "sheet.jpg"
+    arguments = ["--people", 6, "--holdout", 3, "--valid", 2, "--box", 32, "--workers", 1, "--jpeg", 90]
+    code, text, _ = call(capsys, "synthetic", "--out", out, *arguments)
+    assert code == 0
+    assert "crops 54×54 (box 32), JPEG 90, " in text
+    code, text, errors = call(capsys, "check", out, "--sheet", sheet, "--people", 4)
+    assert (code, errors) == (0, "")
+    for words in ("11 (train 6, holdout 3, valid 2)", "JPEG 90", "outside the crop", str(sheet), f"{out}: fine"):
+        assert words in text
+    height, width, _ = cv2.imread(str(sheet)).shape
+    assert height > 400
+    assert width > 1400
+    code, text, errors = call(capsys, "check", out, "--json")
+    record = json.loads(text)
+    assert (code, record["fine"], record["problems"], record["people"]) == (0, True, [], 11)
+    assert record["checksum"] == describe_packed(out).checksum
+    assert files(tmp_path) == {"people.h5", "new"}
+
+    with h5py.File(out, "r+") as file:
+        file["jpegs"][10] ^= 1
+    code, text, errors = call(capsys, "check", out, "--sheet", sheet, "--people", 4)
+    assert (code, errors) == (1, "")
+    assert "wrong: 1 people changed since they were packed" in text
+    assert f"{out}: " in text.splitlines()[-1]
+    assert "problems" in text.splitlines()[-1]
+    code, text, _ = call(capsys, "check", out, "--json")
+    assert (code, json.loads(text)["fine"]) == (1, False)
+
+
+PICTURES_OUTSIDE = ["mpii h5", "mpii json", "mpii mat", "flic h5", "flic mat", "coco"]
+
+
+@pytest.mark.parametrize("kind", PICTURES_OUTSIDE)
+def test_every_format_is_refused_pictures_outside_their_folder(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LSP's pictures have no names: they are numbered."""
+    name = "../secret.jpg"
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "secret.jpg"), np.full((100, 120, 3), 90, np.uint8))
+    path, more = tmp_path / "annotations", []
+    if kind == "mpii h5":
+        save_hourglass(path, [1])
+        with h5py.File(path, "r+") as file:
+            file["imgname"][0] = name.encode()
+    elif kind == "mpii json":
+        save_json(path, [hrnet(name)])
+    elif kind == "mpii mat":
+        save_release(path, [(name, [release_person(sixteen(), (50, 41), 0.48, (40, 10, 50, 20))], 1)])
+    elif kind == "flic h5":
+        content = flic_content(20)
+        content["imgname"] = np.array([name.encode()] * len(content["imgname"]))
+        save_h5(path, content)
+    elif kind == "flic mat":
+        save_examples(path, flic_examples(30, filepath=name))
+    else:
+        (tmp_path / "skeleton.toml").write_text(SKELETON)
+        content = coco(1)
+        content["images"][0]["file_name"] = name
+        save_json(path, content)
+        more = ["--skeleton", tmp_path / "skeleton.toml"]
+    code, _, errors = call(
+        capsys, kind.split()[0], "--images", tmp_path / "images", "--train", path, *more, "--out",
+        tmp_path / "out" / "people.h5", "--max-broken", "100%",
+    )  # fmt: skip
+    assert code == 2
+    assert "leads out of" in errors
+    assert not (tmp_path / "out").exists()
 
 
 PEOPLE = ["synthetic", "--people", "3000", "--holdout", "0", "--valid", "0", "--box", "32"]

@@ -103,7 +103,7 @@ class _Tally:
         self._heads.append(heads[heads_good & maps_good])
         for what, wrong in (
             ("changed since they were packed (their digests are not the file's)", part.wrong),
-            ("have no readable crop", np.array([crop is None for crop in part.decoded])),
+            ("have no readable crop", ~part.readable),
             ("have labelled joints that are not numbers", (part.labelled & ~finite).any(-1)),
             ("have a head size that is not positive", ~heads_good),
             ("have no usable map to their picture", ~maps_good),

@@ -631,7 +631,7 @@ class StoredPeople:
     Attributes:
         rows: int (N,), which.
         crops: the N crops' bytes: raw pixels, or JPEGs.
-        decoded: the N crops, uint8 (S, S, 3) RGB; None where a JPEG cannot be decoded.
+        readable: bool (N,), False for a JPEG that cannot be decoded though it is what was packed.
         joints: float32 (N, J, 2), crop pixels.
         labelled: bool (N, J).
         head_size: float32 (N,), original pixels.
@@ -644,7 +644,7 @@ class StoredPeople:
 
     rows: NDArray[np.intp]
     crops: list[memoryview]
-    decoded: list[NDArray[np.uint8] | None]
+    readable: NDArray[np.bool_]
     joints: NDArray[np.float32]
     labelled: NDArray[np.bool_]
     head_size: NDArray[np.float32]
@@ -677,16 +677,15 @@ def read_stored(path: str | os.PathLike[str], at_once: int = 256) -> Iterator[Pa
             part = {name: column[rows] for name, column in columns.items()}
             entries = [_entry_of(part, place) for place in range(len(rows))]
             digests = list(pool.map(_digest, crops, entries))
+            right = np.array([entry.digest in (b"", digest) for entry, digest in zip(entries, digests, strict=True)])
             if summary.jpeg is None:
-                decoded: list[NDArray[np.uint8] | None] = [
-                    np.frombuffer(crop, np.uint8).reshape(side, side, 3) for crop in crops
-                ]
-            else:
-                decoded = list(pool.map(_decode_jpeg, crops, [side] * len(crops)))
-            right = [entry.digest in (b"", digest) for entry, digest in zip(entries, digests, strict=True)]
+                readable = np.ones(len(rows), np.bool_)
+            else:  # not what has changed: the decoder would complain on standard error
+                found = pool.map(lambda good, crop: not good or _decode_jpeg(crop, side) is not None, right, crops)
+                readable = np.fromiter(found, np.bool_, len(rows))
             yield StoredPeople(
-                rows, crops, decoded, part["joints"], part["labelled"], part["head_size"], part["to_original"],
-                part["split"], [entry.image for entry in entries], digests, ~np.array(right),
+                rows, crops, readable, part["joints"], part["labelled"], part["head_size"], part["to_original"],
+                part["split"], [entry.image for entry in entries], digests, ~right,
             )  # fmt: skip
 
 

@@ -74,7 +74,7 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     check(change(write(path), "to_original", 5, 0), "1 people have no usable map to their picture: 5", checksum)
     check(change(write(path), "crops", (6, 0, 0), 1), checksum)
     check(write(path, image={1: "9.jpg", 2: "8.jpg"}), "2 pictures are in more than one split: 9.jpg, 8.jpg")
-    check(write(path, head_size={row: 600.0 for row in range(6)}), "most head sizes (6 of 10) are implausible")
+    check(write(path, head_size=dict.fromkeys(range(6), 600.0)), "most head sizes (6 of 10) are implausible")
     outside = {row: np.full((16, 2), -9.0) for row in range(2)}
     found = check(write(path, joints=outside), "30 of 150 labelled joints lie outside their crops")
     assert (found.outside_crop, found.outside_box) == (30, 30)
@@ -87,9 +87,13 @@ def test_changed_data_is_named_by_row(tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["jpegs"][file["start"][2] : file["start"][2] + 30] = 0
         file["joints"][7, 3] = 1
-    found = check_packed(path)
-    assert "2 people changed since they were packed (their digests are not the file's): 2, 7" in found.problems
-    assert "1 people have no readable crop: 2" in found.problems
+    check(path, "2 people changed since they were packed (their digests are not the file's): 2, 7", "the checksum")
+
+
+def test_a_crop_that_never_was_a_jpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.data.packed.encode_jpeg", lambda *_: b"no JPEG" * 99)
+    found = check_packed(write(tmp_path / "people.h5", 90))
+    assert "10 people have no readable crop: 0, 1, 2 and 7 more" in found.problems
 
 
 def test_what_is_worth_knowing_is_noted(tmp_path: Path) -> None:
@@ -101,7 +105,7 @@ def test_what_is_worth_knowing_is_noted(tmp_path: Path) -> None:
             crop={0: black, 1: black, 9: black},
             labelled={4: nobody},
             head_size={5: 900.0},
-            split={row: "train" for row in range(8)},
+            split=dict.fromkeys(range(8), "train"),
         )
     )
     assert found.notes == (

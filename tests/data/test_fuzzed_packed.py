@@ -68,6 +68,15 @@ def same(people: PackedPeople, good: PackedPeople) -> bool:
     )
 
 
+def is_fine(path: Path) -> bool:
+    try:
+        return not check_packed(path).problems
+    except UserError as error:
+        message = str(error)
+    assert message.startswith(f"{path}: ")
+    return False
+
+
 @pytest.mark.parametrize("kind", ["raw", "JPEG"])
 def test_damaged_packed_files(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "work"
@@ -87,20 +96,13 @@ def test_damaged_packed_files(kind: str, tmp_path: Path, capfd: pytest.CaptureFi
         try:
             people = PackedPeople.load(path, SPLITS)
             describe_packed(path)
-        except UserError as error:
-            loaded = False
-            assert str(error).startswith(f"{path}: ")
-            assert "\n" not in str(error)
-        else:
             loaded = True
-            assert same(people, good), f"seed {seed}"
+        except UserError as error:
+            loaded, message = False, str(error)
+        assert same(people, good) if loaded else message.startswith(f"{path}: "), f"seed {seed}"
+        assert loaded or "\n" not in message
         if seed % 3 == 0:
-            try:
-                fine = not check_packed(path).problems
-            except UserError as error:
-                fine = False
-                assert str(error).startswith(f"{path}: ")
-            assert fine == loaded, f"seed {seed}"
+            assert is_fine(path) == loaded, f"seed {seed}"
         assert time.monotonic() - began < 60
         TRIED[f"{kind} {how} {'equal' if loaded else 'refused'}"] += 1
     assert list(tmp_path.rglob("*")) == [folder, path]
