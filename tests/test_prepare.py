@@ -94,6 +94,7 @@ def test_lsp(lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFix
     )  # fmt: skip
     assert (code, errors) == (0, "")
     summary = describe_packed(out)
+    assert apart(out).keys() == {split for split in SPLITS if summary.counts[split]}
     assert (summary.people, summary.box, summary.skeleton.name) == (39, 32, "lsp")
     assert summary.source["dataset"] == "lspet"
     assert "39 people (train " in text
@@ -299,6 +300,7 @@ def test_flic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "divided" not in text
     summary = describe_packed(out)
     assert summary.counts["valid"] == 5
+    assert len(apart(out)["valid"]) == 5
     assert summary.skeleton == FLIC
     assert summary.source["left and right"] == "person-centric or observer-centric"
 
@@ -380,6 +382,7 @@ def test_synthetic(tmp_path: Path, command: Command) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "10 people (train 5, holdout 3, valid 2)" in done.stdout
     assert len(PackedPeople.load(out, SPLITS)) == 10
+    assert {split: len(names) for split, names in apart(out).items()} == {"train": 5, "holdout": 3, "valid": 2}
     assert files(tmp_path) == {"people.h5"}
 
 
@@ -547,9 +550,10 @@ def test_every_format_is_refused_pictures_outside_their_folder(
     assert not (tmp_path / "out").exists()
 
 
-PEOPLE = ["synthetic", "--people", "3000", "--holdout", "0", "--valid", "0", "--box", "32"]
+PEOPLE = ["synthetic", "--people", "800", "--holdout", "0", "--valid", "0", "--box", "32"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", ["the start", "some people"])
 def test_ctrl_c_and_the_same_command_again(tmp_path: Path, after: str, command: Command) -> None:
     out = tmp_path / "people.h5"

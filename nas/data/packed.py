@@ -401,14 +401,8 @@ class PackedWriter:
 
 def encode_jpeg(crop: NDArray[np.uint8], quality: int) -> bytes:
     """A JPEG of an RGB crop, uint8 (S, S, 3), with colours at full resolution."""
-    options = [
-        cv2.IMWRITE_JPEG_QUALITY,
-        quality,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-        cv2.IMWRITE_JPEG_OPTIMIZE,
-        1,
-    ]
+    sampling = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, *sampling]
     done, data = cv2.imencode(".jpg", crop[:, :, ::-1], options)
     assert done, "OpenCV wrote no JPEG"
     return data.tobytes()

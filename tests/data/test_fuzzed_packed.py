@@ -23,7 +23,7 @@ from nas.errors import UserError
 pytestmark = pytest.mark.slow
 
 TRIED: Counter[str] = Counter()
-ROUNDS = 1500
+ROUNDS = 4000
 BOX = 16
 SIDE = crop_side(BOX)
 

@@ -95,6 +95,7 @@ def people_of(folder: Path) -> list[Person]:
     return people
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jpeg", SETTINGS)
 def test_killed_again_and_again(album: tuple[Path, list[Person]], tmp_path: Path, jpeg: int | None) -> None:
     folder, people = album
