@@ -376,7 +376,7 @@ class PackedWriter:
             ("format", _FORMAT),
             ("skeleton", self._skeleton.to_json()),
             ("source", json.dumps(self._source)),
-            ("checksum", _checksum(version, self._box, self._skeleton, digests)),
+            ("checksum", _checksum(version, self._box, self._skeleton.to_json(), digests)),
         ):
             # Of fixed length: HDF5 keeps other texts in a heap that has no checksum.
             file.attrs[key] = np.bytes_(text.encode())
@@ -425,9 +425,9 @@ def _digest(data: bytes | memoryview, entry: _Entry) -> bytes:
     return digest.digest()
 
 
-def _checksum(version: int, box: int, skeleton: Skeleton, digests: Iterable[bytes]) -> str:
+def _checksum(version: int, box: int, skeleton: str, digests: Iterable[bytes]) -> str:
     # Over digests in row order, so that it does not depend on the order in which people were put.
-    checksum = hashlib.sha256(f"{version} {box} {skeleton.to_json()}".encode())
+    checksum = hashlib.sha256(f"{version} {box} {skeleton}".encode())
     for digest in digests:
         checksum.update(digest)
     return checksum.hexdigest()
@@ -457,6 +457,7 @@ class PackedSummary:
         source: where the people come from, as the writer recorded it.
         checksum: of the whole content.
         jpeg: quality of crops stored as JPEG; None: they are raw.
+        skeleton_text: the skeleton as it is written in the file, which the checksum covers.
     """
 
     skeleton: Skeleton
@@ -466,6 +467,7 @@ class PackedSummary:
     source: Mapping[str, str]
     checksum: str
     jpeg: int | None = None
+    skeleton_text: str = ""
 
     @property
     def people(self) -> int:
@@ -686,7 +688,7 @@ def read_stored(path: str | os.PathLike[str], at_once: int = 256) -> Iterator[Pa
 def checksum_of(summary: PackedSummary, digests: Iterable[bytes]) -> str:
     """The checksum that a file of this summary has if these are its people's digests, in row order."""
     version = RAW_VERSION if summary.jpeg is None else JPEG_VERSION
-    return _checksum(version, summary.box, summary.skeleton, digests)
+    return _checksum(version, summary.box, summary.skeleton_text, digests)
 
 
 def _summary(path: Path, file: h5py.File, believing: bool = True) -> tuple[PackedSummary, NDArray[np.uint8]]:
@@ -736,7 +738,7 @@ def _summary(path: Path, file: h5py.File, believing: bool = True) -> tuple[Packe
     checksum = _text(file, "checksum")
     if believing and "digest" in file:
         digests = [bytes(digest) for digest in file["digest"][:]]
-        if checksum != _checksum(version, box, skeleton, digests):
+        if checksum != _checksum(version, box, _text(file, "skeleton"), digests):
             raise UserError(f"{path}: damaged, its checksum is not that of its people; {_REMEDY}")
     return (
         PackedSummary(
@@ -747,6 +749,7 @@ def _summary(path: Path, file: h5py.File, believing: bool = True) -> tuple[Packe
             source=MappingProxyType({str(key): str(value) for key, value in source.items()}),
             checksum=checksum,
             jpeg=int(file.attrs["jpeg"]) if version == JPEG_VERSION else None,
+            skeleton_text=_text(file, "skeleton"),
         ),
         splits,
     )
