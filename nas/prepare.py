@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from nas.console import (
     console,
     default_workers,
     existing_directory,
     existing_file,
+    print_tables,
     progress,
     run,
+    stderr,
     writable_directory,
 )
+from nas.data.checking import Checked, check_packed
 from nas.data.coco import read_coco, read_skeleton
 from nas.data.flic import EITHER, read_flic
 from nas.data.lsp import read_leeds
 from nas.data.mpii import read_mpii
-from nas.data.packed import crop_side, describe_packed
-from nas.data.packing import missing_pictures, pack, pack_synthetic
+from nas.data.packed import PackedPeople, crop_side, describe_packed
+from nas.data.packing import broken_list, pack, pack_synthetic, picture_path
 from nas.data.people import FLIC, LSP, MPII, SPLITS, Person, Skeleton
+from nas.data.sheet import contact_sheet, save_jpeg_or_png
 from nas.data.splits import (
     TRAINING,
     UNDIVIDED,
@@ -62,7 +70,10 @@ Workers = Annotated[int, typer.Option(min=0, max=256, help="Parallel workers; 0:
 AnnotationFiles = Annotated[list[Path] | None, typer.Option("--annotations", help="Annotations; may be repeated.")]
 Train = Annotated[Path | None, typer.Option(help="Annotations of training people only.")]
 Valid = Annotated[Path | None, typer.Option(help="Annotations of validation people only.")]
-SkipMissing = Annotated[bool, typer.Option("--skip-missing", help="Leave out people whose picture is not there.")]
+Jpeg = Annotated[int | None, typer.Option(min=1, max=100, help="Store crops as JPEG of this quality; else raw.")]
+MaxBroken = Annotated[
+    str, typer.Option(metavar="N|P%", help="So many pictures may be missing or broken; their people are left out.")
+]
 
 
 @app.command(
@@ -77,7 +88,8 @@ def lsp(
     extended_annotations: Annotated[Path | None, typer.Option(help="The Extended set's joints.mat, to join.")] = None,
     box: Box = 256,
     workers: Workers = 0,
-    skip_missing: SkipMissing = False,
+    jpeg: Jpeg = None,
+    max_broken: MaxBroken = "0",
 ) -> None:
     """Pack Leeds Sports Pose, its Extended set, or both.
 
@@ -107,7 +119,7 @@ def lsp(
     elif not found.says_split:
         _say(f"{found.layout} does not say who is validated: {_DIVIDED}")
     people, dropped, folder = _join(files)
-    _pack(people, dropped, folder, out, LSP, box, source, workers, skip_missing)
+    _pack(people, dropped, folder, out, LSP, box, source, workers, jpeg, max_broken)
 
 
 @app.command(
@@ -126,7 +138,8 @@ def mpii(
     ] = None,
     box: Box = 256,
     workers: Workers = 0,
-    skip_missing: SkipMissing = False,
+    jpeg: Jpeg = None,
+    max_broken: MaxBroken = "0",
 ) -> None:
     """Pack MPII from its original .mat, the hourglass code's HDF5, HRNet's JSON or pytorch-pose's JSON.
 
@@ -141,7 +154,7 @@ def mpii(
         people = _validate(people, valid_list)
     people, left = keep_apart(people)
     source = {"dataset": "mpii", **source}
-    _pack(people, _summed([dropped, left]), images, out, MPII, box, source, workers, skip_missing)
+    _pack(people, _summed([dropped, left]), images, out, MPII, box, source, workers, jpeg, max_broken)
 
 
 @app.command(epilog="Example: python -m nas.prepare flic --images images --annotations examples.mat --out flic.h5")
@@ -153,7 +166,8 @@ def flic(
     valid: Valid = None,
     box: Box = 256,
     workers: Workers = 0,
-    skip_missing: SkipMissing = False,
+    jpeg: Jpeg = None,
+    max_broken: MaxBroken = "0",
 ) -> None:
     """Pack FLIC from its original examples.mat or the hourglass code's HDF5.
 
@@ -176,7 +190,7 @@ def flic(
     _say(f"left and right: {left_and_right}")
     people, dropped, folder = _join([(found, images) for found in files])
     source = {"dataset": "flic", "left and right": left_and_right, **source}
-    _pack(people, dropped, folder, out, FLIC, box, source, workers, skip_missing)
+    _pack(people, dropped, folder, out, FLIC, box, source, workers, jpeg, max_broken)
 
 
 @app.command(
@@ -195,7 +209,8 @@ def coco(
     ] = None,
     box: Box = 256,
     workers: Workers = 0,
-    skip_missing: SkipMissing = False,
+    jpeg: Jpeg = None,
+    max_broken: MaxBroken = "0",
 ) -> None:
     """Pack anybody's people in COCO's keypoint layout, with a skeleton of one's own.
 
@@ -212,7 +227,7 @@ def coco(
         folders[-1] = valid_images
     people, dropped, folder = _join(list(zip(files, folders, strict=True)))
     source = {"dataset": "coco", **source, **_record("skeleton", skeleton)}
-    _pack(people, dropped, folder, out, joints, box, source, workers, skip_missing)
+    _pack(people, dropped, folder, out, joints, box, source, workers, jpeg, max_broken)
 
 
 @app.command(epilog="Example: python -m nas.prepare synthetic --people 3000 --out synthetic.h5")
@@ -224,6 +239,7 @@ def synthetic(
     box: Box = 64,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other people.")] = 0,
     workers: Workers = 0,
+    jpeg: Jpeg = None,
 ) -> None:
     """Draw synthetic people with the 16 joints of MPII; the same flags always draw the same people."""
     counts = {"train": people, "holdout": holdout, "valid": valid}
@@ -232,9 +248,100 @@ def synthetic(
         raise UserError("--people, --holdout and --valid are all 0; ask for somebody")
     _check_out(out)
     start = time.monotonic()
-    with progress("drawing", total) as on_progress:
-        pack_synthetic(out, counts, box, seed, Figures(), workers or default_workers(), on_progress)
-    _report(out, time.monotonic() - start, {})
+    with _kept(out), progress("drawing", total) as on_progress:
+        resumed = pack_synthetic(
+            out, counts, box, seed, Figures(), workers or default_workers(), on_progress, jpeg=jpeg
+        )  # fmt: skip
+    _report(out, time.monotonic() - start, resumed, {}, [])
+
+
+@app.command(epilog="Example: python -m nas.prepare check people.h5 --sheet sheet.jpg")
+def check(
+    file: Annotated[Path, typer.Argument(help="The packed file.", metavar="PEOPLE.H5")],
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet here, a .jpg or .png.")] = None,
+    people: Annotated[int, typer.Option(min=1, max=240, help="People on the sheet.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other people for the sheet.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check a packed file, every byte of it, and draw some of its people.
+
+    Exits with 1 and says what is wrong if training should not use the file. The sheet shows people as packed, and as
+    training sees them: turned, scaled, shifted, recoloured, mirrored. A mirrored person's left is still their left.
+    """
+    if sheet is not None:
+        if sheet.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+            raise UserError(f"--sheet {sheet} is no name of a picture; give one that ends in .jpg or .png")
+        if sheet.is_dir():
+            raise UserError(f"--sheet {sheet} is a directory; give the name of a file")
+        writable_directory(sheet.parent, "the folder of --sheet,")
+    found = check_packed(existing_file(file, "PEOPLE.H5"))
+    problems = list(found.problems)
+    if sheet is not None:
+        try:
+            _write_sheet(file, sheet, people, seed)
+        except UserError as error:
+            if not problems:
+                raise
+            problems.append(f"no contact sheet: {error}")
+            sheet = None
+    _print_checked(file, found, problems, sheet, as_json)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _write_sheet(file: Path, sheet: Path, count: int, seed: int) -> None:
+    people, rows, splits = PackedPeople.load_some(file, count, seed)
+    labels = [f"{row}  {split}  {name}" for row, split, name in zip(rows, splits, people.images, strict=True)]
+    total = describe_packed(file).people
+    title = f"{file.name}: {len(people):,} of {total:,} people, {people.skeleton.name}, box {people.box}, seed {seed}"
+    content = save_jpeg_or_png(contact_sheet(people, labels, title, seed), sheet.name)
+    try:
+        sheet.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"--sheet {sheet}: cannot write ({error.strerror}); choose another place") from error
+
+
+def _print_checked(file: Path, found: Checked, problems: Sequence[str], sheet: Path | None, as_json: bool) -> None:
+    packed = found.summary
+    if as_json:
+        record = {
+            "file": str(file), "fine": not problems, "problems": list(problems), "notes": list(found.notes),
+            "people": packed.people, "splits": dict(packed.counts), "skeleton": packed.skeleton.name,
+            "box": packed.box, "side": crop_side(packed.box), "jpeg": packed.jpeg, "bytes": file.stat().st_size,
+            "joints": packed.people * len(packed.skeleton.joints), "labelled": found.joints,
+            "outside_box": found.outside_box, "outside_crop": found.outside_crop,
+            "head_sizes": dict(zip(("smallest", "median", "largest"), found.head_sizes, strict=True)),
+            "odd_heads": found.odd_heads, "unlabelled": found.unlabelled, "doubles": found.doubles,
+            "doubles_across": found.doubles_across, "source": dict(packed.source), "checksum": packed.checksum,
+            "sheet": str(sheet) if sheet else None,
+        }  # fmt: skip
+        print(json.dumps(record, ensure_ascii=False, allow_nan=False))
+        return
+    joints = packed.people * len(packed.skeleton.joints)
+    stored = "raw" if packed.jpeg is None else f"JPEG {packed.jpeg}"
+    side = crop_side(packed.box)
+    low, middle, high = found.head_sizes
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in (
+        ("people", f"{packed.people:,} ({', '.join(f'{split} {packed.counts[split]:,}' for split in SPLITS)})"),
+        ("crops", f"{side}×{side} (box {packed.box}), {stored}, {file.stat().st_size / 2**20:,.1f} MiB"),
+        ("skeleton", f"{packed.skeleton.name}, {len(packed.skeleton.joints)} joints"),
+        ("joints labelled", f"{found.joints:,} of {joints:,} ({found.joints / max(joints, 1):.1%})"),
+        ("outside the box", f"{found.outside_box:,} ({found.outside_box / max(found.joints, 1):.2%})"),
+        ("outside the crop", f"{found.outside_crop:,} ({found.outside_crop / max(found.joints, 1):.2%})"),
+        ("head size", f"{low:.1%} to {high:.1%} of the box, median {middle:.1%}"),
+        ("equal crops", f"{found.doubles:,} groups, {found.doubles_across:,} in more than one split"),
+        ("source", ", ".join(f"{key} {text}" for key, text in packed.source.items() if "sha256" not in key)),
+        ("checksum", packed.checksum),
+        *(("sheet", str(path)) for path in [sheet] if path),
+    ):
+        table.add_row(name, Text(value))
+    print_tables(table)
+    for note in found.notes:
+        _say(f"note: {note}")
+    for problem in problems:
+        _say(f"wrong: {problem}")
+    _say(f"{file}: {f'{len(problems)} problems' if len(problems) > 1 else '1 problem' if problems else 'fine'}")
 
 
 def _read(
@@ -326,21 +433,54 @@ def _pack(
     box: int,
     source: Mapping[str, str],
     workers: int,
-    skip_missing: bool,
+    jpeg: int | None,
+    max_broken: str,
 ) -> None:
-    if skip_missing:
-        missing = set(missing_pictures((person.image for person in people), images))
-        before = len(people)
-        people = [person for person in people if person.image not in missing]
-        if not people:
-            raise UserError(f"--images {images} has none of the {len(missing)} pictures; give their folder")
-        if before > len(people):
-            dropped = {**dropped, "picture missing": before - len(people)}
+    most = _allowed(max_broken, len({person.image for person in people}))
+    for person in people:
+        picture_path(images, person.image)  # what leads out of the folder is refused before anything is written
     _check_out(out)
     start = time.monotonic()
-    with progress("packing", len(people)) as on_progress:
-        pack(people, images, out, skeleton, box, source, workers or default_workers(), on_progress)
-    _report(out, time.monotonic() - start, dropped)
+    with _kept(out), progress("packing", len(people)) as on_progress:
+        report = pack(
+            people, images, out, skeleton, box, source, workers or default_workers(), on_progress,
+            jpeg=jpeg, max_broken=most,
+        )  # fmt: skip
+    seconds = time.monotonic() - start
+    if report.left_out:
+        dropped = {**dropped, "picture missing or broken": report.left_out}
+    more = []
+    if report.broken:
+        few = ", ".join(f"{image} ({reason})" for image, reason in list(report.broken.items())[:3])
+        rest = f" and {len(report.broken) - 3:,} more" if len(report.broken) > 3 else ""
+        more.append(f"missing or broken pictures: {len(report.broken):,}, listed in {broken_list(out)}: {few}{rest}")
+    if report.pictures:
+        rate = f"{report.pictures / seconds:,.0f} pictures/s"
+        more.append(f"{report.pictures:,} pictures read, {rate}; {report.decoding:.0%} of the work was decoding them")
+    _report(out, seconds, report.resumed, dropped, more)
+
+
+def _allowed(max_broken: str, pictures: int) -> int:
+    """How many of the pictures may be missing or broken."""
+    text = max_broken.strip()
+    try:
+        share = float(text.removesuffix("%")) / 100 if text.endswith("%") else None
+        number = int(text) if share is None else int(share * pictures)
+    except (ValueError, OverflowError):
+        number = -1
+    if number < 0 or (share is not None and share > 1):
+        raise UserError(f"--max-broken {max_broken!r} is no number or share of pictures; give one like 20 or 0.5%")
+    return number
+
+
+@contextmanager
+def _kept(out: Path) -> Iterator[None]:
+    """Say on Ctrl-C that the work is not lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stderr.print(f"{out}: what is done so far is kept; the same command goes on from there", soft_wrap=True)
+        raise
 
 
 def _check_out(out: Path) -> None:
@@ -349,17 +489,21 @@ def _check_out(out: Path) -> None:
     writable_directory(out.parent, "the folder of --out,")
 
 
-def _report(out: Path, seconds: float, dropped: Mapping[str, int]) -> None:
+def _report(out: Path, seconds: float, resumed: int, dropped: Mapping[str, int], more: Sequence[str]) -> None:
     packed = describe_packed(out)
     size = out.stat().st_size / 2**20
     side = crop_side(packed.box)
     splits = ", ".join(f"{split} {packed.counts[split]:,}" for split in SPLITS)
     joints = packed.people * len(packed.skeleton.joints)
+    stored = "raw" if packed.jpeg is None else f"JPEG {packed.jpeg}"
+    now = packed.people - resumed
     lines = [
         f"{out}: {packed.people:,} people ({splits})",
+        *([f"of these, {resumed:,} were packed before it was interrupted"] if resumed else []),
         f"joints labelled: {packed.labelled:,} of {joints:,} ({packed.labelled / joints:.1%})",
         *(f"left out: {count:,}, {reason}" for reason, count in dropped.items()),
-        f"crops {side}×{side} (box {packed.box}), {size:,.1f} MiB, {seconds:.1f} s, {packed.people / seconds:,.0f}/s",
+        *more,
+        f"crops {side}×{side} (box {packed.box}), {stored}, {size:,.1f} MiB, {seconds:.1f} s, {now / seconds:,.0f}/s",
     ]
     console.print("\n".join(lines), soft_wrap=True, markup=False)
 

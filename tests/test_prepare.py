@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -88,16 +89,21 @@ def test_lsp(lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFix
     images, annotations = lspet
     out = tmp_path / "new" / "people.h5"
     code, text, errors = call(
-        capsys, "lsp", "--images", images, "--annotations", annotations, "--out", out, "--box", 32, "--skip-missing"
+        capsys, "lsp", "--images", images, "--annotations", annotations, "--out", out, "--box", 32,
+        "--max-broken", "2.5%",
     )  # fmt: skip
     assert (code, errors) == (0, "")
     summary = describe_packed(out)
+    assert apart(out).keys() == {split for split in SPLITS if summary.counts[split]}
     assert (summary.people, summary.box, summary.skeleton.name) == (39, 32, "lsp")
     assert summary.source["dataset"] == "lspet"
     assert "39 people (train " in text
     assert "joints labelled: 546 of 546" in text
-    assert "left out: 1, picture missing" in text
-    assert files(out.parent) == {"people.h5"}
+    assert "left out: 1, picture missing or broken" in text
+    listed = out.parent / "people.h5.broken.txt"
+    assert f"missing or broken pictures: 1, listed in {listed}: im00040.jpg (no such picture)" in text
+    assert "39 pictures read, " in text
+    assert files(out.parent) == {"people.h5", listed.name}
 
 
 def test_a_missing_picture_stops_it(
@@ -110,8 +116,11 @@ def test_a_missing_picture_stops_it(
     )
     assert code == 2
     assert "does not say who is validated" in text
-    assert errors == f"error: {images / 'im00040.jpg'}: no such picture; check the pictures' folder\n"
-    assert files(tmp_path) == before
+    assert errors == (
+        f"error: {images / 'im00040.jpg'}: no such picture; that makes 1 of 40 pictures, and --max-broken allows 0: "
+        "check the pictures' folder, replace them, or allow more to leave their people out\n"
+    )
+    assert files(tmp_path) == before | {"people.h5.broken.txt"}
 
 
 def test_mpii_with_both_splits(lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,7 +247,19 @@ def test_lsp_joined_with_its_extended_set(
     annotations = tmp_path / "lsp" / "joints.mat"
     scipy.io.savemat(annotations, {"joints": lsp_content()})
     out = tmp_path / "lsp.h5"
-    arguments = ["lsp", "--images", images, "--annotations", annotations, "--out", out, "--box", 32, "--skip-missing"]
+    arguments = [
+        "lsp",
+        "--images",
+        images,
+        "--annotations",
+        annotations,
+        "--out",
+        out,
+        "--box",
+        32,
+        "--max-broken",
+        "100%",
+    ]
     code, text, _ = call(
         capsys, *arguments, "--extended-images", extended_images, "--extended-annotations", extended
     )  # fmt: skip
@@ -279,6 +300,7 @@ def test_flic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "divided" not in text
     summary = describe_packed(out)
     assert summary.counts["valid"] == 5
+    assert len(apart(out)["valid"]) == 5
     assert summary.skeleton == FLIC
     assert summary.source["left and right"] == "person-centric or observer-centric"
 
@@ -346,7 +368,7 @@ def test_pictures_outside_their_folder_are_refused(
     more = ["--valid", path, "--valid-images", tmp_path / "more"] if extra else []
     code, _, errors = call(
         capsys, "coco", "--images", tmp_path / "images", "--train", path, *more, "--skeleton",
-        tmp_path / "skeleton.toml", "--out", tmp_path / "out" / "people.h5", "--skip-missing",
+        tmp_path / "skeleton.toml", "--out", tmp_path / "out" / "people.h5", "--max-broken", "100%",
     )  # fmt: skip
     assert code == 2
     assert "leads out of" in errors
@@ -360,6 +382,7 @@ def test_synthetic(tmp_path: Path, command: Command) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "10 people (train 5, holdout 3, valid 2)" in done.stdout
     assert len(PackedPeople.load(out, SPLITS)) == 10
+    assert {split: len(names) for split, names in apart(out).items()} == {"train": 5, "holdout": 3, "valid": 2}
     assert files(tmp_path) == {"people.h5"}
 
 
@@ -401,8 +424,17 @@ def test_synthetic(tmp_path: Path, command: Command) -> None:
             ["coco", "--images", "DIR", "--annotations", "H5", "--skeleton", "FILE", "--out", "OUT"],
             "FILE: not TOML",
         ),
-        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT"], "no such picture (and 38 more)"),
-        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--skip-missing"], "none of the 39 pictures"),
+        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT"], "none of the 39 pictures is left: check"),
+        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--max-broken", "100%"], "none of the 39 pict"),
+        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--max-broken", "-1"], "--max-broken '-1' is no"),
+        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--max-broken", "nan%"], "'nan%' is no number"),
+        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--max-broken", "101%"], "give one like 20 or"),
+        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--jpeg", "101"], "'--jpeg'"),
+        (["check"], "Missing argument"),
+        (["check", "NONE"], "NONE does not exist"),
+        (["check", "FILE"], "FILE: not HDF5, truncated or damaged"),
+        (["check", "H5"], "H5: HDF5, but not a file of packed people"),
+        (["check", "H5", "--sheet", "OUT"], "is no name of a picture; give one that ends in .jpg or .png"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -429,7 +461,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert errors.startswith("error: ")
     assert errors.count("\n") == 1
     assert fill(words) in errors
-    assert files(work) == {"dir", "file"}
+    assert files(work) - {"people.h5.broken.txt"} == {"dir", "file"}
 
 
 def test_bad_input_ends_the_process_with_2(command: Command, tmp_path: Path) -> None:
@@ -439,7 +471,7 @@ def test_bad_input_ends_the_process_with_2(command: Command, tmp_path: Path) -> 
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", [None, "lsp", "mpii", "flic", "coco", "synthetic"])
+@pytest.mark.parametrize("name", [None, "lsp", "mpii", "flic", "coco", "synthetic", "check"])
 def test_help_fits_a_screen_and_has_an_example(name: str | None, command: Command) -> None:
     done = command("prepare", *([name] if name else []), "--help")
     assert done.returncode == 0
@@ -447,27 +479,113 @@ def test_help_fits_a_screen_and_has_an_example(name: str | None, command: Comman
     assert done.stdout.count("\n") <= 40
 
 
-@pytest.mark.parametrize("after", [0.0, 3.0])
-def test_ctrl_c_leaves_nothing(tmp_path: Path, after: float) -> None:
+def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, sheet = tmp_path / "people.h5", tmp_path / "new" / "sheet.jpg"
+    arguments = ["--people", 6, "--holdout", 3, "--valid", 2, "--box", 32, "--workers", 1, "--jpeg", 90]
+    code, text, _ = call(capsys, "synthetic", "--out", out, *arguments)
+    assert code == 0
+    assert "crops 54×54 (box 32), JPEG 90, " in text
+    code, text, errors = call(capsys, "check", out, "--sheet", sheet, "--people", 4)
+    assert (code, errors) == (0, "")
+    for words in ("11 (train 6, holdout 3, valid 2)", "JPEG 90", "outside the crop", str(sheet), f"{out}: fine"):
+        assert words in text
+    height, width, _ = cv2.imread(str(sheet)).shape
+    assert height > 400
+    assert width > 1400
+    code, text, errors = call(capsys, "check", out, "--json")
+    record = json.loads(text)
+    assert (code, record["fine"], record["problems"], record["people"]) == (0, True, [], 11)
+    assert record["checksum"] == describe_packed(out).checksum
+    assert files(tmp_path) == {"people.h5", "new"}
+
+    with h5py.File(out, "r+") as file:
+        file["jpegs"][10] ^= 1
+    code, text, errors = call(capsys, "check", out, "--sheet", sheet, "--people", 4)
+    assert (code, errors) == (1, "")
+    assert "wrong: 1 people changed since they were packed" in text
+    assert f"{out}: " in text.splitlines()[-1]
+    assert "problems" in text.splitlines()[-1]
+    code, text, _ = call(capsys, "check", out, "--json")
+    assert (code, json.loads(text)["fine"]) == (1, False)
+
+
+PICTURES_OUTSIDE = ["mpii h5", "mpii json", "mpii mat", "flic h5", "flic mat", "coco"]
+
+
+@pytest.mark.parametrize("kind", PICTURES_OUTSIDE)
+def test_every_format_is_refused_pictures_outside_their_folder(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LSP's pictures have no names: they are numbered."""
+    name = "../secret.jpg"
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "secret.jpg"), np.full((100, 120, 3), 90, np.uint8))
+    path, more = tmp_path / "annotations", []
+    if kind == "mpii h5":
+        save_hourglass(path, [1])
+        with h5py.File(path, "r+") as file:
+            file["imgname"][0] = name.encode()
+    elif kind == "mpii json":
+        save_json(path, [hrnet(name)])
+    elif kind == "mpii mat":
+        save_release(path, [(name, [release_person(sixteen(), (50, 41), 0.48, (40, 10, 50, 20))], 1)])
+    elif kind == "flic h5":
+        content = flic_content(20)
+        content["imgname"] = np.array([name.encode()] * len(content["imgname"]))
+        save_h5(path, content)
+    elif kind == "flic mat":
+        save_examples(path, flic_examples(30, filepath=name))
+    else:
+        (tmp_path / "skeleton.toml").write_text(SKELETON)
+        content = coco(1)
+        content["images"][0]["file_name"] = name
+        save_json(path, content)
+        more = ["--skeleton", tmp_path / "skeleton.toml"]
+    code, _, errors = call(
+        capsys, kind.split()[0], "--images", tmp_path / "images", "--train", path, *more, "--out",
+        tmp_path / "out" / "people.h5", "--max-broken", "100%",
+    )  # fmt: skip
+    assert code == 2
+    assert "leads out of" in errors
+    assert not (tmp_path / "out").exists()
+
+
+PEOPLE = ["synthetic", "--people", "800", "--holdout", "0", "--valid", "0", "--box", "32"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", ["the start", "some people"])
+def test_ctrl_c_and_the_same_command_again(tmp_path: Path, after: str, command: Command) -> None:
     out = tmp_path / "people.h5"
     out.write_bytes(b"what was there")
     process = subprocess.Popen(
-        [sys.executable, "-m", "nas.prepare", "synthetic", "--out", str(out), "--people", "1000000", "--box", "32"],
+        [sys.executable, "-m", "nas.prepare", *PEOPLE, "--out", str(out)],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+    journal = tmp_path / ".people.h5.journal"
+    wanted = 0 if after == "the start" else 10_000  # bytes, of 300 a person
     deadline = time.monotonic() + 60
-    while len(list(tmp_path.iterdir())) == 1 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(after)  # while workers start, import, draw
+    while not (journal.exists() and journal.stat().st_size >= wanted) and time.monotonic() < deadline:
+        time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)  # to the whole group, as a terminal does
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "interrupted"
     assert "Traceback" not in errors
     assert out.read_bytes() == b"what was there"
-    assert list(tmp_path.iterdir()) == [out]
+    if after == "the start":
+        assert list(tmp_path.iterdir()) == [out]
+        return
+    assert f"{out}: what is done so far is kept; the same command goes on" in errors
+    assert files(tmp_path) == {"people.h5", ".people.h5.part", ".people.h5.journal"}
+    done = command("prepare", *PEOPLE, "--out", out)
+    assert done.returncode == 0
+    assert "were packed before it was interrupted" in done.stdout
+    assert files(tmp_path) == {"people.h5"}
+    assert command("prepare", *PEOPLE, "--out", tmp_path / "whole.h5").returncode == 0
+    assert describe_packed(out) == describe_packed(tmp_path / "whole.h5")
 
 
 def test_killed_workers_go_with_their_parent(tmp_path: Path) -> None:

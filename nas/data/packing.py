@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from math import ceil
+from dataclasses import dataclass
+from math import ceil, floor
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeVar
 
@@ -22,7 +24,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.packed import MARGIN, PackedWriter, crop_side
+from nas.data.packed import MARGIN, PackedWriter, SealedPerson, crop_side
 from nas.data.people import MPII, SPLITS, Person, Skeleton
 from nas.data.synthetic import Figures, SyntheticPerson, render_person
 from nas.errors import UserError
@@ -36,6 +38,7 @@ Crop = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float64]]
 Array = NDArray[Any]
 
 _LARGEST_SIDE = 4096  # pixels a side of the enlarged crop that is averaged down; 48 MiB
+_FEWEST_PIXELS = 4  # a picture shrunk to less is not worth exact areas, and would need much black around it
 _SERIES = 10_000_000  # synthetic people a split can have
 _CHUNK = 32  # people a worker draws at a time
 
@@ -165,11 +168,63 @@ def crop_person(picture: NDArray[np.uint8], person: Person, box: int) -> Crop:
     """
     side = crop_side(box)
     scale = box / person.size
-    center = person.center.astype(np.float64)
+    shift = side / 2 - scale * person.center.astype(np.float64)
+    shrunk = scale < 1 and max(picture.shape[:2]) * scale > _FEWEST_PIXELS
+    crop = _shrunk(picture, side, scale, shift) if shrunk else _sampled(picture, side, scale, shift)
+    joints = (person.joints.astype(np.float64) * scale + shift).astype(np.float32)
+    to_original = np.array([[1 / scale, 0, -shift[0] / scale], [0, 1 / scale, -shift[1] / scale]])
+    return crop, joints, to_original
+
+
+def _shrunk(picture: NDArray[np.uint8], side: int, scale: float, shift: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """A smaller crop: every pixel is the mean of just the area that it covers of the picture, moved by sub-pixels.
+
+    That is what :func:`_sampled` approaches with ever more samples, for a fraction of the work: only what lies in the
+    picture is computed, at the picture's own resolution.
+    """
+    crop = np.zeros((side, side, 3), np.uint8)
+    first, count, start, size = [0, 0], [0, 0], [0, 0], [0, 0]
+    weights = [0.0, 0.0]
+    for axis in (0, 1):
+        extent = picture.shape[1 - axis]
+        # Half a pixel beyond each edge, the picture has faded into black.
+        low = max(0, floor(scale * -0.5 + shift[axis]))
+        high = min(side, ceil(scale * (extent + 0.5) + shift[axis]))
+        if high <= low:
+            return crop
+        first[axis], count[axis] = low, high - low
+        corner = (low - shift[axis]) / scale
+        start[axis] = floor(corner)
+        weights[axis] = corner - start[axis]
+        size[axis] = ceil(count[axis] / scale)
+    # One pixel more each way, for the shift.
+    area = _window(picture, start[0], start[1], size[0] + 1, size[1] + 1)
+    area = _between(area[:-1], area[1:], weights[1])
+    area = _between(area[:, :-1], area[:, 1:], weights[0])
+    small = cv2.resize(area, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    rows, columns = min(count[1], small.shape[0]), min(count[0], small.shape[1])
+    crop[first[1] : first[1] + rows, first[0] : first[0] + columns] = small[:rows, :columns]
+    return crop
+
+
+def _between(here: NDArray[np.uint8], beyond: NDArray[np.uint8], weight: float) -> NDArray[np.uint8]:
+    return np.asarray(cv2.addWeighted(beyond, weight, here, 1 - weight, 0), np.uint8) if weight else here
+
+
+def _window(picture: NDArray[np.uint8], x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
+    """A part of a picture, black where it reaches beyond."""
+    left, top = max(0, -x), max(0, -y)
+    inside = picture[max(0, y) : max(0, y + height), max(0, x) : max(0, x + width)]
+    right, bottom = width - left - inside.shape[1], height - top - inside.shape[0]
+    if not (left or top or right or bottom):
+        return inside
+    return np.asarray(cv2.copyMakeBorder(inside, top, bottom, left, right, cv2.BORDER_CONSTANT), np.uint8)
+
+
+def _sampled(picture: NDArray[np.uint8], side: int, scale: float, shift: NDArray[np.float64]) -> NDArray[np.uint8]:
     # Bilinear sampling alone would skip pixels when it shrinks. So sample at least one point per original pixel,
     # a whole number of them per crop pixel, and average: exact in position, and free of aliasing.
     fine = min(ceil(1 / scale), max(1, _LARGEST_SIDE // side))
-    shift = side / 2 - scale * center
     # OpenCV counts from pixel centres, we count from the corner: its x is our x − 0.5, on both sides of the map.
     matrix = np.zeros((2, 3))
     matrix[0, 0] = matrix[1, 1] = scale * fine
@@ -177,9 +232,7 @@ def crop_person(picture: NDArray[np.uint8], person: Person, box: int) -> Crop:
     crop = cv2.warpAffine(picture, matrix, (side * fine, side * fine), flags=cv2.INTER_LINEAR, borderValue=(0, 0, 0))
     if fine > 1:
         crop = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
-    joints = (person.joints.astype(np.float64) * scale + shift).astype(np.float32)
-    to_original = np.array([[1 / scale, 0, -shift[0] / scale], [0, 1 / scale, -shift[1] / scale]])
-    return np.asarray(crop, np.uint8), joints, to_original
+    return np.asarray(crop, np.uint8)
 
 
 def missing_pictures(images: Iterable[str], folder: Path) -> list[str]:
@@ -188,7 +241,33 @@ def missing_pictures(images: Iterable[str], folder: Path) -> list[str]:
     Raises:
         UserError: a name leads out of the folder.
     """
-    return [image for image in dict.fromkeys(images) if not _inside(folder, image).is_file()]
+    return [image for image in dict.fromkeys(images) if not picture_path(folder, image).is_file()]
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What came of packing.
+
+    Attributes:
+        people: how many were packed, those of an earlier, interrupted run too.
+        resumed: how many of them an earlier run had packed.
+        pictures: how many were read in this run.
+        left_out: people whose picture is missing or broken.
+        broken: these pictures by name, and what is wrong with each.
+        decoding: share of the threads' working time in this run that went into reading and decoding pictures.
+    """
+
+    people: int
+    resumed: int
+    pictures: int
+    left_out: int
+    broken: Mapping[str, str]
+    decoding: float
+
+
+def broken_list(out: Path) -> Path:
+    """Where :func:`pack` lists missing and broken pictures."""
+    return out.with_name(f"{out.name}.broken.txt")
 
 
 def pack(
@@ -200,52 +279,179 @@ def pack(
     source: Mapping[str, str],
     workers: int,
     on_progress: Progress = lambda done: None,
-) -> None:
+    *,
+    jpeg: int | None = None,
+    max_broken: int = 0,
+) -> PackReport:
     """Cut all people out of their pictures and write them to a packed file, each picture read once.
 
     The file lists train, then holdout, then valid people, each in the order given: what it holds does not depend
-    on the number of workers.
+    on the number of workers. A run that was interrupted or killed leaves what it has packed beside ``out``, and the
+    next one of the same arguments goes on from there, with the same result. Pictures are told to be the same by size
+    and time of change.
 
     Args:
         people: at least one.
         folder: where the pictures are.
-        out: the packed file; replaced in one step once complete, else left as it was.
+        out: the packed file; replaced in one step once complete, else left as it was. Missing and broken pictures are
+            listed beside it (:func:`broken_list`).
         skeleton: the people's joints.
         box: side of a person's box in the crops, in pixels.
         source: where the people come from, for the record.
         workers: threads that read and cut.
-        on_progress: called with the number of people packed so far.
+        on_progress: called with the number of people done so far.
+        jpeg: quality (1 to 100) of crops stored as JPEG; None: raw.
+        max_broken: so many pictures may be missing or broken; their people are left out.
 
     Raises:
-        UserError: a picture is missing, unreadable or outside the folder, or ``out`` cannot be written.
+        UserError: a picture's name leads out of the folder, more pictures than allowed or all are missing or broken,
+            another process is making the same file, or ``out`` cannot be written.
     """
-    missing = missing_pictures((person.image for person in people), folder)
-    if missing:
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise UserError(f"{folder / missing[0]}: no such picture{more}; check the pictures' folder")
-    ordered = sorted(people, key=lambda person: SPLITS.index(person.split))
-    rows_of: dict[str, list[int]] = {}
-    for row, person in enumerate(ordered):
-        rows_of.setdefault(person.image, []).append(row)
+    paths = {person.image: picture_path(folder, person.image) for person in people}
+    stamps = {image: _stamp(path) for image, path in paths.items()}
+    broken = _Broken(folder, out, len(paths), max_broken)
+    for image, stamp in stamps.items():
+        if stamp is None:
+            broken.add(image, "no such picture")
+    broken.check()
+    ordered = sorted(
+        (person for person in people if stamps[person.image] is not None),
+        key=lambda person: SPLITS.index(person.split),
+    )
+    writer = PackedWriter(
+        out, skeleton, box, len(ordered), source, jpeg=jpeg, inputs=_fingerprint(ordered, folder),
+        stamps=[stamps[person.image] or b"" for person in ordered],
+    )  # fmt: skip
 
-    def cut(rows: list[int]) -> list[tuple[int, Crop]]:
-        picture = _read_picture(folder / ordered[rows[0]].image)
-        return [(row, crop_person(picture, ordered[row], box)) for row in rows]
-
-    done = 0
-    with (
-        _quiet_opencv(),
-        PackedWriter(out, skeleton, box, len(ordered), source) as writer,
-        ThreadPoolExecutor(workers) as pool,
-    ):
-        for crops in _in_order(pool, cut, rows_of.values(), 4 * workers):
-            for row, (crop, joints, to_original) in crops:
+    def cut(rows: list[int]) -> _Cut:
+        start = time.thread_time()
+        picture = _decoded(paths[ordered[rows[0]].image])
+        decoded = time.thread_time()
+        sealed = []
+        if not isinstance(picture, str):
+            for row in rows:
                 person = ordered[row]
-                writer.put(
-                    row, crop, joints, person.labelled, person.head_size, to_original, person.split, person.image
+                crop, joints, to_original = crop_person(picture, person, box)
+                sealed.append(
+                    writer.seal(
+                        row, crop, joints, person.labelled, person.head_size, to_original, person.split, person.image
+                    )
                 )
-            done += len(crops)
+        reason = picture if isinstance(picture, str) else None
+        return _Cut(rows, sealed, reason, decoded - start, time.thread_time() - start)
+
+    decoding, working = 0.0, 1e-9
+    with _quiet_opencv(), writer, ThreadPoolExecutor(workers) as pool:
+        resumed = writer.done
+        done = len(resumed)
+        rows_of: dict[str, list[int]] = {}
+        for row, person in enumerate(ordered):
+            if row not in resumed:
+                rows_of.setdefault(person.image, []).append(row)
+        on_progress(done)
+        for result in _in_order(pool, cut, rows_of.values(), 4 * workers):
+            if result.reason is not None:
+                broken.add(ordered[result.rows[0]].image, result.reason)
+                broken.check()
+                for row in result.rows:
+                    writer.leave_out(row)
+            for person_sealed in result.sealed:
+                writer.put_sealed(person_sealed)
+            done += len(result.rows)
+            decoding, working = decoding + result.decoding, working + result.working
             on_progress(done)
+        packed = len(writer.done)
+    broken.write()
+    return PackReport(
+        people=packed,
+        resumed=len(resumed),
+        pictures=len(rows_of),
+        left_out=len(people) - packed,
+        broken=broken.reasons,
+        decoding=decoding / working,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """One picture's people; ``reason``: why there are none. Times are the thread's own, in seconds."""
+
+    rows: list[int]
+    sealed: list[SealedPerson]
+    reason: str | None
+    decoding: float
+    working: float
+
+
+class _Broken:
+    """Missing and broken pictures, and how many of them are too many."""
+
+    def __init__(self, folder: Path, out: Path, pictures: int, most: int) -> None:
+        self.reasons: dict[str, str] = {}
+        self._folder = folder
+        self._list = broken_list(out)
+        self._pictures = pictures
+        self._most = most
+
+    def add(self, image: str, reason: str) -> None:
+        self.reasons[image] = reason
+
+    def check(self) -> None:
+        count = len(self.reasons)
+        if not count or (count <= self._most and count < self._pictures):
+            return
+        self.write()
+        first, *others = self.reasons.items()
+        named = f"{self._folder / first[0]}: {first[1]}"
+        if others:
+            few = ", ".join(image for image, _ in others[:2])
+            rest = f" and {len(others) - 2:,} more" if len(others) > 2 else ""
+            named += f", nor can {few}{rest} be used; all are listed in {self._list}"
+        if count == self._pictures:
+            what = "it is the only picture" if count == 1 else f"none of the {count:,} pictures is left"
+            raise UserError(f"{named}; {what}: check the pictures' folder")
+        raise UserError(
+            f"{named}; that makes {count:,} of {self._pictures:,} pictures, and --max-broken allows {self._most:,}: "
+            "check the pictures' folder, replace them, or allow more to leave their people out"
+        )
+
+    def write(self) -> None:
+        """List them beside the packed file; a list of an earlier run goes."""
+        try:
+            if not self.reasons:
+                self._list.unlink(missing_ok=True)
+                return
+            lines = [f"{' '.join(image.split())}\t{reason}\n" for image, reason in self.reasons.items()]
+            self._list.write_text("".join(lines), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{self._list}: cannot write ({error.strerror}); choose another folder") from error
+
+
+def _stamp(path: Path) -> bytes | None:
+    """16 bytes that tell a file from what it was before it changed; None where there is none."""
+    try:
+        if not path.is_file():
+            return None
+        found = path.stat()
+    except OSError:
+        return None
+    return hashlib.sha256(f"{found.st_size} {found.st_mtime_ns}".encode()).digest()[:16]
+
+
+def _code(module: str) -> str:
+    """Changes with the code that makes the crops, so that those of another version are not continued."""
+    source = Path(__file__).with_name(module).read_bytes()
+    return hashlib.sha256(source + cv2.__version__.encode()).hexdigest()
+
+
+def _fingerprint(people: Iterable[Person], folder: Path) -> str:
+    """Identifies what crops depend on besides box, skeleton and the pictures' content."""
+    digest = hashlib.sha256(f"{_code('packing.py')} {os.path.abspath(folder)}".encode())
+    for person in people:
+        digest.update(repr((person.image, person.split, float(person.size), float(person.head_size))).encode())
+        for array in (person.joints, person.labelled, person.center):
+            digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def pack_synthetic(
@@ -256,10 +462,13 @@ def pack_synthetic(
     figures: Figures,
     workers: int,
     on_progress: Progress = lambda done: None,
-) -> None:
+    *,
+    jpeg: int | None = None,
+) -> int:
     """Draw synthetic people and write them to a packed file; the crop is the original picture.
 
-    The same counts, box, seed and figures give the same file, whatever the number of workers.
+    The same counts, box, seed and figures give the same people, whatever the number of workers, and however often the
+    run was interrupted: what it has drawn lies beside ``out``, and the next one goes on from there.
 
     Args:
         out: the packed file; replaced in one step once complete, else left as it was.
@@ -269,25 +478,32 @@ def pack_synthetic(
         figures: how people and scenes look.
         workers: processes that draw.
         on_progress: called with the number of people drawn so far.
+        jpeg: quality (1 to 100) of crops stored as JPEG; None: raw.
+
+    Returns:
+        How many people an earlier, interrupted run had drawn.
 
     Raises:
-        UserError: ``out`` cannot be written.
+        UserError: another process is making the same file, or ``out`` cannot be written.
     """
     # Each split has its own series, so that asking for more people to train on leaves the others as they were.
     rows = [(split, first * _SERIES + i) for first, split in enumerate(SPLITS) for i in range(counts.get(split, 0))]
     identity = np.eye(2, 3)
     source = {"dataset": "synthetic", "seed": str(seed), "figures": repr(figures)}
     with (
-        PackedWriter(out, MPII, box, len(rows), source) as writer,
+        PackedWriter(out, MPII, box, len(rows), source, jpeg=jpeg, inputs=_code("synthetic.py")) as writer,
         # Drawing holds the interpreter's lock for much of the time, so threads would not do. Spawned, not forked:
         # the caller may have threads and a GPU open.
         _Workers(workers, multiprocessing.get_context("spawn"), _start_worker) as pool,
     ):
+        resumed = len(writer.done)  # put in order, so these are the first
+        left = range(resumed, len(rows))
         tasks = [
-            (seed, [index for _, index in rows[start : start + _CHUNK]], box, figures)
-            for start in range(0, len(rows), _CHUNK)
+            (seed, [rows[row][1] for row in left[start : start + _CHUNK]], box, figures)
+            for start in range(0, len(left), _CHUNK)
         ]
-        row = 0
+        row = resumed
+        on_progress(row)
         for drawn in _in_order(pool, _draw, tasks, 4 * workers):
             for person in drawn:
                 split, index = rows[row]
@@ -295,6 +511,7 @@ def pack_synthetic(
                 writer.put(row, person.crop, person.joints, person.labelled, person.head_size, identity, split, name)
                 row += 1
             on_progress(row)
+    return resumed
 
 
 def _draw(task: tuple[int, list[int], int, Figures]) -> list[SyntheticPerson]:
@@ -357,23 +574,32 @@ def _in_order(
             future.cancel()
 
 
-def _inside(folder: Path, image: str) -> Path:
+def picture_path(folder: Path, image: str) -> Path:
+    """Where a picture is.
+
+    Raises:
+        UserError: its name leads out of the folder.
+    """
     name = PurePosixPath(image)
     if not image or "\0" in image or "\\" in image or name.is_absolute() or ".." in name.parts:
         raise UserError(f"picture name {image!r} leads out of {folder}; correct the annotations")
     return folder / name
 
 
-def _read_picture(path: Path) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3) RGB, as stored: annotations were made on pictures that nobody had turned by their EXIF tag."""
+def _decoded(path: Path) -> NDArray[np.uint8] | str:
+    """uint8 (H, W, 3) RGB, as stored: annotations were made on pictures that nobody had turned by their EXIF tag.
+
+    Returns:
+        The picture, or what is wrong with it.
+    """
     try:
         data = path.read_bytes()
         # Some decoders fill up what a truncated JPEG lacks with grey, without a word.
         whole = not data.startswith(b"\xff\xd8") or data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if whole else None
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if whole and data else None
     except (OSError, cv2.error) as error:
-        raise UserError(f"{path}: cannot read this picture ({type(error).__name__}); replace it") from error
+        return f"cannot be read ({type(error).__name__})"
     if picture is None:
-        raise UserError(f"{path}: not a picture, truncated or damaged; replace it")
+        return "not a picture, truncated or damaged" if data else "empty"
     return np.asarray(picture, np.uint8)

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nas.data.packed import PackedPeople, crop_side, describe_packed
-from nas.data.packing import crop_person, missing_pictures, pack, pack_synthetic, picture_split
+from nas.data.packing import broken_list, crop_person, missing_pictures, pack, pack_synthetic, picture_split
 from nas.data.people import LSP, SPLITS, Person
 from nas.data.synthetic import Figures
 from nas.errors import UserError
@@ -151,9 +151,12 @@ def test_missing_pictures_are_counted_before_anything_is_written(
     (folder / "c.png").unlink()
     (folder / "e.png").unlink()
     assert missing_pictures((person.image for person in people), folder) == ["c.png", "e.png"]
-    with pytest.raises(UserError, match=r"c\.png: no such picture \(and 1 more\)"):
+    with pytest.raises(
+        UserError, match=r"c\.png: no such picture, nor can e\.png be used; .* 2 of 5 .* allows 0: check"
+    ):
         pack(people, folder, tmp_path / "out.h5", LSP, 32, {}, 2)
-    assert list(tmp_path.iterdir()) == [folder]
+    assert sorted(tmp_path.iterdir()) == sorted([folder, broken_list(tmp_path / "out.h5")])
+    assert broken_list(tmp_path / "out.h5").read_text() == "c.png\tno such picture\ne.png\tno such picture\n"
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", "half a JPEG", "most of a JPEG"])
@@ -167,12 +170,25 @@ def test_unreadable_pictures_are_named(
     (folder / "d.png").write_bytes(content)
     out = tmp_path / "out.h5"
     out.write_bytes(b"what was there")
-    with pytest.raises(UserError, match=r"d\.png: .*replace it") as caught:
+    with pytest.raises(UserError, match=r"d\.png: .* 1 of 5 pictures, and --max-broken allows 0: .*replace") as caught:
         pack(people, folder, out, LSP, 32, {}, 2)
     assert "\n" not in str(caught.value)
     assert out.read_bytes() == b"what was there"
-    assert sorted(tmp_path.iterdir()) == sorted([folder, out])
+    assert broken_list(out).read_text().startswith("d.png\t")
+
+    # Allowed, its people are left out, and those behind move up.
+    report = pack(people, folder, out, LSP, 32, {}, 2, max_broken=1)
+    assert (report.people, report.left_out, list(report.broken)) == (5, 1, ["d.png"])
+    assert sorted(tmp_path.iterdir()) == sorted([folder, out, broken_list(out)])
+    fine = [person for person in people if person.image != "d.png"]
+    pack(fine, folder, tmp_path / "fine.h5", LSP, 32, {}, 2)
+    assert describe_packed(out) == describe_packed(tmp_path / "fine.h5")
+    assert out.read_bytes() == (tmp_path / "fine.h5").read_bytes()
     assert capfd.readouterr().err == ""
+
+    (folder / "d.png").write_bytes((folder / "c.png").read_bytes())
+    assert pack(people, folder, out, LSP, 32, {}, 2).people == 6
+    assert not broken_list(out).exists()
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "sub/../../secret.png", "/etc/passwd", "", "a\0b", "..\\secret.png"])
