@@ -16,7 +16,8 @@ were cut from makes them right on average and twice as near at worst.
 Boxes. The hourglass code moves centres down by 15 × scale, then enlarges scales × 1.25; the box is 200 × scale. Its
 HDF5 holds the results, the other formats the raw values, which are treated alike.
 
-Head sizes are 0.6 × the head box's diagonal. The two JSON formats have no head box: see :func:`derived_head_size`.
+Head sizes are 0.6 × the head box's diagonal. The two JSON formats have no head box; they
+lose nothing by it: :data:`nas.data.mpii_person.HEAD_PER_BOX`.
 
 Missing joints. In the hourglass layout and in pytorch-pose's, a joint is missing where x and y are both 0. This agrees
 with the official ``jnt_missing`` on every joint of the 2,958 validation people; 45 labelled joints, outside their

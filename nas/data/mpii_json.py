@@ -53,7 +53,7 @@ def read_mpii_json(path: Path, splits: Mapping[str, float]) -> Annotations:
     HRNet's (``image``, ``joints``, ``joints_vis``, ``center``, ``scale``) marks missing joints by −1 and by
     ``joints_vis`` 0. pytorch-pose's (``img_paths``, ``joint_self``, ``objpos``, ``scale_provided``, ``isValidation``)
     sets them to 0, 0, says who is validated, and rounds to three decimals; records that it has from other datasets are
-    left out. Neither has head boxes: head sizes are derived from the joints.
+    left out. Neither has head boxes: head sizes come from the scales.
 
     Args:
         path: the file.

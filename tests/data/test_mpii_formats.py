@@ -23,7 +23,6 @@ from annotation_files import (
 )
 
 from nas.data.mpii import read_mpii
-from nas.data.mpii_person import derived_head_size
 from nas.data.people import Person
 from nas.errors import UserError
 
@@ -147,7 +146,7 @@ def test_hrnet(tmp_path: Path) -> None:
     assert np.array_equal(read.joints[0], np.array(person["joints"][0]) - 0.5)
     assert np.array_equal(read.center, (299.5, 222))
     assert read.size == 375
-    assert read.head_size == pytest.approx(0.75 * np.linalg.norm(np.subtract(person["joints"][8], person["joints"][9])))
+    assert read.head_size == pytest.approx(0.1 * 375)
 
 
 def test_pytorch_pose(tmp_path: Path) -> None:
@@ -162,17 +161,6 @@ def test_pytorch_pose(tmp_path: Path) -> None:
     assert np.flatnonzero(~read.labelled).tolist() == [4]
     assert np.array_equal(read.center, (299.5, 222))
     assert read.size == 375
-
-
-def test_head_sizes_without_head_boxes() -> None:
-    joints = np.array(list(sixteen().values()))
-    joints[[8, 9, 2, 3, 12, 13]] = (50, 60), (50, 20), (40, 150), (60, 150), (30, 70), (70, 70)
-    known = np.ones(16, bool)
-    assert derived_head_size(joints, known, 300) == pytest.approx(0.75 * 40)
-    known[9] = False
-    assert derived_head_size(joints, known, 300) == pytest.approx(0.44 * 80)
-    known[2] = False
-    assert derived_head_size(joints, known, 300) == 30
 
 
 @pytest.mark.parametrize(
