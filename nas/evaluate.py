@@ -71,7 +71,7 @@ def main(
     checkpoint, data, split, input_size and decoder; predictions add predictions, ground_truth, missing_people and
     missing_joints (labelled joints without a prediction, which count as not found).
 
-    Example: python -m nas.evaluate runs/quickstart/full/trial-22/checkpoint.pt --data people.h5
+    Example: python -m nas.evaluate runs/quickstart/full/trial-48/checkpoint.pt --data people.h5
 
     Example: python -m nas.evaluate --predictions preds.mat --ground-truth valid_head_boxes.mat --json
     """
