@@ -81,7 +81,7 @@ class Full(_Table):
 
 
 class Budget(_Table):
-    """Largest networks to consider; nothing above it is trained. Training time follows ``max_layers``, above all."""
+    """Largest networks to consider; nothing above it is trained. Layers take time however little they multiply."""
 
     max_params: Positive | None = None
     max_madds: Positive | None = None
