@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from nas.data.matlab import read_structs, single
 from nas.data.packing import picture_split
 from nas.data.people import FLIC, Person
-from nas.data.records import LARGEST, distance, file_format, read_hourglass, short
+from nas.data.records import LARGEST, distance, file_format, hourglass_people, read_hourglass, short
 from nas.data.splits import TRAINING, Annotations
 from nas.errors import UserError
 
@@ -72,32 +72,9 @@ def read_flic(path: Path, splits: Mapping[str, float]) -> tuple[Annotations, str
 def _read_hourglass(path: Path, splits: Mapping[str, float]) -> tuple[Annotations, str]:
     images, part, centers, scales, torsos = read_hourglass(path, len(FLIC.joints), _REMEDY)
     labelled: NDArray[np.bool_] = np.any(part != 0, axis=-1)
-    people = []
-    dropped: dict[str, int] = {}
-    kept = np.zeros(len(images), np.bool_)
-    for i, image in enumerate(images):
-        reason = None
-        if not labelled[i].any():
-            reason = "no labelled joint"
-        elif not scales[i] > 0:
-            reason = "no scale"
-        elif not torsos[i] > 0:
-            reason = "no torso"
-        if reason:
-            dropped[reason] = dropped.get(reason, 0) + 1
-            continue
-        kept[i] = True
-        people.append(
-            Person(
-                image=image,
-                joints=(part[i] - 0.5).astype(np.float32),
-                labelled=labelled[i],
-                center=(centers[i] - 0.5).astype(np.float32),
-                size=200 * float(scales[i]),
-                head_size=_HEAD_PER_TORSO * float(torsos[i]),
-                split=picture_split(image, splits),
-            )
-        )
+    people, dropped, kept = hourglass_people(
+        images, part - 0.5, labelled, centers, scales, _HEAD_PER_TORSO * torsos, "no torso", splits
+    )
     _somebody(path, people, dropped)
     off = np.abs(np.linalg.norm(part[:, _TORSO[0]] - part[:, _TORSO[1]], axis=-1) - torsos)
     swapped = bool((off > 0.5)[kept & labelled[:, list(_TORSO)].all(-1)].any())

@@ -35,9 +35,8 @@ from numpy.typing import NDArray
 
 from nas.data.mpii_json import read_mpii_json
 from nas.data.mpii_release import read_mpii_release
-from nas.data.packing import picture_split
 from nas.data.people import MPII, Person
-from nas.data.records import file_format, read_hourglass
+from nas.data.records import file_format, hourglass_people, read_hourglass
 from nas.data.splits import Annotations
 from nas.errors import UserError
 
@@ -85,30 +84,7 @@ def read_mpii_hourglass_h5(path: Path, splits: Mapping[str, float]) -> tuple[lis
     labelled: NDArray[np.bool_] = np.any(part > 0, axis=-1)
     joints = part - 0.5
     joints[:, _CUT_TO_INTEGERS] += 0.5 * np.sign(part[:, _CUT_TO_INTEGERS])
-    people = []
-    dropped: dict[str, int] = {}
-    for i, image in enumerate(images):
-        reason = None
-        if not labelled[i].any():
-            reason = "no labelled joint"
-        elif not scales[i] > 0:
-            reason = "no scale"
-        elif not head_sizes[i] > 0:
-            reason = "no head size"
-        if reason:
-            dropped[reason] = dropped.get(reason, 0) + 1
-            continue
-        people.append(
-            Person(
-                image=image,
-                joints=joints[i].astype(np.float32),
-                labelled=labelled[i],
-                center=(centers[i] - 0.5).astype(np.float32),
-                size=200 * float(scales[i]),
-                head_size=float(head_sizes[i]),
-                split=picture_split(image, splits),
-            )
-        )
+    people, dropped, _ = hourglass_people(images, joints, labelled, centers, scales, head_sizes, "no head size", splits)
     if not people:
         raise UserError(f"{path}: nobody in it can be used ({', '.join(dropped)}); {_REMEDY}")
     return people, dropped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from nas.data.packing import read_arrays
+from nas.data.packing import picture_split, read_arrays
+from nas.data.people import Person
 from nas.errors import UserError
 
 LARGEST = 1e5
@@ -118,6 +120,60 @@ def read_hourglass(
 
     part, center = numbers("part", count, joints, 2), numbers("center", count, 2)
     return images, part, center, numbers("scale", count), numbers("normalize", count)
+
+
+def hourglass_people(
+    images: Sequence[str],
+    joints: NDArray[np.float64],
+    labelled: NDArray[np.bool_],
+    centers: NDArray[np.float64],
+    scales: NDArray[np.float64],
+    head_sizes: NDArray[np.float64],
+    no_head_size: str,
+    splits: Mapping[str, float],
+) -> tuple[list[Person], dict[str, int], NDArray[np.bool_]]:
+    """The N people of a file in the hourglass layout, read by :func:`read_hourglass`.
+
+    Args:
+        images: their pictures' names.
+        joints: (N, J, 2), in this project's coordinates.
+        labelled: bool (N, J).
+        centers: (N, 2), counted from 1, as the layout has them.
+        scales: (N,), boxes over 200 pixels.
+        head_sizes: (N,); whoever has none is left out,
+        no_head_size: for this reason.
+        splits: split → share of the pictures.
+
+    Returns:
+        The people in the file's order, how many were left out by reason, and bool (N,): who was not.
+    """
+    people = []
+    dropped: dict[str, int] = {}
+    kept = np.zeros(len(images), np.bool_)
+    for i, image in enumerate(images):
+        reason = None
+        if not labelled[i].any():
+            reason = "no labelled joint"
+        elif not scales[i] > 0:
+            reason = "no scale"
+        elif not head_sizes[i] > 0:
+            reason = no_head_size
+        if reason:
+            dropped[reason] = dropped.get(reason, 0) + 1
+            continue
+        kept[i] = True
+        people.append(
+            Person(
+                image=image,
+                joints=joints[i].astype(np.float32),
+                labelled=labelled[i],
+                center=(centers[i] - 0.5).astype(np.float32),
+                size=200 * float(scales[i]),
+                head_size=float(head_sizes[i]),
+                split=picture_split(image, splits),
+            )
+        )
+    return people, dropped, kept
 
 
 def distance(
