@@ -1,4 +1,4 @@
-"""Searches replayed on recorded results: any sampler with any stopping rule, in seconds, over many seeds.
+"""Searches replayed on recorded results: any sampler with any stopping rule, over many seeds, without training.
 
 A record is a table of networks that were trained to the end, with their PCKh at several rungs. In a replay a sampler
 proposes from the whole space, as in a search; the recorded network nearest to its proposal that has not been tried is
