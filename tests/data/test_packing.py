@@ -136,6 +136,42 @@ def test_the_number_of_workers_changes_nothing(album: tuple[Path, list[Person]],
     assert describe_packed(tmp_path / "1.h5") == describe_packed(tmp_path / "4.h5")
 
 
+@pytest.mark.parametrize("shape", [(640, 480), (641, 481), (647, 487)])
+def test_people_shrunk_to_half_and_less_land_where_their_joints_do(tmp_path: Path, shape: tuple[int, int]) -> None:
+    # Such a JPEG is decoded at half size, unless somebody else in it is nearer.
+    width, height = shape
+    people = []
+    for image, sizes in (("far.jpg", (128.0, 300.4)), ("near.jpg", (300.4, 127.0))):
+        for i, size in enumerate(sizes):
+            at = (301.3 + i, 202.8 - i)
+            people.append(someone(image, at, size, (295.3, 207.8), "train"))
+        picture = dot(width, height, (301.8, 202.3), 12)
+        picture[..., 1] //= 2
+        cv2.imwrite(str(tmp_path / image), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])
+    pack(people, tmp_path, tmp_path / "people.h5", LSP, 64, {"kind": "test"}, workers=2)
+    packed = PackedPeople.load(tmp_path / "people.h5", "train")
+    for i, person in enumerate(people):
+        crop = packed.crops[i].permute(1, 2, 0).numpy()
+        expected = packed.joints[i, 0].numpy() + (np.array([301.8, 202.3]) - person.joints[0]) * 64 / person.size
+        weight = np.maximum(crop.astype(np.float64) - 20, 0)  # what JPEG leaves of black
+        assert np.abs(centroid(weight.astype(np.uint8)) - expected).max() < 0.1
+        assert abs(int(crop[..., 1].max()) - int(crop[..., 0].max()) / 2) < 8
+    # One scene in two pictures, decoded apart: the same person looks the same.
+    half, whole = (packed.crops[i].numpy().astype(float) for i in (1, 2))
+    assert np.abs(half - whole).max() < 8
+
+
+def test_shrinking_a_jpeg_does_not_alias(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 2, (900, 900), np.uint8) * 255  # as fine as pixels are: grey at last
+    cv2.imwrite(str(tmp_path / "a.jpg"), np.repeat(noise[..., None], 3, 2), [cv2.IMWRITE_JPEG_QUALITY, 100])
+    far = someone("a.jpg", (450, 450), 512, (450.3, 450.1), "train")
+    pack([far], tmp_path, tmp_path / "people.h5", LSP, 64, {"kind": "test"}, workers=1)
+    halved = PackedPeople.load(tmp_path / "people.h5", "train").crops[0, :, 10:-10, 10:-10].numpy().astype(float)
+    exact = crop_person(np.repeat(noise[..., None], 3, 2), far, 64)[0][10:-10, 10:-10].astype(float)
+    assert abs(halved.mean() - 127.5) < 2
+    assert halved.std() < 1.2 * exact.std()  # 16 by the law of large numbers: 127.5 / 8
+
+
 def test_colours_are_red_green_blue(tmp_path: Path) -> None:
     picture = np.zeros((50, 50, 3), np.uint8)
     picture[..., 2] = 255  # red, in OpenCV's order
