@@ -13,8 +13,17 @@ from optuna.study import Study
 from nas.console import console, print_tables, run
 from nas.errors import UserError
 from nas.study.comparison import PICKS, pick
-from nas.study.display import comparison_records, comparison_table, elsewhere, front_records, front_table
-from nas.study.experiment import Experiment, load, points_of
+from nas.study.confirmation import noise_of
+from nas.study.display import (
+    comparison_records,
+    comparison_table,
+    elsewhere,
+    front_records,
+    front_table,
+    near_records,
+    near_table,
+)
+from nas.study.experiment import Experiment, images_of, load, points_of
 from nas.study.front import hypervolume
 from nas.study.storage import count
 
@@ -33,13 +42,15 @@ def main(
     The published networks are those of the study's `baselines`, trained under
     the same short schedule as every candidate. Trade-off is document A's score
     against the study's own hg2: 0.8 times the change of PCKh, 0.1 times the
-    MAdds and 0.1 times the params saved, all in per cent.
+    MAdds and 0.1 times the params saved, all in per cent. "On front" is the
+    probability that no other network beats it, seeds being noisy; nas.search
+    --confirm trains the least certain again.
 
     Example: python -m nas.report --study quickstart --json
     """
     experiment, opened = load(study, runs, storage)
     points, counts = points_of(opened), count(opened)
-    images = sum(int(t.user_attrs.get("images", 0)) for t in opened.get_trials(deepcopy=False))
+    images = images_of(opened)
     volume = hypervolume(points, experiment.scale)
     picks = _picks(experiment, opened)
     if as_json:
@@ -52,7 +63,9 @@ def main(
             "images": images,
             "hypervolume": volume,
             "picks": picks,
+            "noise": noise_of(experiment, opened),
             "front": front_records(experiment, opened),
+            "near": near_records(experiment, opened),
             "baselines": comparison_records(experiment, opened),
         }
         print(json.dumps(about))
@@ -63,7 +76,7 @@ def main(
         f"{images:,} pictures trained, {schedule.images:,} for each to the end; hypervolume {volume:.4f}",
         soft_wrap=True,
     )
-    print_tables(front_table(experiment, opened), comparison_table(experiment, opened))
+    print_tables(front_table(experiment, opened), near_table(experiment, opened), comparison_table(experiment, opened))
     if picks:
         chosen = ", ".join(f"{pick} {number}" for pick, number in picks.items())
         command = f"python -m nas.retrain --study {study} --pick {next(iter(picks))}{elsewhere(experiment)}"

@@ -14,9 +14,19 @@ from pydantic import ValidationError
 
 from nas.console import console, default_workers, print_tables, run
 from nas.errors import UserError
+from nas.study import confirmation
 from nas.study.calibration import calibration_of, companion, queue, remember, remembered
 from nas.study.config import StudyConfig
-from nas.study.display import Standing, comparison_table, elsewhere, front_records, front_table, short, watching
+from nas.study.display import (
+    Standing,
+    comparison_table,
+    elsewhere,
+    front_records,
+    front_table,
+    near_table,
+    short,
+    watching,
+)
 from nas.study.experiment import Experiment, points_of, prepare
 from nas.study.files import find
 from nas.study.front import hypervolume
@@ -68,6 +78,9 @@ def main(
     calibrate: Annotated[
         int | None, typer.Option(help="Instead: see how far the schedule can be trusted, on so many architectures.")
     ] = None,
+    confirm: Annotated[
+        int | None, typer.Option(help="Instead: train so many of the least certain on the front again.")
+    ] = None,
     quiet: Annotated[bool, typer.Option(help="Print nothing while searching.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the front as JSON.")] = False,
 ) -> None:
@@ -77,6 +90,8 @@ def main(
 
     --calibrate 12 trains 12 architectures, from small to large, under the study's
     schedule and one four times longer, and tells how alike the two rank them.
+    --confirm 5 trains 5 networks under two more seeds: those of which it is least
+    certain, seeds being noisy, whether they are on the front.
 
     Example: python -m nas.search --study mpii --data mpii.h5 --trials 50
     """
@@ -84,6 +99,10 @@ def main(
         raise UserError(f"--trials {trials}: must be at least 1")
     if calibrate is not None and calibrate < 3:
         raise UserError(f"--calibrate {calibrate}: must be at least 3; 12 architectures tell something")
+    if confirm is not None and confirm < 1:
+        raise UserError(f"--confirm {confirm}: must be at least 1")
+    if confirm is not None and calibrate is not None:
+        raise UserError("give either --calibrate or --confirm")
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}: must be at least 1")
     place = device_named(device)
@@ -108,6 +127,9 @@ def main(
 
     if calibrate is not None:
         _calibrate(experiment, opened, calibrate, places, quiet, as_json)
+        return
+    if confirm is not None:
+        _confirm(experiment, opened, confirm, places, quiet, as_json)
         return
     before = count(opened)
     if not (quiet or as_json):
@@ -170,6 +192,36 @@ def _calibrate(
         print(json.dumps(found.to_dict()))
     elif not quiet:
         console.print(str(found), soft_wrap=True)
+
+
+def _confirm(
+    experiment: Experiment, study: Study, networks: int, places: list[str], quiet: bool, as_json: bool
+) -> None:
+    """Train the least certain of the front under further seeds, and print the front that is then known."""
+    if len(points_of(study)) < 2:
+        raise UserError(
+            f"--confirm {networks}: study {experiment.config.name} has fewer than two finished trials; "
+            "search first, without --confirm"
+        )
+    beside = confirmation.companion(experiment)
+    total = confirmation.queue(experiment, study, networks)
+    opened = beside.open_study()
+    before = count(opened).done
+    if before < total:
+        with watching(Standing(beside, opened, total, quiet or as_json, console)) as show:
+            search(beside, total, places, show)
+    if as_json:
+        print(json.dumps(front_records(experiment, study)))
+    elif not quiet:
+        print_tables(front_table(experiment, study), near_table(experiment, study))
+        again = total - before
+        console.print(
+            f"{again} trained again; PCKh of one network between seeds: standard deviation "
+            f"{confirmation.noise_of(experiment, study):.2f}"
+            if again
+            else "no network's place is uncertain: nothing to train again",
+            soft_wrap=True,
+        )
 
 
 def _introduction(experiment: Experiment, trials: int, done: int, workers: int) -> str:

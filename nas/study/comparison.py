@@ -9,7 +9,8 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from nas.errors import UserError
-from nas.study.experiment import Experiment, points_of
+from nas.study.confirmation import mean_points
+from nas.study.experiment import Experiment
 from nas.study.front import Point, best, front, knee, tradeoff
 from nas.study.published import REFERENCE
 
@@ -36,12 +37,13 @@ def baselines_of(experiment: Experiment, study: Study) -> list[Baseline]:
     """
     by_id = {experiment.published(name).id: name for name in experiment.config.baselines}
     found: dict[str, Baseline] = {}
+    known = {p.number: p for p in mean_points(experiment, study)}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
         name = trial.user_attrs.get("published") or by_id.get(experiment.candidate_of(trial).id)
         if name is None:
             continue
         if trial.state == TrialState.COMPLETE:
-            point = Point(trial.number, trial.values[0], int(trial.values[1]), int(trial.values[2]))
+            point = known[trial.number]
         elif "final_pckh" in trial.user_attrs:
             cost = trial.user_attrs["cost"]
             point = Point(trial.number, trial.user_attrs["final_pckh"], cost["params"], cost["madds"])
@@ -71,7 +73,7 @@ def pick(experiment: Experiment, study: Study, how: str) -> Point:
     Raises:
         UserError: there is no such way, nothing has finished, or the study has no hg2 to measure a trade-off against.
     """
-    points = points_of(study)
+    points = mean_points(experiment, study)
     if not points:
         raise UserError(f"study {experiment.config.name} has no finished trial yet; run `python -m nas.search`")
     if how == "knee":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.study.comparison import baselines_of, compare, tradeoffs
+from nas.study.confirmation import Measured, mean_points, measured_of
 from nas.study.experiment import Experiment, points_of
 from nas.study.front import Point, front, hypervolume
 from nas.study.storage import count, default_url, masked
@@ -141,20 +142,49 @@ def watching(standing: Standing) -> Iterator[Callable[[Progress], None]]:
     yield write
 
 
+NEAR = 0.2
+"""A network whose chance of being on the front is at least this is shown though it is behind."""
+
+
 def front_table(experiment: Experiment, study: Study) -> Table:
     """The front, cheapest first, the most accurate last."""
+    measured = {m.number: m for m in measured_of(experiment, study)}
+    numbers = [p.number for p in front([m.point for m in measured.values()])]
+    return _measured_table(
+        f"front of study {experiment.config.name}", experiment, study, [measured[n] for n in numbers]
+    )
+
+
+def near_table(experiment: Experiment, study: Study) -> Table | None:
+    """Networks behind the front that another seed might put on it, the likeliest first; None if there are none."""
+    near = _near(experiment, study)
+    if not near:
+        return None
+    title = f"behind it by less than the noise of a seed (standard deviation {near[0].noise:.1f})"
+    return _measured_table(title, experiment, study, near)
+
+
+def _near(experiment: Experiment, study: Study) -> list[Measured]:
+    measured = measured_of(experiment, study)
+    there = {p.number for p in front([m.point for m in measured])}
+    near = [m for m in measured if m.number not in there and m.chance >= NEAR]
+    return sorted(near, key=lambda m: -m.chance)
+
+
+def _measured_table(title: str, experiment: Experiment, study: Study, measured: Sequence[Measured]) -> Table:
     trials: dict[int, FrozenTrial] = {t.number: t for t in study.get_trials(deepcopy=False)}
-    points = front(points_of(study))
-    scores = tradeoffs(points, baselines_of(experiment, study))
+    scores = tradeoffs([m.point for m in measured], baselines_of(experiment, study))
     table = _table(
-        f"front of study {experiment.config.name}",
-        ["trial", "PCKh", "params", _madds_title(experiment), *(["trade-off"] if scores else [])],
+        title,
+        ["trial", "PCKh", "on front", "params", _madds_title(experiment), *(["trade-off"] if scores else [])],
         ["network"],
     )
-    for point in points:
-        score = [f"{scores[point.number]:+.1f}"] if scores else []
-        network = experiment.title_of(trials[point.number])
-        table.add_row(str(point.number), f"{point.pckh:.1f}", f"{point.params:,}", short(point.madds), *score, network)
+    for one in measured:
+        pckh = f"{one.mean:.1f}" if one.spread is None else f"{one.mean:.1f} ± {one.spread:.1f}"
+        score = [f"{scores[one.number]:+.1f}"] if scores else []
+        network = experiment.title_of(trials[one.number])
+        costs = (f"{one.params:,}", short(one.madds))
+        table.add_row(str(one.number), pckh, f"{100 * one.chance:.0f} %", *costs, *score, network)
     return table
 
 
@@ -171,7 +201,7 @@ def comparison_table(experiment: Experiment, study: Study) -> Table | None:
         [],
         first="published",
     )
-    for one in compare(baselines, points_of(study)):
+    for one in compare(baselines, mean_points(experiment, study)):
         base, found = one.baseline.point, one.found
         row = [one.baseline.name, f"{base.pckh:.1f}", f"{base.params:,}", short(base.madds)]
         if found is None or one.ratios is None:
@@ -201,22 +231,33 @@ def _table(title: str, numbers: list[str], texts: list[str], first: str | None =
 
 def front_records(experiment: Experiment, study: Study) -> list[dict[str, object]]:
     """The front as plain values, for ``--json``."""
+    measured = {m.number: m for m in measured_of(experiment, study)}
+    return _records(experiment, study, [measured[p.number] for p in front([m.point for m in measured.values()])])
+
+
+def near_records(experiment: Experiment, study: Study) -> list[dict[str, object]]:
+    """Networks behind the front that another seed might put on it, the likeliest first."""
+    return _records(experiment, study, _near(experiment, study))
+
+
+def _records(experiment: Experiment, study: Study, measured: Sequence[Measured]) -> list[dict[str, object]]:
     trials = {t.number: t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
-    points = front(points_of(study))
-    scores = tradeoffs(points, baselines_of(experiment, study))
+    scores = tradeoffs([m.point for m in measured], baselines_of(experiment, study))
     return [
         {
-            "trial": p.number,
-            "pckh": p.pckh,
-            "params": p.params,
-            "madds": p.madds,
+            "trial": m.number,
+            "pckh": m.mean,
+            "pckh_of_seeds": m.values,
+            "on_front": m.chance,
+            "params": m.params,
+            "madds": m.madds,
             "input_size": experiment.config.data.input_size,
-            "tradeoff": scores.get(p.number),
-            "published": trials[p.number].user_attrs.get("published"),
-            "candidate": trials[p.number].user_attrs["candidate"],
-            "network": trials[p.number].user_attrs["network"],
+            "tradeoff": scores.get(m.number),
+            "published": trials[m.number].user_attrs.get("published"),
+            "candidate": trials[m.number].user_attrs["candidate"],
+            "network": trials[m.number].user_attrs["network"],
         }
-        for p in points
+        for m in measured
     ]
 
 
@@ -233,5 +274,5 @@ def comparison_records(experiment: Experiment, study: Study) -> list[dict[str, o
             "met": one.met,
             "found": None if one.found is None else asdict(one.found),
         }
-        for one in compare(baselines_of(experiment, study), points_of(study))
+        for one in compare(baselines_of(experiment, study), mean_points(experiment, study))
     ]

@@ -36,7 +36,7 @@ from nas.study.published import named
 from nas.study.samplers import NoCandidateLeftError, Problem, draw_untried, make_sampler, tried
 from nas.study.space import SearchSpace
 from nas.study.stopping import Finished
-from nas.study.storage import create_study, default_url, exclusive, load_study, open_storage
+from nas.study.storage import DONE, create_study, default_url, exclusive, load_study, open_storage
 from nas.training.schedule import Schedule
 
 
@@ -158,11 +158,10 @@ class Experiment:
             study.enqueue_trial(point, user_attrs={"given": True, "published": name, "candidate": candidate.to_dict()})
             seen.add(candidate.id)
 
-    def sampler(self, stream: int) -> BaseSampler:
-        """A sampler with a random stream of its own."""
+    def sampler(self) -> BaseSampler:
+        """The study's sampler."""
         settings = self.config.sampler
-        seed = int.from_bytes(hashlib.sha256(f"{self.config.seed}/{stream}".encode()).digest()[:4])
-        return make_sampler(settings.name, self.problem, seed, settings.startup, settings.pool)
+        return make_sampler(settings.name, self.problem, self.config.seed, settings.startup, settings.pool)
 
     def open_study(self, sampler: BaseSampler | None = None) -> Study:
         """Create the study in its storage, or go on with it.
@@ -312,6 +311,11 @@ def points_of(study: Study) -> list[Point]:
     """The finished trials of a study."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return [Point(t.number, t.values[0], int(t.values[1]), int(t.values[2])) for t in trials]
+
+
+def images_of(study: Study) -> int:
+    """Pictures that a study's ended trials were trained on, each sitting's counted once."""
+    return sum(int(t.user_attrs.get("images", 0)) for t in study.get_trials(deepcopy=False, states=DONE))
 
 
 def finished_of(study: Study) -> list[Finished]:

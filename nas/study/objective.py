@@ -10,14 +10,15 @@ from pathlib import Path
 
 import optuna
 import torch
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture.hourglass import build_network
 from nas.data.packed import PackedPeople
-from nas.study.experiment import Experiment, finished_of, points_of
-from nas.study.front import Point, hypervolume
+from nas.study.candidate import Candidate
+from nas.study.experiment import Experiment, finished_of, images_of, points_of
+from nas.study.front import Point, front, hypervolume
 from nas.study.stopping import StoppingRule
-from nas.study.storage import first_number
+from nas.study.storage import DONE, exclusive, first_number
 from nas.training.loop import Epoch, train
 
 
@@ -75,7 +76,12 @@ def run_trial(
     trial.set_user_attr("candidate", candidate.to_dict())
     trial.set_user_attr("network", str(candidate))
     trial.set_user_attr("cost", {"params": cost.params, "madds": cost.madds, "layers": cost.layers})
-    rungs: dict[str, float] = {}
+    refusal = None if given else _refusal(study, frozen, experiment, candidate)
+    if refusal is not None:
+        checkpoint_of(experiment.folder, first_number(frozen)).unlink(missing_ok=True)
+        trial.set_user_attr("reason", refusal)
+        study.tell(trial, state=TrialState.PRUNED)
+        return Outcome(trial.number, None, refusal, 0, time.perf_counter() - began)
 
     def after_epoch(epoch: Epoch) -> str | None:
         if given or epoch.number not in rung_epochs or epoch.evaluation is None:
@@ -115,25 +121,44 @@ def run_trial(
     images = (len(history) - resumed) * schedule.steps_per_epoch * schedule.batch
     trial.set_user_attr("rungs", rungs)
     trial.set_user_attr("curve", history)
-    trial.set_user_attr("images", history[-1]["images"] if history else 0)
+    seen = int(history[-1]["images"]) if history else 0
+    trial.set_user_attr("images", seen)
     if resumed:
         trial.set_user_attr("resumed_after_epoch", resumed)
     pckh = measured[-1]["pckh"] if measured else None
     if reason is None and pckh is not None and not experiment.within_budget(cost):
         trial.set_user_attr("final_pckh", pckh)
         reason = "over the budget: trained to the end for comparison only"
+    point = None
     if reason is None and pckh is not None:
         point = Point(trial.number, pckh, cost.params, cost.madds)
         trial.set_user_attr("groups", measured[-1]["groups"])
-        trial.set_user_attr("hypervolume", hypervolume([*points_of(study), point], experiment.scale))
-        values = {"pckh": pckh, "params": cost.params, "madds": cost.madds}
-        study.tell(trial, [values[o] for o in experiment.config.objectives])
     else:
         reason = reason or "nothing was measured"
         trial.set_user_attr("reason", reason)
-        study.tell(trial, state=TrialState.PRUNED)
+    with exclusive(study._storage):
+        # How far the search has come, so that its progress can be drawn; its reference point is the study file's.
+        points = [*points_of(study), *([point] if point else [])]
+        trial.set_user_attr("hypervolume", hypervolume(points, experiment.scale))
+        trial.set_user_attr("front_size", len(front(points)))
+        trial.set_user_attr("images_so_far", images_of(study) + seen)
+        if point is not None:
+            study.tell(trial, [getattr(point, objective) for objective in experiment.config.objectives])
+        else:
+            study.tell(trial, state=TrialState.PRUNED)
     checkpoint.unlink(missing_ok=True)
     return Outcome(trial.number, pckh, reason, images, time.perf_counter() - began)
+
+
+def _refusal(study: optuna.Study, trial: FrozenTrial, experiment: Experiment, candidate: Candidate) -> str | None:
+    """Why a network is not to be trained at all, or None. Samplers propose no such network; people who queue may."""
+    if not experiment.within_budget(experiment.cost(candidate)):
+        return "over the budget: not trained"
+    for other in study.get_trials(deepcopy=False, states=(*DONE, TrialState.RUNNING)):
+        begun = other.state == TrialState.RUNNING or other.user_attrs.get("images")
+        if other.number < trial.number and begun and experiment.candidate_of(other).id == candidate.id:
+            return f"the network of trial {other.number}: not trained again"
+    return None
 
 
 def checkpoint_of(folder: Path, number: int) -> Path:

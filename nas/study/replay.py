@@ -24,6 +24,7 @@ from optuna.trial import TrialState, create_trial
 from nas.architecture.cost import Cost, network_cost
 from nas.errors import UserError
 from nas.study.candidate import Candidate
+from nas.study.confirmation import repeats_of
 from nas.study.experiment import Experiment
 from nas.study.front import Point, Scale, hypervolume
 from nas.study.samplers import FrontSampler, Problem, make_sampler
@@ -93,19 +94,14 @@ class Record:
         Raises:
             UserError: nothing has finished with parameters of the space.
         """
-        repeats: dict[str, list[float]] = {}
-        beside = experiment.beside("repeats")
-        if beside.config.name in optuna.get_all_study_names(study._storage):
-            other = optuna.load_study(study_name=beside.config.name, storage=study._storage)
-            for trial in other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-                repeats.setdefault(experiment.candidate_of(trial).id, []).append(round(trial.values[0], 3))
+        repeats = repeats_of(experiment, study)
         rows = []
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             if not set(experiment.space.choices) <= set(trial.params):
                 continue
             cost = trial.user_attrs["cost"]
             rungs = {int(epoch): round(value, 3) for epoch, value in trial.user_attrs["rungs"].items()}
-            again = repeats.get(experiment.candidate_of(trial).id, [])
+            again = [round(value, 3) for value in repeats.get(experiment.candidate_of(trial).id, [])]
             rows.append(Row(dict(trial.params), round(trial.values[0], 3), **cost, rungs=rungs, repeats=tuple(again)))
         if not rows:
             raise UserError(f"study {experiment.config.name}: no finished trial to replay; search first")

@@ -10,6 +10,7 @@ Optuna's own samplers stay selectable; they see log costs, and what they propose
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ from scipy.special import ndtr
 from nas.architecture.blocks import block_options
 from nas.architecture.cost import Cost
 from nas.study.candidate import Candidate
-from nas.study.front import Scale, area
+from nas.study.front import Scale
 from nas.study.space import LEVELS, SearchSpace, Value
 
 Floats = NDArray[np.float64]
@@ -74,6 +75,16 @@ def tried(study: Study, problem: Problem) -> set[str]:
     return ids
 
 
+def stream(seed: int, study: Study, trial: FrozenTrial) -> int:
+    """The seed of one proposal: that of its place in the study, whoever makes it.
+
+    The place is how many trials were begun or queued before and not handed back: a search that was killed and taken up
+    proposes what it would have proposed, and no two workers draw the same numbers.
+    """
+    place = sum(t.number < trial.number and t.state != TrialState.FAIL for t in study.get_trials(deepcopy=False))
+    return int.from_bytes(hashlib.sha256(f"{seed}/{place}".encode()).digest()[:4])
+
+
 def _given(trial: FrozenTrial) -> bool:
     """Whether a trial's network is given, and nothing is to be proposed."""
     return bool(trial.system_attrs.get("fixed_params")) or "given" in trial.user_attrs
@@ -116,18 +127,17 @@ class FrontSampler(BaseSampler):
 
     Args:
         problem: what is known before training.
-        seed: of this worker's stream; workers must not share one.
+        seed: of the study; every proposal has a stream of its own (:func:`stream`).
         startup: trials begun before the model is used; they are spread evenly over log costs.
         pool: candidates weighed for each proposal.
     """
 
     def __init__(self, problem: Problem, seed: int, startup: int = 12, pool: int = 1000) -> None:
-        self.problem, self.startup, self.pool = problem, startup, pool
+        self.problem, self.seed, self.startup, self.pool = problem, seed, startup, pool
         self.rng = random.Random(seed)
 
     def reseed_rng(self) -> None:
-        """Optuna's hook for parallel threads."""
-        self.rng.seed()
+        """Optuna's hook for parallel threads: nothing to do, as threads propose for different places."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space: it is flat."""
@@ -147,6 +157,7 @@ class FrontSampler(BaseSampler):
         """Propose one point, aware of what other workers are training."""
         if set(search_space) != set(self.problem.space.choices) or _given(trial):
             return {}
+        self.rng = random.Random(stream(self.seed, study, trial))
         seen = tried(study, self.problem)
         others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
         done = [t for t in others if t.state == TrialState.COMPLETE]
@@ -216,19 +227,16 @@ class FrontSampler(BaseSampler):
     def _evidence(self, others: Sequence[FrozenTrial], done: Sequence[FrozenTrial]) -> list[_Evidence]:
         known = set(self.problem.space.choices)
         evidence = [_Evidence(self.features(t.params), t.values[0], 0.0) for t in done if known <= set(t.params)]
-        gains: dict[str, list[float]] = {}
+        ended: dict[str, list[tuple[float, float]]] = {}
         for trial in done:
             for epoch, value in trial.user_attrs.get("rungs", {}).items():
-                gains.setdefault(epoch, []).append(trial.values[0] - value)
+                ended.setdefault(epoch, []).append((value, trial.values[0]))
         for trial in others:
             rungs = trial.user_attrs.get("rungs", {})
             if trial.state == TrialState.PRUNED and rungs and known <= set(trial.params):
                 last = max(rungs, key=int)
-                if len(gains.get(last, [])) >= 2:
-                    gain = gains[last]
-                    evidence.append(
-                        _Evidence(self.features(trial.params), rungs[last] + float(np.mean(gain)), float(np.var(gain)))
-                    )
+                if len(ended.get(last, [])) >= 2:
+                    evidence.append(_Evidence(self.features(trial.params), *extrapolated(rungs[last], ended[last])))
         return evidence
 
     def _pool(self, done: Sequence[FrozenTrial], seen: set[str]) -> list[dict[str, Value]]:
@@ -298,6 +306,26 @@ class FrontSampler(BaseSampler):
         return any(name in block_options(block.kind) for block in a.level_blocks())
 
 
+def extrapolated(value: float, ended: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Final PCKh to be expected of a trial that was stopped, and its variance.
+
+    What is behind at a rung gains more after it, so the finals are a line in the values at the rung; its slope is drawn
+    towards 1 where few trials tell.
+
+    Args:
+        value: at the rung.
+        ended: (value at that rung, final value) of trials that ran to the end, at least two.
+    """
+    x, y = np.array(ended, dtype=np.float64).T
+    spread = float(((x - x.mean()) ** 2).sum())
+    prior = 2 * float(x.var()) + 1e-9  # as if two trials more had told a slope of 1
+    slope = (float(((x - x.mean()) * (y - y.mean())).sum()) + prior) / (spread + prior)
+    residuals = y - y.mean() - slope * (x - x.mean())
+    freedom = max(1, len(x) - 2)
+    leverage = 1 / len(x) + (value - float(x.mean())) ** 2 / (spread + prior)
+    return float(y.mean() + slope * (value - x.mean())), float((residuals**2).sum() / freedom * (1 + leverage))
+
+
 def expected_improvement(mean: Floats, sd: Floats, saved: Floats, heights: Floats, corners: Floats) -> Floats:
     """Expected hypervolume gain of candidates whose costs are known and whose PCKh is normal.
 
@@ -325,12 +353,30 @@ def expected_improvement(mean: Floats, sd: Floats, saved: Floats, heights: Float
     above = sd[:, None] * (z * ndtr(z) + density)  # E[(Y − level)⁺]
     pieces = above - np.concatenate([above[:, 1:], np.zeros((len(mean), 1))], axis=1)
     gains = np.zeros(len(mean))
+    rectangles = saved.prod(axis=1)
     for k, level in enumerate(levels):
         covering = corners[heights > level] if k else corners[heights > 0]
-        for i, corner in enumerate(saved):
-            clipped = np.minimum(covering, corner)
-            gains[i] += pieces[i, k] * (corner[0] * corner[1] - area(clipped))
+        gains += pieces[:, k] * (rectangles - covered(saved, covering))
     return gains
+
+
+def covered(saved: Floats, corners: Floats) -> Floats:
+    """How much of each candidate's rectangle from (0, 0) the rectangles of some corners cover together.
+
+    Args:
+        saved: (n, 2) the candidates' corners.
+        corners: (m, 2) the others'.
+
+    Returns:
+        (n,) areas.
+    """
+    # A staircase: from right to left, each step higher than all before.
+    steps = corners[np.lexsort((-corners[:, 1], -corners[:, 0]))]
+    highest = np.maximum.accumulate(steps[:, 1])
+    steps = steps[np.concatenate([[True], highest[1:] > highest[:-1]])] if len(steps) else steps
+    left = np.append(steps[1:, 0], 0.0) if len(steps) else steps[:, 0]
+    widths = np.clip(np.minimum(saved[:, :1], steps[:, 0]) - left, 0.0, None)
+    return np.asarray((widths * np.minimum(saved[:, 1:], steps[:, 1])).sum(axis=1), np.float64)
 
 
 def _beaten(i: int, heights: Floats, corners: Floats) -> bool:
@@ -417,8 +463,9 @@ class GaussianProcess:
 
 
 def _matern(a: torch.Tensor, b: torch.Tensor, lengths: torch.Tensor, signal: torch.Tensor) -> torch.Tensor:
-    difference = (a / lengths).unsqueeze(1) - (b / lengths).unsqueeze(0)
-    r = (5 * difference.square().sum(-1) + 1e-12).sqrt()
+    a, b = a / lengths, b / lengths
+    squares = a.square().sum(-1).unsqueeze(1) + b.square().sum(-1) - 2 * (a @ b.T)
+    r = (5 * squares.clamp_min(0) + 1e-12).sqrt()
     out: torch.Tensor = signal * (1 + r + r.square() / 3) * (-r).exp()
     return out
 
@@ -427,16 +474,21 @@ class Redrawing(BaseSampler):
     """One of Optuna's samplers, whose proposals over budget or already tried are drawn again.
 
     The inner sampler sees log10 costs (on raw costs nothing beats random at 50 trials) while the study stores raw ones.
+
+    Args:
+        make: the inner sampler with a seed; made anew for each proposal.
+        problem: what is known before training.
+        seed: of the study.
+        attempts: proposals of the inner sampler before a random point is taken.
     """
 
-    def __init__(self, inner: BaseSampler, problem: Problem, seed: int, attempts: int = 8) -> None:
-        self.inner, self.problem, self.attempts = inner, problem, attempts
+    def __init__(self, make: Callable[[int], BaseSampler], problem: Problem, seed: int, attempts: int = 8) -> None:
+        self.make, self.problem, self.seed, self.attempts = make, problem, seed, attempts
+        self.inner = make(seed)
         self.rng = random.Random(seed)
 
     def reseed_rng(self) -> None:
-        """Optuna's hook for parallel threads."""
-        self.inner.reseed_rng()
-        self.rng.seed()
+        """Optuna's hook for parallel threads: nothing to do, as threads propose for different places."""
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space: it is flat."""
@@ -474,7 +526,9 @@ class Redrawing(BaseSampler):
             return draw_untried(self.problem, seen, lambda: self.problem.space.random(self.rng))
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Passed on."""
+        """Begin the stream of this proposal."""
+        seed = stream(self.seed, study, trial)
+        self.inner, self.rng = self.make(seed), random.Random(seed)
         self.inner.before_trial(study, trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
@@ -536,20 +590,19 @@ def make_sampler(name: str, problem: Problem, seed: int, startup: int = 12, pool
     Args:
         name: which.
         problem: what is known before training.
-        seed: of this worker's stream.
+        seed: of the study.
         startup: trials before a model is used.
         pool: candidates that "front" weighs for each proposal.
     """
     if name == "front":
         return FrontSampler(problem, seed, startup, pool)
-    inner: BaseSampler
-    if name == "tpe":
-        inner = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=startup, constant_liar=True)
-    elif name == "nsga2":
-        inner = optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, startup))
-    elif name == "gp":
-        inner = optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
-    else:
-        inner = optuna.samplers.RandomSampler(seed=seed)
+    makers: dict[str, Callable[[int], BaseSampler]] = {
+        "tpe": lambda seed: optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, n_startup_trials=startup, constant_liar=True
+        ),
+        "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, startup)),
+        "gp": lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup),
+        "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    }
     # "gp" takes seconds for each draw and, refused, mostly proposes the like again.
-    return Redrawing(inner, problem, seed, attempts=2 if name == "gp" else 8)
+    return Redrawing(makers[name], problem, seed, attempts=2 if name == "gp" else 8)

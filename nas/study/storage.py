@@ -308,11 +308,6 @@ class Counts:
         """Trials that count towards the study's total."""
         return self.complete + self.pruned
 
-    @property
-    def taken(self) -> int:
-        """Done, running, or queued."""
-        return self.done + self.running + self.waiting
-
 
 def count(study: Study) -> Counts:
     """Count a study's trials."""

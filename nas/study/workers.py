@@ -107,7 +107,7 @@ def search(
     def start(index: int) -> None:
         mine, theirs = context.Pipe(duplex=False)
         process = context.Process(
-            target=_work, args=(experiment, total, index, devices[index], theirs), daemon=True, name=f"worker-{index}"
+            target=_work, args=(experiment, total, devices[index], theirs), daemon=True, name=f"worker-{index}"
         )
         # The worker inherits what is blocked: Ctrl-C is the coordinator's alone, where it only waits for this.
         resource_tracker.ensure_running()  # starting it with the first process would lift the block
@@ -187,7 +187,7 @@ def _tidy(experiment: Experiment) -> None:
                 stale.unlink(missing_ok=True)
 
 
-def _work(experiment: Experiment, total: int, index: int, device: str, say: Connection) -> None:
+def _work(experiment: Experiment, total: int, device: str, say: Connection) -> None:
     """A worker's life. Its parent's death ends it; its own death loses at most the epoch that it was in."""
     parent = os.getppid()
 
@@ -205,8 +205,7 @@ def _work(experiment: Experiment, total: int, index: int, device: str, say: Conn
         people = fit_to_input(experiment.load_people("train", device), size)
         held_out = fit_to_input(experiment.load_people("holdout", device), size)
         storage = open_storage(experiment.url)
-        taken = count(experiment.open_study()).taken
-        study = experiment.open_study(experiment.sampler(stream=index + 1000 * taken))
+        study = experiment.open_study(experiment.sampler())
         while True:
             if os.getppid() != parent:
                 os._exit(1)

@@ -15,7 +15,7 @@ import pytest
 from optuna.trial import TrialState
 from workplace import ENVIRONMENT, LONGER, Prepared, Workplace, essence, living, until
 
-from nas.study.front import Point, front
+from nas.study.front import Point, Scale, front, hypervolume
 
 pytestmark = pytest.mark.slow
 
@@ -247,3 +247,76 @@ def test_a_calibration_trains_both_schedules_and_is_printed_from_then_on(going: 
     again = going.search("--trials", 6)
     assert "3 architectures: Spearman " in again.stdout
     assert "not calibrated" not in again.stdout
+
+
+def test_the_least_certain_of_the_front_are_trained_again(going: Workplace) -> None:
+    before = list(map(essence, going.trials()))
+    done = going.search("--confirm", 2, "--workers", 2)
+    assert re.search(r"4 trained again; PCKh of one network between seeds: standard deviation \d+\.\d\d", done.stdout)
+    assert "on front" in done.stdout
+    trials = going.trials("tiny-repeats", "tiny")
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 4
+    assert sorted(t.user_attrs["seed"] for t in trials) == [1, 1, 2, 2]
+    networks = {json.dumps(t.user_attrs["candidate"]) for t in trials}
+    assert len(networks) == 2
+    assert networks < {json.dumps(t.user_attrs["candidate"]) for t in going.trials()}
+    assert list(map(essence, going.trials())) == before, "the study itself is left as it was"
+    report = json.loads(going.run("report", "--study", "tiny", "--json").stdout)
+    shown = report["front"] + report["near"]
+    assert all(0 <= one["on_front"] <= 1 for one in shown)
+    for one in shown:
+        again = [t.values[0] for t in trials if t.user_attrs["candidate"] == one["candidate"]]
+        own = next(t.values[0] for t in going.trials() if t.number == one["trial"])
+        assert one["pckh_of_seeds"] == [own, *again]
+        assert one["pckh"] == pytest.approx(sum([own, *again]) / (1 + len(again)))
+    refused = going.run("search", "--study", "tiny.toml", "--confirm", 0)
+    assert refused.returncode == 2
+    assert "--confirm 0: must be at least 1" in refused.stderr
+
+
+def test_a_search_that_was_killed_proposes_what_it_would_have(place: Workplace) -> None:
+    flags = ("--workers", 1, "--seed", 5, "--trials", 7, *LONGER)
+    place.search("--name", "whole", *flags)
+    with place.begun("search", "--study", "tiny.toml", "--name", "cut", *flags) as process:
+        until(lambda: len(place.done("cut", "cut")) >= 4, "four trials")
+        for one in living(process.pid):
+            one.kill()
+    place.search("--name", "cut", *flags)
+
+    def found(name: str) -> list[tuple[object, ...]]:
+        done = [t for t in place.trials(name, name) if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        return [(t.state, t.values, t.params, t.user_attrs["rungs"]) for t in done]
+
+    assert len(found("whole")) == 7
+    assert found("cut") == found("whole")
+
+
+def test_what_a_person_queues_is_not_trained_twice_or_over_the_budget(going: Workplace) -> None:
+    trials = going.trials()
+    study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{going.path('tiny', 'study.db')}")
+    cheapest = min(trials, key=lambda t: t.user_attrs["cost"]["params"])
+    study.enqueue_trial(cheapest.params)
+    dearest = max(trials, key=lambda t: t.user_attrs["cost"]["params"])
+    study.enqueue_trial(dearest.params)
+    going.search("--trials", 8, "--max-params", dearest.user_attrs["cost"]["params"] - 1)
+    again, costly = going.trials()[6:]
+    assert again.state == costly.state == TrialState.PRUNED
+    assert again.user_attrs["reason"] == f"the network of trial {cheapest.number}: not trained again"
+    assert costly.user_attrs["reason"] == "over the budget: not trained"
+    assert "images" not in again.user_attrs
+    assert "images" not in costly.user_attrs
+
+
+def test_how_far_the_search_has_come_is_noted_with_every_trial(finished: Workplace) -> None:
+    trials = sorted(finished.trials(), key=lambda t: t.datetime_complete)
+    total, points = 0, []
+    for trial in trials:
+        total += trial.user_attrs["images"]
+        if trial.state == TrialState.COMPLETE:
+            points.append(Point(trial.number, trial.values[0], int(trial.values[1]), int(trial.values[2])))
+        seen = trial.user_attrs
+        assert seen["images_so_far"] == total
+        assert seen["front_size"] == len(front(points))
+        assert seen["hypervolume"] == pytest.approx(
+            hypervolume(points, Scale((10_000, 100_000), (500_000, 10_000_000)))
+        )

@@ -55,7 +55,7 @@ def make(tmp_path: Path, write_study: Callable[..., Path]) -> Callable[..., Expe
 
 
 def begin(experiment: Experiment) -> optuna.Study:
-    return experiment.open_study(experiment.sampler(1))
+    return experiment.open_study(experiment.sampler())
 
 
 def next_trial(experiment: Experiment, study: optuna.Study, total: int = 100) -> optuna.Trial:

@@ -160,7 +160,7 @@ def test_noise_is_pooled_over_the_networks_that_were_repeated(record: Record) ->
 
 def test_a_study_becomes_a_record_with_its_repeats(config: StudyConfig, tmp_path: Path) -> None:
     experiment = prepare(config, tmp_path / "runs")
-    study = experiment.open_study(experiment.sampler(0))
+    study = experiment.open_study(experiment.sampler())
     with pytest.raises(UserError, match="no finished trial to replay"):
         Record.of(experiment, study, {})
     values = [31.0, 42.5]

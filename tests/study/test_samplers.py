@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -34,6 +35,7 @@ from nas.study.samplers import (
     Problem,
     draw_untried,
     expected_improvement,
+    extrapolated,
     make_sampler,
     tried,
 )
@@ -340,6 +342,35 @@ def test_what_was_stopped_early_is_evidence(write_space: Callable[..., Path], ma
 
     assert share_of_bottlenecks(70) >= 0.8  # looked far better at the rung than the others did
     assert share_of_bottlenecks(5) <= 0.2
+
+
+def test_what_was_stopped_is_extrapolated_along_the_line_of_those_that_went_on() -> None:
+    ended = [(10.0 + i, 40.0 + 0.5 * i) for i in range(40)]  # who is behind gains more
+    final, variance = extrapolated(4.0, ended)
+    assert final == pytest.approx(37, abs=1)
+    assert variance < 0.5
+    noisy = [(x, y + (3 if i % 2 else -3)) for i, (x, y) in enumerate(ended)]
+    final, near = extrapolated(30.0, noisy)
+    assert final == pytest.approx(50, abs=1)
+    assert near == pytest.approx(9, rel=0.2)
+    assert extrapolated(-60.0, noisy)[1] > near + 1, "far from all that is known"
+
+
+def test_few_that_went_on_tell_a_gain_and_no_slope() -> None:
+    final, variance = extrapolated(20.0, [(30.0, 50.0), (30.0, 52.0)])
+    assert final == pytest.approx(41)
+    assert variance >= 2
+
+
+@given(
+    st.floats(0, 100),
+    st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=2, max_size=12),
+)
+def test_extrapolations_are_numbers(value: float, ended: list[tuple[float, float]]) -> None:
+    final, variance = extrapolated(value, ended)
+    assert math.isfinite(final)
+    assert math.isfinite(variance)
+    assert variance >= 0
 
 
 def test_trials_that_ended_without_a_score_do_no_harm(problem: Problem) -> None:

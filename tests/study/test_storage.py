@@ -192,7 +192,7 @@ def test_failed_trials_do_not_count(study: Study) -> None:
 
 def test_queued_trials_come_first_and_count(study: Study) -> None:
     study.enqueue_trial({"width": 63, "block": "separable"})
-    assert count(study).taken == 1
+    assert count(study) == Counts(complete=0, pruned=0, running=0, waiting=1)
     assert count(study).done == 0
     trial = claim(study, 1, CHOICES)
     assert trial is not None
