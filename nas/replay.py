@@ -40,7 +40,7 @@ def main(
     ] = None,
     trials: Annotated[int, typer.Option(help="Trials of each replay.")] = 150,
     seeds: Annotated[int, typer.Option(help="Replays of each policy.")] = 20,
-    quantile: Annotated[float, typer.Option(help="Of the gains hoped for, in reach.")] = 0.9,
+    quantile: Annotated[float, typer.Option(help="Of the gains hoped for, in reach.")] = 0.5,
     save: Annotated[Path | None, typer.Option(help="Write the study's results as a record, and stop.")] = None,
     how: Annotated[str, typer.Option(help="How they were made, for --save.")] = "",
     storage: Annotated[str | None, typer.Option(help="Database URL of the study; by default its own SQLite.")] = None,

@@ -92,7 +92,7 @@ class Sampler(_Table):
     """Who proposes. "front" is this project's own (:mod:`nas.study.samplers`); the others are Optuna's."""
 
     name: Literal["front", "tpe", "nsga2", "gp", "random"] = "front"
-    startup: Positive = 12
+    startup: Positive | None = None  # trials before a model is used
     pool: Positive = 1000
 
 
@@ -104,8 +104,8 @@ class Stopping(_Table):
     trial that costs no more. ``least`` finished trials are needed first.
     """
 
-    rungs: Annotated[tuple[Fraction, ...], Field(strict=False)] = (0.25, 0.5)
-    quantile: Annotated[float, Field(ge=0, le=1)] = 0.9
+    rungs: Annotated[tuple[Fraction, ...], Field(strict=False)] = (0.125, 0.25, 0.5, 0.75)
+    quantile: Annotated[float, Field(ge=0, le=1)] = 0.5
     least: Positive = 6
 
     @field_validator("rungs")

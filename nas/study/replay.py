@@ -366,7 +366,7 @@ SAMPLERS = ("front", "tpe", "nsga2", "gp", "random")
 STOPPINGS = ("never", "reach", "halving")
 
 
-def stopping_named(name: str, record: Record, quantile: float = 0.9) -> Stopping:
+def stopping_named(name: str, record: Record, quantile: float = 0.5) -> Stopping:
     """A stopping rule at all rungs of a record.
 
     Args:

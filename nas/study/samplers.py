@@ -25,6 +25,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+from scipy.optimize import minimize
 from scipy.special import ndtr
 
 from nas.architecture.blocks import block_options
@@ -132,7 +133,7 @@ class FrontSampler(BaseSampler):
         pool: candidates weighed for each proposal.
     """
 
-    def __init__(self, problem: Problem, seed: int, startup: int = 12, pool: int = 1000) -> None:
+    def __init__(self, problem: Problem, seed: int, startup: int = 6, pool: int = 1000) -> None:
         self.problem, self.seed, self.startup, self.pool = problem, seed, startup, pool
         self.rng = random.Random(seed)
 
@@ -407,33 +408,33 @@ class GaussianProcess:
             x: (n, d) features.
             y: (n,) values.
             variance: (n,) known extra noise variance of each value.
-            steps: of L-BFGS.
+            steps: of L-BFGS-B.
         """
         centre, unit = float(y.mean()), float(y.std()) or 1.0
         features = torch.from_numpy(np.asarray(x, dtype=np.float64))
         values = torch.from_numpy((np.asarray(y, dtype=np.float64) - centre) / unit)
         extra = torch.from_numpy(np.asarray(variance, dtype=np.float64) / unit**2)
         d = features.shape[1]
-        # Priors: length scales around the root of the dimension, signal around 1, noise around a tenth of it.
-        start = torch.full((d + 2,), 0.5 * math.log(d), dtype=torch.float64)
-        start[d], start[d + 1] = 0.0, math.log(0.05)
-        middle, width = start.clone(), torch.full((d + 2,), 0.8, dtype=torch.float64)
-        raw = start.clone().requires_grad_(True)
-        optimizer = torch.optim.LBFGS([raw], max_iter=steps, line_search_fn="strong_wolfe")
+        # Priors: length scales around the root of the dimension, signal around 1, noise around a twentieth of it.
+        middle = torch.full((d + 2,), 0.5 * math.log(d), dtype=torch.float64)
+        middle[d], middle[d + 1] = 0.0, math.log(0.05)
 
-        def closure() -> torch.Tensor:
-            optimizer.zero_grad()
+        def loss(at: Floats) -> tuple[float, Floats]:
+            raw = torch.from_numpy(at.copy()).requires_grad_(True)
             covariance = _matern(features, features, raw[:d].exp(), raw[d].exp())
             covariance = covariance + torch.diag(raw[d + 1].exp() + extra + 1e-6)
             factor = torch.linalg.cholesky(covariance)
             weights = torch.cholesky_solve(values.unsqueeze(-1), factor).squeeze(-1)
             misfit = 0.5 * (values @ weights) + factor.diagonal().log().sum()
-            loss: torch.Tensor = misfit + 0.5 * (((raw - middle) / width) ** 2).sum()
-            loss.backward()
-            return loss
+            whole = misfit + 0.5 * (((raw - middle) / 0.8) ** 2).sum()
+            whole.backward()
+            assert raw.grad is not None
+            return float(whole.detach()), raw.grad.numpy()
 
-        optimizer.step(closure)
-        fitted = raw.detach()
+        # Five standard deviations of the priors: within them the covariance has a Cholesky factor.
+        bounds = [(float(m) - 4, float(m) + 4) for m in middle]
+        found = minimize(loss, middle.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
+        fitted = torch.from_numpy(np.asarray(found.x, dtype=np.float64))
         noise = fitted[d + 1].exp() + extra + 1e-6
         return cls(features, values, noise, fitted[:d].exp(), fitted[d].exp(), centre, unit)
 
@@ -584,24 +585,26 @@ def _with_log_costs(trial: FrozenTrial) -> FrozenTrial:
     return seen
 
 
-def make_sampler(name: str, problem: Problem, seed: int, startup: int = 12, pool: int = 1000) -> BaseSampler:
+def make_sampler(name: str, problem: Problem, seed: int, startup: int | None = None, pool: int = 1000) -> BaseSampler:
     """The sampler of a study file: "front", or Optuna's "tpe", "nsga2", "gp", "random".
 
     Args:
         name: which.
         problem: what is known before training.
         seed: of the study.
-        startup: trials before a model is used.
+        startup: trials before a model is used, "nsga2"'s population; by default 6 for "front", and 10, as Optuna has
+            it, for the others.
         pool: candidates that "front" weighs for each proposal.
     """
     if name == "front":
-        return FrontSampler(problem, seed, startup, pool)
+        return FrontSampler(problem, seed, startup or 6, pool)
+    first = startup or 10
     makers: dict[str, Callable[[int], BaseSampler]] = {
         "tpe": lambda seed: optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, n_startup_trials=startup, constant_liar=True
+            seed=seed, multivariate=True, n_startup_trials=first, constant_liar=True
         ),
-        "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, startup)),
-        "gp": lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup),
+        "nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=max(4, first)),
+        "gp": lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=first),
         "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
     }
     # "gp" takes seconds for each draw and, refused, mostly proposes the like again.

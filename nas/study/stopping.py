@@ -29,7 +29,7 @@ class StoppingRule:
     least: finished trials needed before any is stopped.
     """
 
-    quantile: float = 0.9
+    quantile: float = 0.5
     least: int = 6
 
     def reason(self, epoch: int, pckh: float, params: int, madds: int, finished: Sequence[Finished]) -> str | None:
