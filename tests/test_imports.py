@@ -29,6 +29,8 @@ LIBRARIES: Mapping[str, frozenset[str]] = {
     "cv2": frozenset({"data"}),
     "fvcore": frozenset({"nas.architecture.cost"}),
     "typer": frozenset({"command", "console"}),
+    "onnx": frozenset({"nas.training.exporting"}),
+    "onnxruntime": frozenset({"nas.training.exporting"}),
 }
 
 

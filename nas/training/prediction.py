@@ -98,6 +98,21 @@ def target_peak(schedule: Schedule) -> float:
     return float(1 / encode(middle, (side, side), schedule.sigma).sum())
 
 
+def cut_out(picture: NDArray[np.uint8], box: Box, side: int) -> NDArray[np.uint8]:
+    """A box of a picture, uint8 (H, W, 3) RGB, as networks of input size ``side`` see it; black beyond the picture."""
+    crop, _ = _crop(picture, box, side)
+    first = (len(crop) - side) // 2
+    return crop[first : first + side, first : first + side]
+
+
+def _crop(picture: NDArray[np.uint8], box: Box, side: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """The box with a margin, and the map back, as :func:`nas.data.packing.crop_person` makes them."""
+    center = np.array([box.x, box.y])
+    nobody = Person("", np.zeros((0, 2), np.float32), np.zeros(0, np.bool_), center, box.side, 1.0, "valid")
+    crop, _, back = crop_person(picture, nobody, side)
+    return crop, back
+
+
 class Predictor:
     """A network and what is needed to use it on pictures.
 
@@ -140,22 +155,16 @@ class Predictor:
         """
         if not pictures:
             return []
-        unknown = np.zeros((len(self.skeleton.joints), 2), np.float32)
-        nothing = np.zeros(len(self.skeleton.joints), np.bool_)
-        crops, backs = [], []
-        for picture, box in zip(pictures, boxes, strict=True):
-            center = np.array([box.x, box.y])
-            person = Person("", unknown, nothing, center, box.side, 1.0, "valid")
-            crop, _, back = crop_person(picture, person, self.input_size)
-            crops.append(torch.from_numpy(crop))
-            backs.append(torch.from_numpy(back))
-        count = len(crops)
+        cropped = [_crop(picture, box, self.input_size) for picture, box in zip(pictures, boxes, strict=True)]
+        crops = [torch.from_numpy(crop) for crop, _ in cropped]
+        backs = [torch.from_numpy(back) for _, back in cropped]
+        count, joints = len(crops), len(self.skeleton.joints)
         people = PackedPeople(
             skeleton=self.skeleton,
             box=self.input_size,
             crops=torch.stack(crops).permute(0, 3, 1, 2),
-            joints=torch.zeros(count, *unknown.shape),
-            labelled=torch.zeros(count, len(nothing), dtype=torch.bool),
+            joints=torch.zeros(count, joints, 2),
+            labelled=torch.zeros(count, joints, dtype=torch.bool),
             head_size=torch.ones(count),
             to_original=torch.stack(backs).float(),
             images=("",) * count,
