@@ -110,8 +110,8 @@ def model_card(facts: Facts) -> str:
         + example(facts.file, side, facts.uint8, facts.joints)
         + "```",
         "## Limits\n\nOne person at a time, upright, nearly filling the square; who that is must be known beforehand. "
-        "Joints that cannot be seen are guessed, with low scores. Pictures unlike its training data are read worse than "
-        "the accuracy above says.",
+        "Joints that cannot be seen are guessed, with low scores. Pictures unlike its training data are read worse "
+        "than the accuracy above says.",
     ]
     return "\n\n".join(parts) + "\n"
 
