@@ -49,28 +49,27 @@ BATCHES = (1, 3)
 @app.command()
 def main(
     checkpoint: Annotated[Path, typer.Argument(help="What nas.retrain wrote: a checkpoint.pt.")],
-    onnx: Annotated[Path, typer.Option(help="File to write; its model card goes to FILE.md beside it.")],
+    onnx: Annotated[Path, typer.Option(metavar="FILE", help="To write, and FILE.md, its model card.")],
     uint8: Annotated[
-        bool,
-        typer.Option("--uint8", help="Take uint8 (N, H, W, 3) RGB pictures; else float32 (N, 3, H, W), normalised."),
+        bool, typer.Option("--uint8", help="Take uint8 (N, H, W, 3) RGB, not normalised float32.")
     ] = False,
-    joints: Annotated[
-        bool, typer.Option("--joints", help="Give joints (N, J, 3): x, y, score; else heatmaps (N, J, H/4, W/4).")
-    ] = False,
+    joints: Annotated[bool, typer.Option("--joints", help="Give joints (N, J, 3): x, y, score; not heatmaps.")] = False,
     data: Annotated[
-        Path | None, typer.Option(help="Packed people it was trained with: the card then has origin and interval.")
+        Path | None, typer.Option(metavar="FILE", help="Its people: the card tells origin and interval.")
     ] = None,
-    picture: Annotated[list[Path] | None, typer.Option(help="A picture to compare on too. May be repeated.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    picture: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="To compare on too; may be repeated.")
+    ] = None,
+    threads: Annotated[int, typer.Option(metavar="N", min=1, help="CPU threads.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a network as an ONNX file that needs nothing else, and a model card.
 
-    Batch norms that directly follow a convolution are folded into it. The file is compared with PyTorch through
-    onnxruntime, one picture and three at a time, on noise, drawn people and yours; where they differ by 0.001 or more,
-    nothing is written. The card says what goes in and comes out, with an example.
+    Batch norms that directly follow a convolution are folded. The file is compared with PyTorch through onnxruntime
+    on noise, drawn people and yours; where they differ by 0.001 or more, nothing is written. The card says what goes
+    in and comes out.
 
-    Example: python -m nas.export runs/quickstart/full/trial-48/checkpoint.pt --onnx pose.onnx --uint8 --joints
+    Example: python -m nas.export checkpoint.pt --onnx pose.onnx --uint8 --joints
     """
     need_onnx()
     torch.set_num_threads(threads)

@@ -41,34 +41,31 @@ Boxes = Callable[[Picture], list[Box]]
 def main(
     checkpoint: Annotated[Path, typer.Argument(help="What nas.retrain wrote: a checkpoint.pt.")],
     pictures: Annotated[list[Path] | None, typer.Argument(help="Pictures, videos, or folders of them.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the drawings and JSON files.")] = Path("poses"),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="For the drawings and JSON files.")] = Path("poses"),
     box: Annotated[
-        list[str] | None, typer.Option(help="X,Y,W,H in pixels around a person, with some margin. Once a person.")
+        list[str] | None, typer.Option(metavar="X,Y,W,H", help="Around a person, in pixels; one for each person.")
     ] = None,
-    whole: Annotated[
-        bool, typer.Option("--whole", help="The whole picture is the person's box (the default).")
-    ] = False,
+    whole: Annotated[bool, typer.Option("--whole", help="The whole picture is the box: the default.")] = False,
     center_scale: Annotated[
-        list[str] | None, typer.Option(help="X,Y,SCALE: MPII's objpos and scale of a person. Once a person.")
+        list[str] | None, typer.Option(metavar="X,Y,SCALE", help="MPII's objpos and scale instead of a box.")
     ] = None,
-    webcam: Annotated[int | None, typer.Option(min=0, help="Record this camera (0: the first) until Ctrl-C.")] = None,
-    flip: Annotated[
-        bool, typer.Option("--flip", help="Average with the mirrored copy: slower, more accurate.")
-    ] = False,
-    sure: Annotated[float, typer.Option(min=0, max=1, help="Joints of a lower score are drawn hollow.")] = 0.25,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    webcam: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Record camera N until Ctrl-C; 0: the first.")
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored copy: better, slower.")] = False,
+    sure: Annotated[float, typer.Option(metavar="S", min=0, max=1, help="Lower scores are drawn hollow.")] = 0.25,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(metavar="N", min=1, help="CPU threads.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON of all as one list.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print errors alone.")] = False,
 ) -> None:
     """Draw the poses that a network sees, and write its joints as JSON.
 
-    NAME.jpg becomes NAME.pose.jpg and NAME.pose.json in --out; a video NAME.pose.mp4. The network looks at a square
-    with the box's centre and longer side, in which the person should stand upright and nearly fill it. The JSON says
-    what its numbers mean; joints are in pixels of the original picture. A broken picture gets one line and the rest is
-    done; the exit code is then 1.
+    NAME.jpg gives NAME.pose.jpg (a video .mp4) and NAME.pose.json, with scores and joints in pixels of the original
+    picture. The network sees a square about the box, which the person should nearly fill. Exit code 1: some could
+    not be read.
 
-    Example: python -m nas.predict runs/quickstart/full/trial-48/checkpoint.pt photo.jpg --box 120,40,300,420
+    Example: python -m nas.predict checkpoint.pt photo.jpg --box 120,40,300,420
     """
     given = [name for name, on in (("--box", box), ("--whole", whole), ("--center-scale", center_scale)) if on]
     if len(given) > 1:

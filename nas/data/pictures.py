@@ -111,7 +111,7 @@ def _frames(capture: cv2.VideoCapture, first: NDArray[Any]) -> Iterator[Picture]
 
 
 class VideoWriter:
-    """An MP4 that takes its place once it is whole and on the disk.
+    """An MP4 that takes its place once it is whole and on the disk. Its sides are even: an odd one gains a pixel.
 
     Args:
         path: of the file; its ending is ``.mp4``.
@@ -122,7 +122,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, clip: Clip) -> None:
-        self._path, self._size = path, (clip.width, clip.height)
+        self._path, self._size = path, (clip.width + clip.width % 2, clip.height + clip.height % 2)
         self._part = path.with_name(f"{path.stem}.{os.getpid()}.part.mp4")
         with quiet_opencv():
             self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter.fourcc(*"mp4v"), clip.rate, self._size)
@@ -135,8 +135,10 @@ class VideoWriter:
 
     def put(self, frame: Picture) -> None:
         """Add a frame, RGB, of the clip's size."""
-        assert frame.shape[1::-1] == self._size, frame.shape
-        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        below, beside = self._size[1] - frame.shape[0], self._size[0] - frame.shape[1]
+        assert {below, beside} <= {0, 1}, frame.shape
+        even = cv2.copyMakeBorder(frame, 0, below, 0, beside, cv2.BORDER_REPLICATE)
+        self._writer.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._writer.release()
