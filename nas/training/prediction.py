@@ -153,7 +153,7 @@ class Predictor:
             flip: average with the mirrored copy: slower, and more accurate.
             batch: people at a time.
         """
-        if not pictures:
+        if not len(pictures):
             return []
         cropped = [_crop(picture, box, self.input_size) for picture, box in zip(pictures, boxes, strict=True)]
         crops = [torch.from_numpy(crop) for crop, _ in cropped]
