@@ -159,7 +159,7 @@ class _Artist:
         # Ctrl-C is how a person ends a camera's film; a file's is left undone, as if it had not been begun.
         ends = [KeyboardInterrupt] if isinstance(source, int) else []
         with opened_video(source) as (clip, pictures), VideoWriter(self._out / drawing, clip) as writer:
-            shown = progress(path.name, clip.frames) if clip.frames and not quiet else _silent()
+            shown = progress("frames", clip.frames) if clip.frames and not quiet else _silent()
             with shown as advance, suppress(*ends):
                 for some in _batches(pictures, 1 if isinstance(source, int) else AT_ONCE):
                     for picture, poses in zip(some, self._poses(path, some), strict=True):

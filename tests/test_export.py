@@ -317,7 +317,7 @@ class _Traps(nn.Module):
         read = self.read_twice(x)
         y = self.after_read_twice(read) + read
         y = self.after_run_twice(self.run_twice(self.run_twice(y)))
-        y = self.norm_twice(self.norm_twice(self.conv_before(y)))
+        y = self.norm_twice(self.conv_before(self.norm_twice(y)))
         y = self.after_changed(self.changed(y).relu_())
         out = self.plain(self.free(y))
         assert out.shape[1] == out.size(1)  # looking at a shape is no use of the values

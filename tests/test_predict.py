@@ -25,8 +25,9 @@ from nas.data.batches import PIXEL_MEAN, PIXEL_SCALE
 from nas.data.drawing import draw_pose
 from nas.data.mpii import read_mpii
 from nas.data.people import MPII, Skeleton
-from nas.data.pictures import Clip, opened_video
+from nas.data.pictures import Clip, VideoWriter, opened_video
 from nas.data.sheet import LEFT, MIDDLE, RIGHT
+from nas.errors import UserError
 from nas.training.checkpoint import description, save_checkpoint
 from nas.training.heatmaps import encode
 from nas.training.losses import Losses
@@ -252,6 +253,24 @@ def test_a_camera_is_recorded_until_it_is_stopped(oracle, checkpoint, predicted,
     with opened_video(tmp_path / "webcam-0.pose.mp4") as (clip, shown):
         assert len(list(shown)) == 4
     assert (clip.width, clip.height) == (130, 74)
+
+
+def test_a_film_that_is_not_whole_is_not_kept(tmp_path) -> None:
+    def film(lost: int, error: type[BaseException] | None = None) -> None:
+        with VideoWriter(earlier, Clip(32, 32, 10, 0)) as writer:
+            writer.put(np.zeros((32, 32, 3), np.uint8))
+            writer._frames += lost  # as if a full disk had swallowed them
+            if error is not None:
+                raise error
+
+    earlier = tmp_path / "a.mp4"
+    earlier.write_bytes(b"what was there before")
+    with pytest.raises(KeyboardInterrupt):
+        film(0, KeyboardInterrupt)
+    with pytest.raises(UserError, match="written whole"):
+        film(1)
+    assert earlier.read_bytes() == b"what was there before"
+    assert os.listdir(tmp_path) == ["a.mp4"]
 
 
 @pytest.mark.parametrize(

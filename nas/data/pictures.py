@@ -123,7 +123,8 @@ class VideoWriter:
 
     def __init__(self, path: Path, clip: Clip) -> None:
         self._path, self._size = path, (clip.width + clip.width % 2, clip.height + clip.height % 2)
-        self._part = path.with_name(f"{path.stem}.{os.getpid()}.part.mp4")
+        self._part = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")  # hidden: no picture of a folder
+        self._frames = 0
         with quiet_opencv():
             self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter.fourcc(*"mp4v"), clip.rate, self._size)
         if not self._writer.isOpened():
@@ -139,12 +140,24 @@ class VideoWriter:
         assert {below, beside} <= {0, 1}, frame.shape
         even = cv2.copyMakeBorder(frame, 0, below, 0, beside, cv2.BORDER_REPLICATE)
         self._writer.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
+        self._frames += 1
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._writer.release()
         if kind is not None:
             self._part.unlink(missing_ok=True)
             return
-        with open(self._part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(self._part, self._path)
+        try:
+            # OpenCV says nothing of a full disk.
+            with opened_video(self._part) as (clip, _frames):
+                whole = clip.frames == self._frames
+            if not whole:
+                raise UserError(f"{self._path} could not be written whole; make room, or choose another --out")
+            with open(self._part, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(self._part, self._path)
+        except OSError as error:
+            reason = error.strerror
+            raise UserError(f"{self._path} cannot be written ({reason}); choose another --out") from error
+        finally:
+            self._part.unlink(missing_ok=True)

@@ -172,5 +172,5 @@ class Predictor:
         ).to(self.device)
         (said,) = predict(self.network, people, self.schedule, self.input_size, flips=(flip,), batch=batch)
         positions = said.positions[-1].double().cpu().numpy()
-        scores = (said.confidence.double().cpu().numpy() / self._peak).clip(0, 1)
+        scores = np.nan_to_num(said.confidence.double().cpu().numpy() / self._peak).clip(0, 1)
         return [Pose(*answer) for answer in zip(positions, scores, boxes, strict=True)]
