@@ -86,7 +86,9 @@ def main(
     predictor = Predictor.load(checkpoint, place)
     artist = _Artist(predictor, checkpoint, out, boxes, flip, sure, upright=not center_scale)
 
-    records, failed = [], 0
+    records: list[dict[str, Any]] = []
+    written: list[str] = []  # said at the end: lines on standard output would run into the bar
+    failed = 0
     jobs: Sequence[Path | int] = inputs if webcam is None else [webcam]
     with progress("predicting", len(jobs)) if not quiet and len(jobs) > 1 else _silent() as advance:
         for done, (source, name) in enumerate(zip(jobs, names, strict=True), 1):
@@ -101,13 +103,15 @@ def main(
                 failed += 1
                 stderr.print(f"error: {' '.join(str(error).split())}", soft_wrap=True, markup=False)
             else:
+                written.append(f"{record['picture']}: {out / record['drawing']}")
                 if as_json:
                     records.append(record)
-                elif not quiet:
-                    console.print(f"{source}: {out / record['drawing']}", soft_wrap=True, markup=False)
             advance(done)
     if as_json:
         print(json.dumps(records, ensure_ascii=False, allow_nan=False))
+    elif not quiet:
+        for line in written:
+            console.print(line, soft_wrap=True, markup=False)
     if failed:
         if not quiet:
             stderr.print(f"{failed:,} of {len(jobs):,} could not be done", soft_wrap=True)
