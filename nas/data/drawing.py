@@ -42,9 +42,9 @@ def draw_pose(
     shown = picture.copy()
     certain = scores >= sure
     extent = _extent(joints[certain] if certain.sum() >= 2 else joints, picture.shape[:2])
-    line = max(2, round(extent / 60))
+    line = max(2, round(extent / 50))
     rim = max(1, round(line / 3))
-    radius = max(3, round(extent / 55))
+    radius = max(3, round(extent / 45))
     colours = side_colours(skeleton)
     # OpenCV counts from pixel centres.
     places = np.clip(np.round((np.nan_to_num(joints) - 0.5) * 2**_FINE), -_FAR, _FAR).astype(int)
@@ -74,8 +74,9 @@ def draw_pose(
 
 
 def _extent(joints: NDArray[np.float64], size: tuple[int, ...]) -> float:
-    """How large the person is drawn, in pixels; at most the picture's longer side."""
-    return float(min(np.ptp(joints, axis=0).max(), max(size)))
+    """How large the person is, in pixels, whatever a stray joint or two say; at most the picture's longer side."""
+    low, high = np.quantile(joints, (0.1, 0.9), axis=0)
+    return float(min((high - low).max(), max(size)))
 
 
 def _limb_colour(a: Colour, b: Colour) -> Colour:
