@@ -186,14 +186,13 @@ def _score(
     known = content.get("people")
     if not isinstance(known, list) or packed.checksum not in known:
         raise UserError(f"--data {data}: the network was not trained with these people; give the file that it was")
-    split = "valid" if packed.counts["valid"] else "holdout" if packed.counts["holdout"] else "train"
-    people = fit_to_input(PackedPeople.load(data, split), side)
+    if not packed.counts["valid"]:
+        return None, np.zeros((0, side, side, 3), np.uint8)
+    people = fit_to_input(PackedPeople.load(data, "valid"), side)
     begin = (people.crops.shape[-1] - side) // 2
     some = people.crops[:6, :, begin : begin + side, begin : begin + side].permute(0, 2, 3, 1).numpy()
     if people.box < side:
         some = some[:0]
-    if split != "valid":
-        return None, some
     with progress("scoring", len(people), every=30.0) as advance:
         (said,) = predict(network, people, schedule, side, batch=64, after_batch=advance)
     yardstick = head_yardstick(people.head_size, people.labelled)

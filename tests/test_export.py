@@ -174,6 +174,20 @@ def test_the_card_tells_what_is_known(made) -> None:
     assert 0 <= low <= high <= 100
 
 
+def test_people_of_whom_none_are_for_validation_tell_the_origin_alone(made, exported, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(export, "to_onnx", lambda *_: made.file.read_bytes())
+    data = tmp_path / "people.h5"
+    with PackedWriter(data, MPII, SIDE, 1, {"dataset": "synthetic"}) as writer:
+        person = render_person(1, 0, SIDE, MARGIN)
+        writer.put(0, person.crop, person.joints, person.labelled, 5.0, np.eye(2, 3), "train", "a.jpg")
+    checkpoint = save(tmp_path / "checkpoint.pt", made.network, people=[describe_packed(data).checksum, 1])
+    code, _, _ = exported(checkpoint, "--onnx", tmp_path / "a.onnx", "--uint8", "--joints", "--data", data)
+    assert code == 0
+    card = (tmp_path / "a.onnx.md").read_text()
+    assert LICENCES["synthetic"] in card
+    assert "95 %" not in card
+
+
 def code_of(card: str) -> str:
     found = re.search(r"```python\n(.*?)```", card, re.DOTALL)
     assert found
