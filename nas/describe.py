@@ -13,9 +13,9 @@ from optuna.distributions import CategoricalDistribution
 from rich.table import Table
 
 from nas.architecture.cost import Cost, cost_by_part
-from nas.architecture.hourglass import STRIDE
 from nas.architecture.latency import Latency, measure_latency
 from nas.architecture.spec import Architecture
+from nas.architecture.words import structure
 from nas.console import console, existing_file, print_tables, progress, run
 from nas.errors import UserError
 from nas.study.candidate import Candidate
@@ -173,43 +173,7 @@ class _Counted:
 
     def structure(self) -> list[str]:
         """What stands where, a line for each thing."""
-        a, features = self.candidate.architecture, self.candidate.architecture.features
-        kernel = {"7x7": "7×7", "patchify": "3×3"}[a.stem_kernel]
-        side = self.input_size // STRIDE
-        stem = [f"{kernel} convolution of stride 2, 3 → {a.stem}"]
-        for place, (inside, width) in enumerate(a.trunk_shapes()[:3]):
-            stem += ["2×2 max pool"] if place == 1 else []
-            stem.append(f"{a.trunk} {inside} → {2 * width}")
-        lines = [f"stem: {'; '.join(stem)}"]
-        several = "hourglasses" if a.stacks > 1 else "hourglass"
-        each = f"{3 * a.depth + 1} blocks {features} → {features} (inner width {a.width})"
-        lines.append(f"{a.stacks} {several} of depth {a.depth}, {each}:")
-        sides = [side >> level for level in range(a.depth + 1)]
-        for place, (block, size) in enumerate(zip(a.level_blocks(), sides, strict=True)):
-            if place < a.depth:
-                lines.append(f"  level {place + 1}, {size}×{size} and {size // 2}×{size // 2}: {block}")
-            else:
-                lines.append(f"  neck, {size}×{size}: {block}")
-        lines.append(
-            f"head after each: {a.trunk}; 1×1, BN, ReLU: {features} features y; 1×1: {self.joints} heatmaps s "
-            f"of {side}×{side}"
-        )
-        return [*lines, *self._between(), self._losses()]
-
-    def _between(self) -> list[str]:
-        a = self.candidate.architecture
-        if a.stacks == 1:
-            return []
-        reach = f"the last {a.reach}" if a.reach else "all"
-        meet = {
-            "add": "add: x + 1×1(y) + 1×1(s)",
-            "resconcat": "ResConcat: x + 1×1(s) concatenated with 1×1(y), and a 1×1 that all junctions share",
-            "dense": f"dense: x + 1×1(y) + 1×1(s), of {reach} earlier hourglasses concatenated, and a 1×1",
-        }
-        lines = [f"junction: {meet[a.junction]}"]
-        if a.narrow_res:
-            lines.append("NarrowRes: the neck's output is added to the next hourglass's")
-        return lines
+        return [*structure(self.candidate.architecture, self.joints, self.input_size), self._losses()]
 
     def _losses(self) -> str:
         losses, stacks = self.candidate.losses, self.candidate.architecture.stacks

@@ -19,7 +19,7 @@ ROOMS: Mapping[str, frozenset[str]] = {
     "command": frozenset({"study", "training", "architecture", "data", "console"}),
     "console": frozenset(),
     "errors": frozenset(),
-    "nas": frozenset(),
+    "nas": frozenset({"training", "architecture"}),  # nas.load, which imports them when it is called
 }
 # Where a library may be imported: rooms, or single modules.
 LIBRARIES: Mapping[str, frozenset[str]] = {
@@ -29,6 +29,8 @@ LIBRARIES: Mapping[str, frozenset[str]] = {
     "cv2": frozenset({"data"}),
     "fvcore": frozenset({"nas.architecture.cost"}),
     "typer": frozenset({"command", "console"}),
+    "onnx": frozenset({"nas.training.exporting"}),
+    "onnxruntime": frozenset({"nas.training.exporting"}),
 }
 
 

@@ -88,15 +88,23 @@ def measure_latency(
         torch.stack([maps.float().square().mean() for maps in network(pictures).heatmaps]).sum().backward()
 
     network.eval()
-    predicting = _time(forward, device, seconds)
+    predicting = time_runs(forward, device, seconds)
     network.train()
-    training = _time(step, device, seconds)
+    training = time_runs(step, device, seconds)
     on_cpu = device == "cpu"
     name = "CPU" if on_cpu else torch.cuda.get_device_name()
     return Latency(predicting, batch, training, step_batch, name, torch.get_num_threads() if on_cpu else 0)
 
 
-def _time(run: Callable[[], None], device: str, seconds: float) -> Timing:
+def time_runs(run: Callable[[], object], device: str, seconds: float) -> Timing:
+    """Time something again and again, for so many seconds and at least 10 times; the warming up is not counted.
+
+    Args:
+        run: what to time.
+        device: "cpu" or "cuda", which is waited for.
+        seconds: to spend.
+    """
+
     def once() -> float:
         if device != "cpu":
             torch.cuda.synchronize()

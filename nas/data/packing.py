@@ -331,7 +331,7 @@ def pack(
     def cut(rows: list[int]) -> _Cut:
         start = time.thread_time()
         image = ordered[rows[0]].image
-        picture, reduced = _decoded(paths[image], box / smallest[image])
+        picture, reduced = decode_picture(paths[image], box / smallest[image])
         decoded = time.thread_time()
         sealed = []
         if not isinstance(picture, str):
@@ -347,7 +347,7 @@ def pack(
         return _Cut(rows, sealed, reason, decoded - start, time.thread_time() - start)
 
     decoding, working = 0.0, 1e-9
-    with _quiet_opencv(), writer, ThreadPoolExecutor(workers) as pool:
+    with quiet_opencv(), writer, ThreadPoolExecutor(workers) as pool:
         resumed = writer.done
         done = len(resumed)
         rows_of: dict[str, list[int]] = {}
@@ -551,7 +551,7 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _quiet_opencv() -> Iterator[None]:
+def quiet_opencv() -> Iterator[None]:
     """Keep OpenCV from starting threads of its own under ours, and from printing what our errors say."""
     threads, level = cv2.getNumThreads(), cv2.utils.logging.getLogLevel()
     cv2.setNumThreads(1)
@@ -592,13 +592,14 @@ def picture_path(folder: Path, image: str) -> Path:
     return folder / name
 
 
-def _decoded(path: Path, zoom: float) -> tuple[NDArray[np.uint8] | str, int]:
+def decode_picture(path: Path, zoom: float, upright: bool = False) -> tuple[NDArray[np.uint8] | str, int]:
     """Decode a picture as stored: annotations were made on pictures that nobody had turned by their EXIF tag.
 
     Args:
         path: of the picture.
         zoom: the most that a person in it is enlarged. At half or less, a JPEG is decoded at half its size, by cosine
             transforms of half the length: in a third of the time, decoding and shrinking together.
+        upright: turn it by its EXIF tag, as it is shown to people.
 
     Returns:
         uint8 (H, W, 3) RGB, or what is wrong with it; and how many times smaller it is than the picture.
@@ -609,7 +610,7 @@ def _decoded(path: Path, zoom: float) -> tuple[NDArray[np.uint8] | str, int]:
         jpeg = data.startswith(b"\xff\xd8")
         # Some decoders fill up what a truncated JPEG lacks with grey, without a word.
         whole = not jpeg or data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        flags = cv2.IMREAD_COLOR_RGB | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
         if jpeg and zoom <= 0.5:
             reduced = 2
             flags |= cv2.IMREAD_REDUCED_GRAYSCALE_2  # the size alone; with IMREAD_COLOR_RGB it is in colour

@@ -1,0 +1,491 @@
+"""``python -m nas.export``: the file computes what PyTorch computes, and its card tells the truth."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nas import export
+from nas.architecture.blocks import block_kinds
+from nas.architecture.cost import network_cost
+from nas.architecture.hourglass import HourglassNetwork, Output, build_network
+from nas.architecture.spec import Architecture, BlockChoice
+from nas.console import run
+from nas.data.packed import MARGIN, PackedWriter, describe_packed
+from nas.data.people import MPII
+from nas.data.synthetic import render_person
+from nas.study.card import LICENCES, example
+from nas.study.space import SearchSpace
+from nas.training import exporting
+from nas.training.checkpoint import description, load_network, save_checkpoint
+from nas.training.exporting import TOLERANCE, Exportable, Session, compare, fold_batch_norms, to_onnx
+from nas.training.losses import Losses
+from nas.training.prediction import Box, Predictor
+from nas.training.schedule import Schedule
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SIDE = 32
+SCHEDULE = Schedule(32, epochs=1, batch=8, loss="cross_entropy", decoder="dark")
+TINY = Architecture(stem=4, width=8, stacks=1, depth=1)
+KINDS = block_kinds()
+
+
+def lived_in(architecture: Architecture, seed: int = 0) -> HourglassNetwork:
+    """A network whose batch norms are not those of a new one, and whose maps have peaks."""
+    network = build_network(architecture, 16, (SIDE, SIDE), seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low, high in (
+                (module.running_mean, -0.3, 0.3),
+                (module.running_var, 0.2, 1.5),
+                (module.weight.data, 0.5, 1.5),
+                (module.bias.data, -0.3, 0.3),
+            ):
+                assert tensor is not None
+                tensor.uniform_(low, high, generator=generator)
+    return network.eval()
+
+
+def save(path: Path, network: HourglassNetwork, schedule: Schedule = SCHEDULE, **more: Any) -> Path:
+    about = description(network.architecture, Losses(), schedule, MPII, SIDE)
+    save_checkpoint(path, {**about, "average": network.state_dict(), **more})
+    return path
+
+
+def some_pictures(count: int) -> np.ndarray:
+    noise = np.random.default_rng(0).integers(0, 256, (count - 2, SIDE, SIDE, 3), np.uint8)
+    return np.concatenate([noise, np.stack([render_person(0, i, SIDE, 1.0).crop for i in range(2)])])
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        run(export.app, [str(a) for a in arguments])
+    captured = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, captured.out, captured.err
+
+
+@pytest.fixture
+def exported(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command in this process: exit code, standard output, standard error."""
+    return lambda *arguments: call(capsys, *arguments)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A checkpoint as full training leaves it, its people, and what was exported: pixels in, joints out."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("runs") / "pilot" / "full" / "trial-7"
+    folder.mkdir(parents=True)
+    data = folder / "people.h5"
+    with PackedWriter(data, MPII, SIDE, 12, {"dataset": "mpii", "annotations": "valid.json"}) as writer:
+        for i in range(12):
+            person = render_person(0, i, SIDE, MARGIN)
+            split = "train" if i < 6 else "valid"
+            writer.put(
+                i, person.crop, person.joints, person.labelled, person.head_size, np.eye(2, 3), split, f"{i}.jpg"
+            )
+    network = lived_in(TINY)
+    checkpoint = save(folder / "checkpoint.pt", network, people=[describe_packed(data).checksum, 6])
+    result = {
+        "result": {
+            "label": "trial-7", "pckh": 61.25, "pckh_flipped": 63.5, "pckh_by_count": 60.0, "people": 6,
+            "groups": {"head": 91.5}, "images": 4000, "seconds": 12.0,
+        },
+        "candidate": {"architecture": network.architecture.to_dict()},
+        "record": {"commit": "abc123", "device": "a machine"},
+    }  # fmt: skip
+    (folder / "result.json").write_text(json.dumps(result))
+    file = folder / "out" / "pose.onnx"
+    with pytest.raises(SystemExit) as ended:
+        run(
+            export.app,
+            [str(a) for a in (checkpoint, "--onnx", file, "--uint8", "--joints", "--data", data, "--json")],
+        )
+    assert ended.value.code == 0
+    return SimpleNamespace(
+        file=file, card=file.with_name("pose.onnx.md").read_text(), checkpoint=checkpoint, data=data, network=network
+    )
+
+
+def test_the_file_says_what_the_predictor_says_for_any_number_of_pictures(made) -> None:
+    session = onnxruntime.InferenceSession(made.file, providers=["CPUExecutionProvider"])
+    predictor = Predictor.load(made.checkpoint)
+    pictures = some_pictures(7)
+    wanted = predictor.poses(pictures, [Box.around(0, 0, SIDE, SIDE)] * 7)
+    for batch in (1, 2, 7):
+        [joints] = session.run(None, {"images": pictures[:batch]})
+        assert joints.shape == (batch, 16, 3)
+        assert joints.dtype == np.float32
+        for mine, theirs in zip(joints, wanted, strict=False):
+            assert np.abs(mine[:, :2] - theirs.joints).max() < 2e-3
+            assert np.abs(mine[:, 2] - theirs.scores).max() < 1e-4
+    assert len({tuple(np.round(pose.joints[0], 1)) for pose in wanted}) > 3  # they are not all alike
+
+
+def test_the_file_is_small_and_tells_nothing_of_this_machine(made) -> None:
+    content = made.file.read_bytes()
+    model = onnx.load_from_string(content)
+    onnx.checker.check_model(model)
+    assert b"site-packages" not in content
+    assert str(Path.cwd()).encode() not in content
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(told["skeleton"])["joints"] == list(MPII.joints)
+    assert "uint8" in told["input"]
+    assert {path.name for path in made.file.parent.iterdir()} == {"pose.onnx", "pose.onnx.md"}
+
+
+def test_the_card_tells_what_is_known(made) -> None:
+    cost = network_cost(TINY, 16, (SIDE, SIDE))
+    for words in (
+        f"| parameters | {cost.params:,} |",
+        f"| multiply-adds | {cost.madds:,} ",
+        f"{made.file.stat().st_size:,} bytes",
+        "trial 7 of study `pilot`",
+        "Commit abc123",
+        "PCKh@0.5 61.25 on 6 validation people",
+        "63.50 averaged",
+        "head 91.5",
+        "bootstrap over people) on the 6 validation people of people.h5",
+        "dataset mpii",
+        LICENCES["mpii"],
+        "uint8 (N, 32, 32, 3)",
+        "float32 (N, 16, 3)",
+        "1 hourglass of depth 1",
+        "9 head top",
+    ):
+        assert words in made.card, words
+    low, high = map(float, re.search(r"95 %: ([\d.]+) to ([\d.]+)", made.card).groups())
+    assert 0 <= low <= high <= 100
+
+
+def test_people_of_whom_none_are_for_validation_tell_the_origin_alone(made, exported, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(export, "to_onnx", lambda *_: made.file.read_bytes())
+    data = tmp_path / "people.h5"
+    with PackedWriter(data, MPII, SIDE, 1, {"dataset": "synthetic"}) as writer:
+        person = render_person(1, 0, SIDE, MARGIN)
+        writer.put(0, person.crop, person.joints, person.labelled, 5.0, np.eye(2, 3), "train", "a.jpg")
+    checkpoint = save(tmp_path / "checkpoint.pt", made.network, people=[describe_packed(data).checksum, 1])
+    code, _, _ = exported(checkpoint, "--onnx", tmp_path / "a.onnx", "--uint8", "--joints", "--data", data)
+    assert code == 0
+    card = (tmp_path / "a.onnx.md").read_text()
+    assert LICENCES["synthetic"] in card
+    assert "95 %" not in card
+
+
+def code_of(card: str) -> str:
+    found = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert found
+    return found[1]
+
+
+def run_example(folder: Path, code: str) -> str:
+    picture = render_person(0, 3, 90, 1.0).crop
+    cv2.imwrite(str(folder / "person.jpg"), picture[:, :, ::-1])
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_cards_example_runs(made) -> None:
+    code = code_of(made.card)
+    assert len(code.splitlines()) <= 6
+    printed = np.array([float(word) for word in re.findall(r"[-+.\de]+", run_example(made.file.parent, code))])
+    assert printed.shape == (16 * 3,)
+    (made.file.parent / "person.jpg").unlink()
+
+
+def test_a_card_without_any_knowledge_says_so(made, exported, tmp_path, monkeypatch) -> None:
+    # The file itself is not at issue here, and takes seconds to make.
+    monkeypatch.setattr(export, "to_onnx", lambda *_: made.file.read_bytes())
+    alone = tmp_path / "checkpoint.pt"
+    alone.write_bytes(made.checkpoint.read_bytes())
+    code, out, _ = exported(alone, "--onnx", tmp_path / "a.onnx", "--uint8", "--joints")
+    assert code == 0
+    assert f"of {norms(made.network)} batch norms folded" in out
+    card = (tmp_path / "a.onnx.md").read_text()
+    assert "Not known: no `result.json` lay beside the checkpoint" in card
+    assert "The checkpoint does not say where its people come from (6 people" in card
+    # Another network's result is not this one's.
+    other = json.loads(made.checkpoint.with_name("result.json").read_text())
+    other["candidate"]["architecture"]["width"] = 12
+    (tmp_path / "result.json").write_text(json.dumps(other))
+    exported(alone, "--onnx", tmp_path / "a.onnx", "--uint8", "--joints")
+    assert "Not known: no `result.json`" in (tmp_path / "a.onnx.md").read_text()
+
+
+def test_a_file_that_computes_something_else_is_not_written(made, exported, tmp_path, monkeypatch) -> None:
+    wrong = lived_in(TINY)
+    wrong.heads[0].heatmaps.weight.data *= 1.2
+    monkeypatch.setattr(export, "to_onnx", lambda *_: made.file.read_bytes())
+    checkpoint = save(tmp_path / "wrong.pt", wrong)
+    code, out, err = exported(checkpoint, "--onnx", tmp_path / "a.onnx", "--uint8", "--joints")
+    assert (code, out) == (2, "")
+    assert "is not written: its joints differ from PyTorch's by up to" in err
+    assert not list(tmp_path.glob("a.onnx*"))
+
+
+class _Said(Session):
+    """What a file would have said."""
+
+    def __init__(self, answer: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.answer = answer
+
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+        return self.answer(pictures)
+
+
+@pytest.mark.parametrize("joints", [False, True])
+def test_comparison_finds_the_largest_difference(joints: bool) -> None:
+    module = Exportable(lived_in(TINY), SCHEDULE, uint8=True, joints=joints).eval()
+
+    def honest(pictures: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return module(torch.from_numpy(pictures)).numpy()
+
+    def with_one_fault(fault: float) -> Callable[[np.ndarray], np.ndarray]:
+        def answer(pictures: np.ndarray) -> np.ndarray:
+            out = honest(pictures)
+            if len(pictures) == 3:
+                out[2, 5].flat[1] += fault
+            return out
+
+        return answer
+
+    pictures = some_pictures(6)
+    assert compare(_Said(honest), module, pictures, (1, 3)).largest == 0
+    found = compare(_Said(with_one_fault(0.25)), module, pictures, (1, 3))
+    assert found.largest == pytest.approx(0.25, abs=1e-4)
+    assert found.compared + found.unstable == 2 * 6 * 16
+    assert found.unstable < 20
+    assert compare(_Said(with_one_fault(0.25)), module, pictures, (1,)).largest == 0
+    assert not compare(_Said(with_one_fault(float("nan"))), module, pictures, (3,)).largest < TOLERANCE
+
+
+def norms(network: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+# In a block: batch norms right after a convolution that nothing else reads, of all that it has.
+FOLDABLE = {
+    "bottleneck": (2, 3),
+    "no_skip": (3, 3),  # without a skip, the block before is its alone
+    "separable": (2, 3),
+    "separable_3x3": (2, 3),
+    "double_conv": (1, 2),
+    "dilated": (1, 2),
+    "dilated_separable": (1, 2),
+    "two_separable": (1, 2),
+    "multidilated": (5, 5),
+    "shuffle": (3, 3),
+    "ghost": (2, 4),
+    "dice": (3, 6),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch_norms_are_folded_where_they_can_be(kind: str) -> None:
+    network = lived_in(Architecture(4, 8, 1, 1, block=BlockChoice(kind))).double()
+    block = network.hourglasses[0].neck
+    pictures = torch.randn(2, 3, SIDE, SIDE, dtype=torch.float64)
+    with torch.no_grad():
+        before = network(pictures)
+        folded, count, total = fold_batch_norms(network, pictures[:1])
+        after = folded(pictures)
+    assert (total, total - count) == (norms(network), norms(folded))
+    assert (norms(block) - norms(folded.hourglasses[0].neck), norms(block)) == FOLDABLE[kind]
+    for a, b in zip((*before.heatmaps, *before.necks), (*after.heatmaps, *after.necks), strict=True):
+        assert (a - b).abs().max() < 1e-10
+    with torch.no_grad():
+        assert torch.equal(network(pictures).heatmaps[0], before.heatmaps[0])  # left as it was
+
+
+class _Traps(nn.Module):
+    """Batch norms that must not be folded, and one that must."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_twice, self.after_read_twice = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.run_twice, self.after_run_twice = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.norm_twice, self.conv_before = nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1)
+        self.changed, self.after_changed = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+        self.free = nn.BatchNorm2d(3, track_running_stats=False)
+        self.plain, self.after_plain = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Output:
+        read = self.read_twice(x)
+        y = self.after_read_twice(read) + read
+        y = self.after_run_twice(self.run_twice(self.run_twice(y)))
+        y = self.norm_twice(self.conv_before(self.norm_twice(y)))
+        y = self.after_changed(self.changed(y).relu_())
+        out = self.plain(self.free(y))
+        assert out.shape[1] == out.size(1)  # looking at a shape is no use of the values
+        return Output((self.after_plain(out),), ())
+
+
+def test_batch_norms_are_not_folded_where_others_would_notice() -> None:
+    network = _Traps().double().eval()
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
+            module.running_var.uniform_(0.2, 2, generator=generator)
+    pictures = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    folded, count, total = fold_batch_norms(network, pictures[:1])
+    assert (count, total) == (1, 6)
+    assert isinstance(folded.get_submodule("after_plain"), nn.Identity)
+    with torch.no_grad():
+        assert (folded(pictures).heatmaps[0] - network(pictures).heatmaps[0]).abs().max() < 1e-12
+
+
+def differences(network: HourglassNetwork, schedule: Schedule = SCHEDULE, **how: bool) -> exporting.Difference:
+    """How far the network's ONNX form is from it."""
+    folded, _, _ = fold_batch_norms(network, torch.zeros(1, 3, SIDE, SIDE))
+    how = {"uint8": False, "joints": False, **how}
+    content = to_onnx(Exportable(folded, schedule, **how).eval(), SIDE, {})
+    return compare(Session(content, 1), Exportable(network, schedule, **how).eval(), some_pictures(6), (1, 3))
+
+
+def test_every_block_of_the_spaces_is_exported_below() -> None:
+    assert set(FOLDABLE) == set(KINDS)
+    [offered] = [
+        d
+        for name, d in SearchSpace.read(REPOSITORY / "search_spaces" / "hourglass.toml").choices.items()
+        if name == "block"
+    ]
+    assert set(offered.choices) <= set(KINDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_block_family_computes_the_same(kind: str) -> None:
+    block = BlockChoice(kind)
+    # Maps of squared error as they are: softmax would hide what is wrong with all of a map.
+    found = differences(lived_in(Architecture(4, 8, 1, 1, block=block, trunk=block)), Schedule(16, 1))
+    print(f"{kind}: {found.largest:.1e}")
+    assert found.largest < TOLERANCE
+    assert (found.compared, found.unstable) == (2 * 6 * 16, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        Architecture(4, 8, 3, 2, junction="add", narrow_res=True),
+        Architecture(4, 8, 3, 1, junction="resconcat"),
+        Architecture(4, 8, 3, 1, junction="dense"),
+        Architecture(4, 8, 1, 1, stem_kernel="patchify"),
+        Architecture(4, 8, 1, 2, levels=(BlockChoice("ghost"), BlockChoice("shuffle"), BlockChoice("dice"))),
+    ],
+    ids=str,
+)
+def test_every_way_of_joining_them_computes_the_same(architecture: Architecture) -> None:
+    assert differences(lived_in(architecture), Schedule(16, 1)).largest < TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("loss", "decoder", "uint8", "joints"), [
+    ("mse", "quarter", False, True),
+    ("cross_entropy", "quarter", True, True),
+    ("mse", "dark", True, True),
+    ("cross_entropy", "dark", True, False),
+])  # fmt: skip
+def test_every_input_and_output(loss: Any, decoder: Any, uint8: bool, joints: bool) -> None:
+    schedule = Schedule(16, 1, loss=loss, decoder=decoder)
+    found = differences(lived_in(TINY), schedule, uint8=uint8, joints=joints)
+    assert found.largest < TOLERANCE
+    assert found.compared > 150
+
+
+@pytest.mark.slow
+def test_heatmaps_from_normalised_pictures_and_a_photograph(shared_data, made, exported, tmp_path) -> None:
+    photograph = shared_data / "mpii" / "person_running.jpg"
+    code, out, _ = exported(made.checkpoint, "--onnx", tmp_path / "maps.onnx", "--picture", photograph, "--json")
+    assert code == 0
+    record = json.loads(out)
+    assert record["difference"]["pictures"] == 7
+    assert record["difference"]["largest"] < TOLERANCE
+    assert record["bytes"] == (tmp_path / "maps.onnx").stat().st_size
+    code_text = code_of((tmp_path / "maps.onnx.md").read_text())
+    assert len(code_text.splitlines()) <= 6
+    printed = np.array([float(word) for word in re.findall(r"[-+.\de]+", run_example(tmp_path, code_text))])
+    assert printed.shape == (16 * 2,)
+    assert (printed % 4 == 2).all()  # centres of cells
+
+
+def test_examples_name_the_file_and_its_size() -> None:
+    for uint8 in (False, True):
+        for joints in (False, True):
+            text = example("pose.onnx", 256, uint8, joints)
+            assert '"pose.onnx"' in text
+            assert "(256, 256)" in text
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])
+def test_without_its_packages_it_says_how_to_get_them(made, exported, tmp_path, monkeypatch, name: str) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    code, out, err = exported(made.checkpoint, "--onnx", tmp_path / "a.onnx")
+    assert (code, out) == (2, "")
+    assert err == f"error: {name} is not installed; give: pip install -e '.[export]'\n"
+
+
+def test_what_is_refused(made, exported, tmp_path) -> None:
+    checkpoint, onnx_file = made.checkpoint, tmp_path / "a.onnx"
+    copy = tmp_path / "a.onnx.md"  # a checkpoint in the card's place
+    copy.write_bytes(checkpoint.read_bytes())
+    people = tmp_path / "others.h5"
+    with PackedWriter(people, MPII, SIDE, 1, {}) as writer:
+        person = render_person(1, 0, SIDE, MARGIN)
+        writer.put(0, person.crop, person.joints, person.labelled, 5.0, np.eye(2, 3), "valid", "a.jpg")
+    for arguments, complaint in (
+        ((tmp_path / "none.pt", "--onnx", tmp_path / "b.onnx"), "none.pt does not exist"),
+        ((made.data, "--onnx", tmp_path / "b.onnx"), "not a readable checkpoint"),
+        ((checkpoint, "--onnx", checkpoint), "is one of the files to read"),
+        ((copy, "--onnx", onnx_file), "a.onnx.md is one of the files to read"),
+        ((checkpoint, "--onnx", tmp_path), "is a directory"),
+        ((checkpoint,), "--onnx"),
+        ((checkpoint, "--onnx", tmp_path / "b.onnx", "--data", people), "was not trained with these people"),
+        ((checkpoint, "--onnx", tmp_path / "b.onnx", "--data", tmp_path / "no.h5"), "no.h5 does not exist"),
+        ((checkpoint, "--onnx", tmp_path / "b.onnx", "--picture", people), "not a picture"),
+    ):
+        code, out, err = exported(*arguments)
+        assert (code, out) == (2, ""), complaint
+        assert complaint in err
+        assert err.count("\n") == 1
+    assert copy.read_bytes() == checkpoint.read_bytes()
+    assert not onnx_file.exists()
+    assert not (tmp_path / "b.onnx").exists()
+
+
+def test_a_network_without_any_peak_cannot_be_compared(made, exported, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(export, "to_onnx", lambda *_: made.file.read_bytes())
+    monkeypatch.setattr(exporting, "_STABLE", 0.0)
+    code, _, err = exported(made.checkpoint, "--onnx", tmp_path / "a.onnx", "--uint8", "--joints")
+    assert code == 2
+    assert "nothing can be compared" in err
+
+
+def test_help_fits_a_screen(exported) -> None:
+    code, out, _ = exported("--help")
+    assert code == 0
+    assert "Example: python -m nas.export" in out
+    assert len(out.splitlines()) <= 24
+
+
+def test_the_exported_weights_are_the_averaged_ones(made) -> None:
+    network, _ = load_network(made.checkpoint)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), made.network.parameters(), strict=True))
