@@ -179,17 +179,15 @@ def queue(experiment: Experiment, study: Study, count: int) -> int:
     with exclusive(other._storage):
         there = [t for t in other.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
         if not any(t.state in (TrialState.RUNNING, TrialState.WAITING) for t in there):
-            candidates = {
-                t.number: experiment.candidate_of(t)
-                for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            }
+            trials = {t.number: t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
             used: dict[str, set[int]] = {}
             for trial in there:
                 name = Candidate.from_dict(trial.user_attrs["candidate"]).id
                 used.setdefault(name, set()).add(int(trial.user_attrs["seed"]))
             for one in least_certain(measured_of(experiment, study), count):
-                candidate = candidates[one.number]
-                first = 1 + max(used.get(candidate.id, {experiment.config.seed}))
+                candidate = experiment.candidate_of(trials[one.number])
+                own = int(trials[one.number].user_attrs.get("seed", experiment.config.seed))
+                first = 1 + max(used.get(candidate.id, set()) | {own})
                 for seed in range(first, first + SEEDS):
                     other.enqueue_trial({}, user_attrs={"given": True, "candidate": candidate.to_dict(), "seed": seed})
         return sum(t.state != TrialState.FAIL for t in other.get_trials(deepcopy=False))

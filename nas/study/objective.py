@@ -75,6 +75,7 @@ def run_trial(
     rung_epochs = experiment.config.rung_epochs()
     trial.set_user_attr("candidate", candidate.to_dict())
     trial.set_user_attr("network", str(candidate))
+    trial.set_user_attr("seed", seed)
     trial.set_user_attr("cost", {"params": cost.params, "madds": cost.madds, "layers": cost.layers})
     refusal = None if given else _refusal(study, frozen, experiment, candidate)
     if refusal is not None:
