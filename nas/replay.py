@@ -16,9 +16,9 @@ from rich.table import Table
 
 from nas.console import console, default_workers, existing_file, print_tables, progress, run
 from nas.errors import UserError
-from nas.study.display import short
 from nas.study.experiment import load
 from nas.study.files import find
+from nas.study.front import Floats
 from nas.study.replay import SAMPLERS, STOPPINGS, Landscape, Record, Replayed, stopping_named
 from nas.study.space import SearchSpace
 from nas.training.checkpoint import write_atomically
@@ -159,31 +159,56 @@ def _record(policy: str, replays: Sequence[Replayed]) -> dict[str, Any]:
 
 
 def _print(recorded: Record, results: dict[str, list[Replayed]], seeds: int) -> None:
-    rows = [_record(policy, replays) for policy, replays in results.items()]
-    trials = len(rows[0]["images"])
+    trials = len(next(iter(results.values()))[0].images)
     marks = sorted({*(mark for mark in MARKS if mark < trials), trials})
-    everything = recorded.images * trials
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("policy")
+    by_trials = _table("hypervolume after so many trials, and the share of the pictures of as many whole ones")
+    by_pictures = _table("hypervolume after the pictures of so many whole trials")
     for mark in marks:
-        table.add_column(f"at {mark} trials", justify="right")
-    for column in ("pictures", "of all", "s / proposal"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        volumes = (f"{row['hypervolume']['mean'][m - 1]:.4f} ± {row['hypervolume']['sd'][m - 1]:.4f}" for m in marks)
-        spent = row["images"][-1]
-        share = f"{100 * spent / everything:.0f} %"
-        table.add_row(row["policy"], *volumes, short(spent), share, f"{row['seconds_per_proposal']:.3f}")
+        by_trials.add_column(f"{mark}", justify="right")
+        by_pictures.add_column(f"{mark}", justify="right")
+    by_trials.add_column("s / proposal", justify="right")
+    for policy, replays in results.items():
+        volumes, images = np.stack([r.hypervolume for r in replays]), np.stack([r.images for r in replays])
+        cells = []
+        for mark in marks:
+            share = images[:, mark - 1].mean() / (mark * recorded.images)
+            cells.append(_spread(volumes[:, mark - 1]) + ("" if share > 0.999 else f", {100 * share:.0f} %"))
+        seconds = float(np.mean([r.seconds.mean() for r in replays]))
+        by_trials.add_row(policy, *cells, f"{seconds:.3f}")
+        by_pictures.add_row(policy, *(_spread(_at(volumes, images, mark * recorded.images)) for mark in marks))
     noise = (
         ""
         if recorded.noise is None
         else f"; PCKh of one network between seeds: standard deviation {recorded.noise:.2f}"
     )
     console.print(
-        f"{len(recorded.rows)} recorded networks, {seeds} seeds; hypervolume, mean ± standard deviation{noise}",
-        soft_wrap=True,
+        f"{len(recorded.rows)} recorded networks, {seeds} seeds, mean ± standard deviation{noise}", soft_wrap=True
     )
-    print_tables(table)
+    print_tables(by_trials, by_pictures)
+
+
+def _table(title: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    table.add_column("policy")
+    return table
+
+
+def _at(volumes: Floats, images: Floats, pictures: float) -> Floats:
+    """Each replay's hypervolume when it had trained so many pictures; empty where some ended before.
+
+    Args:
+        volumes: (seeds, trials).
+        images: (seeds, trials), ascending.
+        pictures: at most so many.
+    """
+    if (images[:, -1] < pictures).any():
+        return np.array([])
+    last = (images <= pictures).sum(axis=1) - 1
+    return np.asarray(np.where(last >= 0, volumes[np.arange(len(volumes)), last], 0.0), np.float64)
+
+
+def _spread(values: Floats) -> str:
+    return f"{values.mean():.4f} ± {values.std():.4f}" if len(values) else "–"
 
 
 if __name__ == "__main__":

@@ -45,8 +45,14 @@ def test_policies_are_compared(command: Command, record: Path) -> None:
     done = command("replay", *arguments)
     assert done.returncode == 0, done.stderr
     assert "30 recorded networks, 2 seeds" in done.stdout
-    assert "at 25 trials" in done.stdout
-    assert "at 30 trials" in done.stdout
+    by_trials, by_pictures = done.stdout.split("hypervolume after")[1:]
+    assert by_trials.splitlines()[1].split() == ["policy", "25", "30", "s", "/", "proposal"]
+    assert by_pictures.splitlines()[1].split() == ["policy", "25", "30"]
+    assert " %" in next(line for line in by_trials.splitlines() if "tpe+halving" in line)
+    assert " %" not in next(line for line in by_trials.splitlines() if "random" in line)
+    assert next(line for line in by_pictures.splitlines() if "tpe+halving" in line).split()[-1] == "–", (
+        "it ended before"
+    )
     found = json.loads(command("replay", *arguments, "--json", "--workers", 1).stdout)
     random, halving = found["policies"]
     assert (random["policy"], halving["policy"]) == ("random", "tpe+halving")
