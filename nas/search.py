@@ -30,6 +30,7 @@ from nas.study.display import (
 from nas.study.experiment import Experiment, points_of, prepare
 from nas.study.files import find
 from nas.study.front import hypervolume
+from nas.study.panels import save_panels
 from nas.study.storage import count, masked
 from nas.study.workers import devices_for, search
 from nas.training.devices import device_named
@@ -128,6 +129,7 @@ def main(
             search(experiment, trials, places, show)
     elif not (quiet or as_json):
         console.print(f"{before.done} trials are done already: nothing to search for --trials {trials}.")
+    save_panels(experiment, opened)
     if as_json:
         print(json.dumps(front_records(experiment, opened)))
     elif not quiet:
@@ -226,7 +228,8 @@ def _conclude(experiment: Experiment, study: Study, seconds: float) -> None:
     )
     name = experiment.config.name
     console.print("next:")
-    console.print(f"  optuna-dashboard {masked(experiment.url)}", soft_wrap=True)
+    console.print(f"  python -m nas.dashboard --study {name}{elsewhere(experiment)}", soft_wrap=True)
+    console.print(f"  python -m nas.report --study {name} --html {name}.html{elsewhere(experiment)}", soft_wrap=True)
     console.print(f"  python -m nas.retrain --study {name} --pick knee{elsewhere(experiment)}", soft_wrap=True)
 
 
