@@ -171,7 +171,7 @@ class Findings:
             key = self.experiment.candidate_of(trial).id
             if key not in longest or trial.user_attrs["images"] >= longest[key].user_attrs["images"]:
                 longest[key] = trial
-        known = {self.experiment.candidate_of(self.trials[m.number]).id: m for m in self.measured}
+        known = {self.experiment.candidate_of(self.trials[m.number]).id: m for m in reversed(self.measured)}
         points = [Point(t.number, t.values[0], int(t.values[1]), int(t.values[2])) for t in longest.values()]
         ahead = {p.number for p in front(points)}
         found = []

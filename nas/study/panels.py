@@ -18,6 +18,9 @@ from nas.study.experiment import Experiment, images_of
 from nas.study.findings import Findings, gather
 from nas.study.storage import database_of
 
+HEIGHT = 450
+"""Pixels of a panel: the dashboard cuts off what is below."""
+
 
 def save_panels(experiment: Experiment, study: Study) -> Findings:
     """Save the study's figures and note for the dashboard, in place of earlier ones.
@@ -28,6 +31,7 @@ def save_panels(experiment: Experiment, study: Study) -> Findings:
     found = gather(experiment, study)
     # Effects together: the dashboard cannot take away a panel of a choice that turns out to be noise.
     for name, figure in plots.figures(found, apart=False).items():
+        figure.update_layout(height=HEIGHT)
         optuna_dashboard.save_plotly_graph_object(study, figure, graph_object_id=name)
     optuna_dashboard.save_note(study, note(found))
     return found
@@ -69,9 +73,9 @@ def note(found: Findings) -> str:
     where = elsewhere(found.experiment)
     lines += [
         "",
-        "*On front*: the probability that no other finished network beats it. In the panels below, filled points are "
-        "on the front, diamonds are published networks, bars are standard errors. The dashboard's own plots have "
-        "linear axes.",
+        "*On front*: the probability that no other finished network beats it. In the panels of the study's first page, "
+        "filled points are on the front, diamonds are published networks, bars are standard errors. The dashboard's own "
+        "plots have linear axes.",
         "",
         f"Train a choice in full: `python -m nas.retrain --study {found.name} --pick knee{where}`. "
         f"All of this as a page: `python -m nas.report --study {found.name} --html {found.name}.html{where}`.",
@@ -81,9 +85,7 @@ def note(found: Findings) -> str:
 
 def _plain(text: str) -> str:
     """A text that Markdown shows as it is."""
-    for sign in "\\`*_[]<>|#":
-        text = text.replace(sign, f"&#{ord(sign)};")
-    return text
+    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#&!~" else letter for letter in text)
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from nas.study.importance import Importance
 BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#9A9A9A", "#222222"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 TITLE = {"x": 0, "xref": "container", "y": 1, "yanchor": "top", "pad": {"t": 12, "l": 8}}
+MOST_EFFECTS = 32
+"""Values that one figure of effects has room for; those of the choices that matter most."""
 Axis = Literal["params", "madds"]
 
 
@@ -273,7 +275,8 @@ def shares(judged: Sequence[Importance]) -> go.Figure:
 def effects(judged: Sequence[Importance]) -> go.Figure:
     """What each value of some choices adds to PCKh at equal cost."""
     several = len(judged) != 1
-    rows = [(f"{one.name}: {e.value}" if several else e.value, e) for one in judged for e in one.effects][::-1]
+    rows = [(f"{one.name}: {e.value}" if several else e.value, e) for one in judged for e in one.effects]
+    rows = rows[:MOST_EFFECTS][::-1]
     figure = _figure("Effects of the choices that matter" if several else judged[0].name)
     for clear in (True, False):
         some = [(label, e) for label, e in rows if (e.low > 0 or e.high < 0) == clear]
@@ -297,10 +300,12 @@ def effects(judged: Sequence[Importance]) -> go.Figure:
         figure.add_vline(x=0, line={"color": INK, "width": 1})
     else:
         figure.add_annotation(text="No choice makes more difference than noise.", showarrow=False, x=0.5, y=0.5)
-    wide = 8 + 7 * max((len(label) for label, _ in rows), default=0)
+    wide = 12 + 7 * max((len(label) for label, _ in rows), default=0)
     figure.update_layout(height=120 + 24 * max(len(rows), 2), margin={"l": max(60, wide), "b": 65}, showlegend=False)
     figure.update_xaxes(title="PCKh above the average at equal cost<br>(95 %; filled: clear of 0)")
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=[label for label, _ in rows])
+    if len(rows) > 13:  # a panel of the dashboard holds no more at full size
+        figure.update_yaxes(tickmode="linear", tickfont={"size": 9})
     return figure
 
 
