@@ -86,6 +86,7 @@ def facts(found: Findings) -> dict[str, Any]:
         "images": f"{images_of(found.study):,}",
         "volume": f"{found.volume:.4f}",
         "noise": f"{found.noise:.1f}",
+        "clear": f"{1.96 * math.sqrt(2) * found.noise:.1f}",  # of two single seeds, at 95 %
         "repeated": sum(len(m.values) > 1 for m in found.measured),
         "choices": _choices(found),
         "points": short(found.experiment.space.size),

@@ -49,7 +49,7 @@ def note(found: Findings) -> str:
         "",
         f"- {found.counts.complete} finished, {found.counts.pruned} ended early; {images_of(found.study):,} pictures; "
         f"hypervolume {found.volume:.4f}",
-        f"- seeds of one network differ by {found.noise:.1f} PCKh (standard deviation): less means nothing",
+        f"- seeds of one network differ by {found.noise:.1f} PCKh (standard deviation)",
     ]
     if found.comparisons:
         met = sum(one.met for one in found.comparisons)
@@ -74,8 +74,8 @@ def note(found: Findings) -> str:
     lines += [
         "",
         "*On front*: the probability that no other finished network beats it. In the panels of the study's first page, "
-        "filled points are on the front, diamonds are published networks, bars are standard errors. The dashboard's own "
-        "plots have linear axes.",
+        "filled points are on the front, diamonds are published networks, bars are standard errors. The dashboard's "
+        "own plots have linear axes.",
         "",
         f"Train a choice in full: `python -m nas.retrain --study {found.name} --pick knee{where}`. "
         f"All of this as a page: `python -m nas.report --study {found.name} --html {found.name}.html{where}`.",
