@@ -86,7 +86,7 @@ def test_it_shows_the_front_with_named_objectives(going: Workplace, address: str
         study.click()
 
         expect(page.get_by_text("Pareto Front", exact=True)).to_be_visible()
-        importance = page.locator(".js-plotly-plot .legendtext")
+        importance = page.locator("#graph-hyperparameter-importances .legendtext")
         expect(importance).to_have_text(["PCKh", "params", "MAdds"])
         best = page.get_by_role("heading", name=re.compile(r"^Trial \d+$"))
         expect(best).to_have_count(len(front(points)))
