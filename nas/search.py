@@ -30,7 +30,6 @@ from nas.study.display import (
 from nas.study.experiment import Experiment, points_of, prepare
 from nas.study.files import find
 from nas.study.front import hypervolume
-from nas.study.panels import save_panels
 from nas.study.storage import count, masked
 from nas.study.workers import devices_for, search
 from nas.training.devices import device_named
@@ -129,6 +128,8 @@ def main(
             search(experiment, trials, places, show)
     elif not (quiet or as_json):
         console.print(f"{before.done} trials are done already: nothing to search for --trials {trials}.")
+    from nas.study.panels import save_panels  # here: workers import this module, and need no figures
+
     save_panels(experiment, opened)
     if as_json:
         print(json.dumps(front_records(experiment, opened)))
