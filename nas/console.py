@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, overload
 
 import typer
 from rich.console import Console
@@ -61,6 +61,30 @@ def _fail(message: str) -> NoReturn:
 def default_workers() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@overload
+def amount(text: str, flag: str) -> int: ...
+@overload
+def amount(text: None, flag: str) -> None: ...
+def amount(text: str | None, flag: str) -> int | None:
+    """A count as people write it: 1.5M, 3G, 200k, 1000000; None where none is given.
+
+    Raises:
+        UserError: not a positive number; the message names ``flag``.
+    """
+    if text is None:
+        return None
+    sizes = {"K": 1e3, "M": 1e6, "G": 1e9}
+    cleaned = text.strip().replace("_", "").replace(",", "").upper()
+    factor = sizes.get(cleaned[-1:], 1.0)
+    try:
+        value = float(cleaned[:-1] if cleaned[-1:] in sizes else cleaned) * factor
+    except ValueError:
+        value = float("nan")
+    if not 1 <= value < 1e18:
+        raise UserError(f"{flag} {text}: must be a positive count such as 1.5M, 3G or 800000")
+    return round(value)
 
 
 def existing_file(path: Path, flag: str) -> Path:

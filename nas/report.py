@@ -10,21 +10,27 @@ from typing import Annotated
 import typer
 from optuna.study import Study
 
-from nas.console import console, print_tables, run
+from nas.console import amount, console, print_tables, run
 from nas.errors import UserError
-from nas.study.comparison import PICKS, pick
-from nas.study.confirmation import noise_of
+from nas.study.comparison import PICKS, Limits, pick
+from nas.study.confirmation import measured_of, noise_of
 from nas.study.display import (
     comparison_records,
     comparison_table,
     elsewhere,
     front_records,
     front_table,
+    measured_table,
     near_records,
     near_table,
+    records,
 )
 from nas.study.experiment import Experiment, images_of, load, points_of
+from nas.study.findings import gather
 from nas.study.front import hypervolume
+from nas.study.page import write_page
+from nas.study.panels import save_panels
+from nas.study.paper import write_csv, write_figures
 from nas.study.storage import count
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -35,6 +41,13 @@ def main(
     study: Annotated[str, typer.Option(help="Name of a study that was searched.")] = "quickstart",
     storage: Annotated[str | None, typer.Option(help="Database URL; by default the study's own SQLite.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs"),
+    html: Annotated[Path | None, typer.Option(help="Write one page that explains the study, for a browser.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write all finished trials as a table.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Write PNG and SVG figures for a paper into a folder.")] = None,
+    how: Annotated[str | None, typer.Option("--pick", help="Print one choice: knee, best or tradeoff.")] = None,
+    trial: Annotated[int | None, typer.Option(help="Print this finished trial.")] = None,
+    max_params: Annotated[str | None, typer.Option(help="Pick among networks of at most so many, e.g. 1M.")] = None,
+    max_madds: Annotated[str | None, typer.Option(help="Pick among networks of at most so many, e.g. 3G.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print the front, and row by row how near it comes to the published networks.
@@ -44,11 +57,30 @@ def main(
     against the study's own hg2: 0.8 times the change of PCKh, 0.1 times the
     MAdds and 0.1 times the params saved, all in per cent. "On front" is the
     probability that no other network beats it, seeds being noisy; nas.search
-    --confirm trains the least certain again.
+    --confirm trains the least certain again. Panels of the study's dashboard are
+    brought up to date as well.
 
-    Example: python -m nas.report --study quickstart --json
+    Example: python -m nas.report --study quickstart --html quickstart.html
     """
+    limits = Limits(amount(max_params, "--max-params"), amount(max_madds, "--max-madds"))
+    if how is not None and trial is not None:
+        raise UserError("give either --pick or --trial")
+    if limits and how is None:
+        raise UserError(f"{limits}: say what to pick within it: --pick {'|'.join(PICKS)}")
     experiment, opened = load(study, runs, storage)
+    if how is not None or trial is not None:
+        number = trial if trial is not None else pick(experiment, opened, str(how), limits).number
+        _print_one(experiment, opened, number, as_json)
+        return
+    found = None
+    if html is not None or csv is not None or figures is not None:
+        found = gather(experiment, opened)
+    if found is not None and html is not None:
+        write_page(found, html)
+    if found is not None and csv is not None:
+        write_csv(found, csv)
+    if found is not None and figures is not None:
+        write_figures(found, figures)
     points, counts = points_of(opened), count(opened)
     images = images_of(opened)
     volume = hypervolume(points, experiment.scale)
@@ -70,6 +102,7 @@ def main(
         }
         print(json.dumps(about))
         return
+    save_panels(experiment, opened)
     schedule = experiment.config.short_schedule()
     console.print(
         f"study {study}: {counts.complete} finished, {counts.pruned} stopped early or for comparison only; "
@@ -81,6 +114,22 @@ def main(
         chosen = ", ".join(f"{pick} {number}" for pick, number in picks.items())
         command = f"python -m nas.retrain --study {study} --pick {next(iter(picks))}{elsewhere(experiment)}"
         console.print(f"picks, by trial: {chosen}; {command}", soft_wrap=True)
+    for path in (html, csv, figures):
+        if path is not None:
+            console.print(f"wrote {path}", soft_wrap=True)
+
+
+def _print_one(experiment: Experiment, study: Study, number: int, as_json: bool) -> None:
+    """One finished network, and how to train it."""
+    measured = next((m for m in measured_of(experiment, study) if m.number == number), None)
+    if measured is None:
+        raise UserError(f"--trial {number}: study {experiment.config.name} has no finished trial of that number")
+    if as_json:
+        print(json.dumps(records(experiment, study, [measured])[0]))
+        return
+    print_tables(measured_table(f"study {experiment.config.name}", experiment, study, [measured]))
+    command = f"python -m nas.retrain --study {experiment.config.name} --trial {number}{elsewhere(experiment)}"
+    console.print(command, soft_wrap=True)
 
 
 def _picks(experiment: Experiment, study: Study) -> dict[str, int]:

@@ -10,8 +10,9 @@ from typing import Annotated
 import torch
 import typer
 
-from nas.console import console, progress, run
+from nas.console import amount, console, progress, run
 from nas.errors import UserError
+from nas.study.comparison import Limits
 from nas.study.display import clock, short
 from nas.study.experiment import load
 from nas.study.full import Result, choose, processes, retrain
@@ -29,6 +30,8 @@ def main(
         str | None, typer.Option(help="knee (best compromise), best (most accurate) or tradeoff (document A's score).")
     ] = None,
     all_front: Annotated[bool, typer.Option("--all-front", help="Train every network of the front.")] = False,
+    max_params: Annotated[str | None, typer.Option(help="Pick among networks of at most so many, e.g. 1M.")] = None,
+    max_madds: Annotated[str | None, typer.Option(help="Pick among networks of at most so many, e.g. 3G.")] = None,
     published: Annotated[str | None, typer.Option(help="Train a published network, e.g. hg2.")] = None,
     storage: Annotated[str | None, typer.Option(help="Database URL; by default the study's own SQLite.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs"),
@@ -39,6 +42,8 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Train networks under the study's full schedule and store their PCKh back.
+
+    --max-params and --max-madds leave out what is larger, then --pick or --all-front choose.
 
     Stop it at any moment and give the same command again: it goes on from the last epoch. Several processes:
     torchrun --nproc-per-node 2 -m nas.retrain …
@@ -59,7 +64,8 @@ def main(
             )
     except ValueError as error:
         raise UserError(f"--images {images}, --epochs {epochs}: {error}") from error
-    choices = choose(experiment, opened, trial, pick, all_front, published)
+    limits = Limits(amount(max_params, "--max-params"), amount(max_madds, "--max-madds"))
+    choices = choose(experiment, opened, trial, pick, all_front, published, limits)
     torch.set_num_threads(threads)
     results = []
     with processes(place) as (rank, mine):

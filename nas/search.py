@@ -12,7 +12,7 @@ import typer
 from optuna.study import Study
 from pydantic import ValidationError
 
-from nas.console import console, default_workers, print_tables, run
+from nas.console import amount, console, default_workers, print_tables, run
 from nas.errors import UserError
 from nas.study import confirmation
 from nas.study.calibration import calibration_of, companion, queue, remember, remembered
@@ -35,24 +35,6 @@ from nas.study.workers import devices_for, search
 from nas.training.devices import device_named
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-
-def amount(text: str, flag: str) -> int:
-    """A count as people write it: 1.5M, 3G, 200k, 1000000.
-
-    Raises:
-        UserError: not a positive number.
-    """
-    sizes = {"K": 1e3, "M": 1e6, "G": 1e9}
-    cleaned = text.strip().replace("_", "").replace(",", "").upper()
-    factor = sizes.get(cleaned[-1:], 1.0)
-    try:
-        value = float(cleaned[:-1] if cleaned[-1:] in sizes else cleaned) * factor
-    except ValueError:
-        value = float("nan")
-    if not 1 <= value < 1e18:
-        raise UserError(f"{flag} {text}: must be a positive count such as 1.5M, 3G or 800000")
-    return round(value)
 
 
 @app.command()
@@ -115,8 +97,8 @@ def main(
             "data.file": str(data.resolve()) if data else None,
             "schedule.images": images,
             "schedule.epochs": epochs,
-            "budget.max_params": amount(max_params, "--max-params") if max_params is not None else None,
-            "budget.max_madds": amount(max_madds, "--max-madds") if max_madds is not None else None,
+            "budget.max_params": amount(max_params, "--max-params"),
+            "budget.max_madds": amount(max_madds, "--max-madds"),
             "budget.max_layers": max_layers,
             "sampler.name": sampler,
         },
@@ -146,6 +128,9 @@ def main(
             search(experiment, trials, places, show)
     elif not (quiet or as_json):
         console.print(f"{before.done} trials are done already: nothing to search for --trials {trials}.")
+    from nas.study.panels import save_panels  # here: workers import this module, and need no figures
+
+    save_panels(experiment, opened)
     if as_json:
         print(json.dumps(front_records(experiment, opened)))
     elif not quiet:
@@ -244,7 +229,8 @@ def _conclude(experiment: Experiment, study: Study, seconds: float) -> None:
     )
     name = experiment.config.name
     console.print("next:")
-    console.print(f"  optuna-dashboard {masked(experiment.url)}", soft_wrap=True)
+    console.print(f"  python -m nas.dashboard --study {name}{elsewhere(experiment)}", soft_wrap=True)
+    console.print(f"  python -m nas.report --study {name} --html {name}.html{elsewhere(experiment)}", soft_wrap=True)
     console.print(f"  python -m nas.retrain --study {name} --pick knee{elsewhere(experiment)}", soft_wrap=True)
 
 

@@ -29,6 +29,10 @@ LIBRARIES: Mapping[str, frozenset[str]] = {
     "cv2": frozenset({"data"}),
     "fvcore": frozenset({"nas.architecture.cost"}),
     "typer": frozenset({"command", "console"}),
+    "optuna_dashboard": frozenset({"nas.study.panels"}),
+    "plotly": frozenset({"nas.study.plots", "nas.study.page"}),
+    "jinja2": frozenset({"nas.study.page"}),
+    "matplotlib": frozenset({"nas.study.paper"}),
     "onnx": frozenset({"nas.training.exporting"}),
     "onnxruntime": frozenset({"nas.training.exporting"}),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,15 +68,61 @@ PICKS = ("knee", "best", "tradeoff")
 """Ways of choosing one network: the best compromise, the most accurate, document A's score."""
 
 
-def pick(experiment: Experiment, study: Study, how: str) -> Point:
-    """The finished network that a way of choosing takes.
+@dataclass(frozen=True)
+class Limits:
+    """The most that a network may cost to be chosen; None: anything."""
+
+    params: int | None = None
+    madds: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.params is not None or self.madds is not None
+
+    def __str__(self) -> str:
+        given = (("--max-params", self.params), ("--max-madds", self.madds))
+        return " ".join(f"{flag} {most:,}" for flag, most in given if most is not None)
+
+    def admits(self, point: Point) -> bool:
+        """Whether a network may be chosen."""
+        return (self.params is None or point.params <= self.params) and (
+            self.madds is None or point.madds <= self.madds
+        )
+
+
+def affordable(experiment: Experiment, study: Study, limits: Limits) -> list[Point]:
+    """The finished networks within limits, each with the mean PCKh of its seeds.
 
     Raises:
-        UserError: there is no such way, nothing has finished, or the study has no hg2 to measure a trade-off against.
+        UserError: nothing has finished, or nothing within them: says which are the least.
     """
     points = mean_points(experiment, study)
     if not points:
         raise UserError(f"study {experiment.config.name} has no finished trial yet; run `python -m nas.search`")
+    within = [p for p in points if limits.admits(p)]
+    if not within:
+        most = (limits.params or math.inf, limits.madds or math.inf)
+        least = min(points, key=lambda p: max(p.params / most[0], p.madds / most[1]))
+        raise UserError(
+            f"{limits}: no finished network of study {experiment.config.name} is within; the nearest is trial "
+            f"{least.number}, {least.params:,} params and {least.madds:,} MAdds; raise it"
+        )
+    return within
+
+
+def pick(experiment: Experiment, study: Study, how: str, limits: Limits = Limits()) -> Point:
+    """The finished network that a way of choosing takes.
+
+    Args:
+        experiment: of the study.
+        study: to choose from.
+        how: one of :data:`PICKS`.
+        limits: what is beyond them is left out first: a knee is that of the front within them.
+
+    Raises:
+        UserError: there is no such way, nothing has finished within the limits, or the study has no hg2 to measure a
+            trade-off against.
+    """
+    points = affordable(experiment, study, limits)
     if how == "knee":
         return knee(points, experiment.scale)
     if how == "best":

@@ -150,9 +150,7 @@ def front_table(experiment: Experiment, study: Study) -> Table:
     """The front, cheapest first, the most accurate last."""
     measured = {m.number: m for m in measured_of(experiment, study)}
     numbers = [p.number for p in front([m.point for m in measured.values()])]
-    return _measured_table(
-        f"front of study {experiment.config.name}", experiment, study, [measured[n] for n in numbers]
-    )
+    return measured_table(f"front of study {experiment.config.name}", experiment, study, [measured[n] for n in numbers])
 
 
 def near_table(experiment: Experiment, study: Study) -> Table | None:
@@ -161,7 +159,7 @@ def near_table(experiment: Experiment, study: Study) -> Table | None:
     if not near:
         return None
     title = f"behind it by less than the noise of a seed (standard deviation {near[0].noise:.1f})"
-    return _measured_table(title, experiment, study, near)
+    return measured_table(title, experiment, study, near)
 
 
 def _near(experiment: Experiment, study: Study) -> list[Measured]:
@@ -171,7 +169,8 @@ def _near(experiment: Experiment, study: Study) -> list[Measured]:
     return sorted(near, key=lambda m: -m.chance)
 
 
-def _measured_table(title: str, experiment: Experiment, study: Study, measured: Sequence[Measured]) -> Table:
+def measured_table(title: str, experiment: Experiment, study: Study, measured: Sequence[Measured]) -> Table:
+    """Finished networks, a row for each."""
     trials: dict[int, FrozenTrial] = {t.number: t for t in study.get_trials(deepcopy=False)}
     scores = tradeoffs([m.point for m in measured], baselines_of(experiment, study))
     table = _table(
@@ -232,15 +231,16 @@ def _table(title: str, numbers: list[str], texts: list[str], first: str | None =
 def front_records(experiment: Experiment, study: Study) -> list[dict[str, object]]:
     """The front as plain values, for ``--json``."""
     measured = {m.number: m for m in measured_of(experiment, study)}
-    return _records(experiment, study, [measured[p.number] for p in front([m.point for m in measured.values()])])
+    return records(experiment, study, [measured[p.number] for p in front([m.point for m in measured.values()])])
 
 
 def near_records(experiment: Experiment, study: Study) -> list[dict[str, object]]:
     """Networks behind the front that another seed might put on it, the likeliest first."""
-    return _records(experiment, study, _near(experiment, study))
+    return records(experiment, study, _near(experiment, study))
 
 
-def _records(experiment: Experiment, study: Study, measured: Sequence[Measured]) -> list[dict[str, object]]:
+def records(experiment: Experiment, study: Study, measured: Sequence[Measured]) -> list[dict[str, object]]:
+    """Finished networks as plain values."""
     trials = {t.number: t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
     scores = tradeoffs([m.point for m in measured], baselines_of(experiment, study))
     return [

@@ -1,4 +1,4 @@
-"""Finding and reading the TOML files of spaces and studies, with errors that say where and what is allowed."""
+"""Finding, reading and writing files, with errors that say where and what is allowed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from nas.errors import UserError
+from nas.training.checkpoint import write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project's folder: search_spaces/ and studies/ lie in it."""
@@ -38,6 +39,21 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid TOML: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def write_file(path: Path, data: bytes, flag: str) -> None:
+    """Write a file that a flag names, atomically.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        wrong = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise UserError(f"{flag} {path}: {wrong}; give the path of a file in an existing one")
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise UserError(f"{flag} {path}: cannot be written: {error.strerror}; choose another place") from error
 
 
 def first_problem(path: Path, error: ValidationError, model: type[BaseModel]) -> UserError:

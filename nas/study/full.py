@@ -28,9 +28,9 @@ from nas.architecture.hourglass import build_network
 from nas.data.batches import fit_to_input
 from nas.errors import UserError
 from nas.study.candidate import Candidate
-from nas.study.comparison import PICKS
+from nas.study.comparison import PICKS, Limits, affordable
 from nas.study.comparison import pick as pick_one
-from nas.study.experiment import Experiment, points_of, record
+from nas.study.experiment import Experiment, record
 from nas.study.front import front
 from nas.study.storage import create_study, database_of, exclusive
 from nas.training.checkpoint import write_atomically
@@ -55,22 +55,29 @@ class Choice:
 
 
 def choose(
-    experiment: Experiment, study: Study, trial: int | None, pick: str | None, all_front: bool, published: str | None
+    experiment: Experiment,
+    study: Study,
+    trial: int | None,
+    pick: str | None,
+    all_front: bool,
+    published: str | None,
+    limits: Limits = Limits(),
 ) -> list[Choice]:
     """The networks that a person asked for; exactly one of the four ways.
 
     Raises:
-        UserError: none or several ways, no such trial, or an unfinished one.
+        UserError: none or several ways, no such trial, or an unfinished one, or nothing is within the limits.
     """
     given = [trial is not None, pick is not None, all_front, published is not None]
     if sum(given) != 1:
         raise UserError(
             f"say which network: exactly one of --trial N, --pick {'|'.join(PICKS)}, --all-front, --published NAME"
         )
+    if limits and pick is None and not all_front:
+        raise UserError(f"{limits}: goes with --pick or --all-front; a network that is named is taken as it is")
     if published is not None:
         return [Choice(published, experiment.published(published), None)]
     trials = {t.number: t for t in study.get_trials(deepcopy=False)}
-    points = points_of(study)
     if trial is not None:
         if trial not in trials:
             raise UserError(f"--trial {trial}: study {experiment.config.name} has trials 0 to {len(trials) - 1}")
@@ -79,13 +86,11 @@ def choose(
                 f"--trial {trial}: it is {trials[trial].state.name.lower()}; choose a finished or stopped one"
             )
         numbers = [trial]
-    elif not points:
-        raise UserError(f"study {experiment.config.name} has no finished trial yet; run `python -m nas.search`")
     elif all_front:
-        numbers = [p.number for p in front(points)]
+        numbers = [p.number for p in front(affordable(experiment, study, limits))]
     else:
         assert pick is not None
-        numbers = [pick_one(experiment, study, pick).number]
+        numbers = [pick_one(experiment, study, pick, limits).number]
     return [Choice(f"trial-{n}", experiment.candidate_of(trials[n]), trials[n]) for n in numbers]
 
 
