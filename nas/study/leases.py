@@ -69,8 +69,11 @@ class Sign:
 
     @property
     def expired(self) -> bool:
-        """Whether its trial may be handed to another. An age below 0 is of before the machine was last started."""
-        return not 0 <= self.age <= self.lease
+        """Whether its trial may be handed to another.
+
+        An age below 0 is of a sign given while this was asked, or of before the machine was last started.
+        """
+        return abs(self.age) > self.lease
 
 
 def create_table(engine: sqlalchemy.Engine) -> None:

@@ -30,7 +30,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from nas.errors import UserError
 from nas.study.leases import FORGET, LEASE, Lease, create_table, forget, signs_of_life
@@ -57,7 +57,8 @@ def masked(url: str) -> str:
 def _masked(url: URL) -> str:
     # libpq takes a password among the options too.
     secret = [key for key in url.query if "pass" in key.lower() and key.lower() != "passfile"]
-    return url.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)
+    shown = url.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)
+    return shown.replace("%2A%2A%2A", "***")
 
 
 def masked_url(storage: BaseStorage) -> str:
@@ -212,7 +213,11 @@ def _fence(engine: sqlalchemy.Engine) -> None:
     def _commit(_connection: sqlalchemy.Connection) -> None:
         lock = getattr(_held, "connection", None)
         if lock is not None:
-            lock.execute(text("SELECT 1"))
+            try:
+                lock.execute(text("SELECT 1"))
+            except SQLAlchemyError as error:
+                cause = ConnectionError("the lock ended with its connection")
+                raise OperationalError("SELECT 1", {}, cause) from error
 
 
 @contextmanager
