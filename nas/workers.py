@@ -48,8 +48,9 @@ def main(
         print(json.dumps({"study": study, "workers": workers, "stale": stale, "handed_back": reaped}))
         return
     lost = sum(worker["lost"] for worker in workers)
+    there = len(workers) - lost
     console.print(
-        f"study {study}: {len(workers) - lost} workers{f', {lost} lost' if lost else ''}; "
+        f"study {study}: {there} worker{'' if there == 1 else 's'}{f', {lost} lost' if lost else ''}; "
         f"{len(stale)} stale trial{'' if len(stale) == 1 else 's'}",
         soft_wrap=True,
     )

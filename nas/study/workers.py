@@ -31,8 +31,8 @@ from nas.study.samplers import NoCandidateLeftError
 from nas.study.storage import claim, count, exclusive, forget_the_dead, hand_back_orphans, lease_of, masked
 
 RESTARTS = 5
-"""How often a worker that dies is replaced before another trial ends; after that something is wrong with the machine,
-not with a trial."""
+"""How often a worker that dies before it has trained for an epoch is replaced; after that something is wrong with the
+machine, not with a trial."""
 
 TIDY = 10.0
 """Seconds that a database which is away is waited for at the end of a search that is broken off."""
@@ -50,6 +50,7 @@ class WorkerView:
         done: fraction of the schedule that this trial has done.
         rate: pictures a second.
         note: what it does when it is not training.
+        began: that fraction when it was first heard of.
     """
 
     index: int
@@ -59,6 +60,12 @@ class WorkerView:
     done: float = 0.0
     rate: float = 0.0
     note: str = "starting"
+    began: float | None = None
+
+    @property
+    def advanced(self) -> float:
+        """The fraction of the schedule that was done in this sitting."""
+        return 0.0 if self.began is None else self.done - self.began
 
 
 @dataclass
@@ -108,7 +115,8 @@ def search(
     context = get_context("spawn")
     progress = Progress([WorkerView(i, device) for i, device in enumerate(devices)])
     processes: dict[int, tuple[BaseProcess, Connection]] = {}
-    restarts = 0
+    restarts = [0] * len(devices)
+    epoch = 1 / experiment.config.short_schedule().epochs
     trouble: str | None = None
 
     def start(index: int) -> None:
@@ -140,21 +148,22 @@ def search(
                         trouble = content
                     else:
                         _hear(progress, progress.workers[index], kind, content)
-                        restarts = 0 if kind == "ended" else restarts
+                        if kind == "ended" or progress.workers[index].advanced >= epoch:
+                            restarts[index] = 0
                 except (EOFError, OSError):
                     process.join()
                     del processes[index]
                     progress.workers[index].trial = None
                     if process.exitcode == 0:
                         progress.workers[index].note = trouble or "done"
-                    elif restarts < RESTARTS:
-                        restarts += 1
+                    elif restarts[index] < RESTARTS:
+                        restarts[index] += 1
                         progress.workers[index].note = f"died (exit code {process.exitcode}); starting again"
                         start(index)
                     else:
                         raise UserError(
-                            f"workers died {restarts + 1} times, the last with exit code {process.exitcode}; its "
-                            "message stands above; try --workers 1 and look at the memory"
+                            f"worker {index} died {restarts[index] + 1} times, the last time with exit code "
+                            f"{process.exitcode}; its message stands above; try --workers 1 and look at the memory"
                         ) from None
             show(progress)
         if trouble:  # the others have finished what they were training
@@ -178,9 +187,11 @@ def _end(processes: dict[int, tuple[BaseProcess, Connection]]) -> None:
 def _hear(progress: Progress, worker: WorkerView, kind: str, content: Any) -> None:
     if kind == "training":
         worker.trial, worker.network = content
-        worker.done, worker.rate, worker.note = 0.0, 0.0, ""
+        worker.done, worker.rate, worker.note, worker.began = 0.0, 0.0, "", None
     elif kind == "step":
         worker.done, worker.rate = content
+        if worker.began is None:
+            worker.began = worker.done
     elif kind == "waiting":
         worker.trial, worker.note = None, "waiting for the others"
     elif kind == "ended":

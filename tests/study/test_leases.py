@@ -672,7 +672,7 @@ def test_workers_are_listed_and_stale_trials_handed_back(
     assert found["handed_back"] == []
 
     shown = command("workers", "--study", "tiny", "--storage", url)
-    assert "study tiny: 1 workers, 1 lost; 1 stale trial" in shown.stdout
+    assert "study tiny: 1 worker, 1 lost; 1 stale trial" in shown.stdout
     assert "with --reap" in shown.stdout
     assert "\x1b" not in shown.stdout
 
