@@ -29,7 +29,8 @@ def is_away(error: BaseException) -> bool:
     while cause is not None:
         if isinstance(cause, DBAPIError) and not isinstance(cause.orig, sqlite3.Error):
             return isinstance(cause, (OperationalError, InterfaceError)) or cause.connection_invalidated
-        cause = cause.__cause__
+        # Optuna tries some queries again over the connection that is lost: that error is the second one's context.
+        cause = cause.__cause__ or cause.__context__
     return False
 
 

@@ -549,6 +549,24 @@ def test_a_database_that_stays_away_is_given_up(server: Server) -> None:
     assert count(study) == Counts(0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_a_reading_waits_as_well(study: Study, server: Server) -> None:
+    for _ in range(3):
+        study.enqueue_trial({"width": 5})
+    engine = engine_of(study._storage)
+    broken = []
+
+    @sqlalchemy.event.listens_for(engine, "before_cursor_execute")
+    def _break(connection: Any, _cursor: object, statement: str, *_: object) -> None:
+        # In the middle of a transaction, where no connection is tried before it is used.
+        if "FROM trials" in statement and not broken:
+            broken.append(statement)
+            connection.connection.dbapi_connection.close()
+
+    assert patiently(masked_url(study._storage), lambda: count(study)).waiting == 3
+    assert broken
+
+
 def test_faults_of_ours_are_not_waited_out() -> None:
     calls = []
 
