@@ -20,11 +20,16 @@ from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import TrialState
 from postgres import PASSWORD, Server
+from rich.console import Console
 
+from nas.data.batches import fit_to_input
 from nas.errors import UserError
 from nas.study import leases
+from nas.study.config import StudyConfig
+from nas.study.display import Standing
+from nas.study.experiment import prepare
 from nas.study.leases import TABLE, Lease, signs_of_life
-from nas.study.objective import TakenOverError, _note, _taken_up, _tell, checkpoint_of
+from nas.study.objective import TakenOverError, _note, _taken_up, _tell, checkpoint_of, run_trial
 from nas.study.patience import is_away, patiently
 from nas.study.storage import (
     Counts,
@@ -46,6 +51,7 @@ from nas.study.storage import (
     open_storage,
     orphans,
 )
+from nas.study.workers import Progress
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OBJECTIVES = ("pckh", "params", "madds")
@@ -440,6 +446,82 @@ def test_a_checkpoint_moves_with_its_trial(study: Study, tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--checkpoints .*file/kept: cannot be written"):
         _taken_up(tmp_path / "file" / "kept", frozen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_checkpoints_are_kept_where_the_study_says_and_their_loss_is_told(
+    write_study: Callable[..., Path], tmp_path: Path, url: str
+) -> None:
+    config = StudyConfig.read(write_study())
+    kept = tmp_path / "shared"
+    first = prepare(config, tmp_path / "runs", url, kept)
+    study = first.open_study(RandomSampler(seed=0))
+    second = prepare(config, tmp_path / "elsewhere", url)  # another machine, without the flag
+    assert second.checkpoints_of(second.open_study()) == kept / "tiny"
+    people, held_out = (fit_to_input(first.load_people(split, "cpu"), 32) for split in ("train", "holdout"))
+
+    class KilledError(Exception):
+        pass
+
+    def die(step: int) -> None:
+        if step == 2 * steps // 4 + 1:
+            raise KilledError
+
+    steps = config.short_schedule().steps
+    for lost in (False, True):
+        lease = lease_of(study, "cpu", beat=60, lease=60)
+        lease.start()
+        trial = claim(study, 9, first.space.choices, lease)
+        assert trial is not None
+        with pytest.raises(KilledError):
+            run_trial(study, trial, first, people, held_out, die, lease)
+        file = checkpoint_of(kept / "tiny", trial.number)
+        assert file.is_file()
+        if lost:
+            file.unlink()
+        else:
+            with pytest.raises(UserError, match="trials are running whose checkpoints are kept in"):
+                prepare(config, tmp_path / "runs", url, tmp_path / "other").open_study()
+        with exclusive(study._storage):
+            hand_back(study, study.trials[trial.number])
+        other = second.open_study()
+        again = claim(other, 9, second.space.choices, lease)
+        assert again is not None
+        outcome = run_trial(other, again, second, people, held_out, lease=lease)
+        seen = other.trials[again.number].user_attrs
+        assert seen.get("started_again", False) == lost
+        assert seen.get("resumed_after_epoch", 0) == (0 if lost else 2)
+        standing = Standing(second, other, 9, False, Console())
+        line = standing.line(again.number, outcome.pckh, outcome.reason, Progress([]))
+        assert ("started again from the beginning" in line) == lost
+        lease.end()
+    assert list((kept / "tiny").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_trial_of_many_epochs_writes_no_more(write_study: Callable[..., Path], tmp_path: Path, url: str) -> None:
+    """Storage traffic does not grow with epochs: signs of life apart, one in :data:`leases.BEAT` seconds."""
+    written = {}
+    for epochs in (4, 8):
+        config = StudyConfig.read(write_study(("epochs = 4", f"epochs = {epochs}"), ('"tiny"', f'"tiny-{epochs}"')))
+        experiment = prepare(config, tmp_path / "runs", url)
+        study = experiment.open_study(RandomSampler(seed=0))
+        people, held_out = (fit_to_input(experiment.load_people(split, "cpu"), 32) for split in ("train", "holdout"))
+        trial = claim(study, 1, experiment.space.choices)
+        assert trial is not None
+        statements: list[str] = []
+        engine = engine_of(study._storage)
+
+        def note(_connection: object, _cursor: object, statement: str, *_: object, to: list[str] = statements) -> None:
+            if statement.split()[0] != "SELECT":
+                to.append(statement)
+
+        sqlalchemy.event.listen(engine, "before_cursor_execute", note)
+        run_trial(study, trial, experiment, people, held_out)
+        written[epochs] = sum(s.split()[0] in ("INSERT", "UPDATE", "DELETE") for s in statements)
+    assert written[8] == written[4] <= 20
 
 
 # Processes
