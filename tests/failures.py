@@ -135,14 +135,15 @@ class Run:
         return len(torch.load(file, weights_only=True)["history"]) if file.exists() else 0
 
     def training(self, process: subprocess.Popen[str]) -> list[tuple[FrozenTrial, psutil.Process]]:
-        """The running trials that are past their first epoch, with their processes."""
+        """The running trials whose workers have done an epoch of them, with their processes."""
         mine = {one.pid: one for one in living(process.pid)}
         found = []
         for trial in self.watch():
             owner = Owner.of(trial)
             if trial.state == TrialState.RUNNING and owner is not None and owner.pid in mine and not owner.gone():
                 file = self.place.path("tiny", "checkpoints", f"trial-{trial.number}.pt")
-                if file.exists():
+                # An epoch of its own: the file of a trial that was taken up is older.
+                if file.exists() and file.stat().st_mtime > trial.user_attrs["claimed_at"]:
                     found.append((trial, mine[owner.pid]))
         return found
 
