@@ -12,7 +12,7 @@ import typer
 from optuna.study import Study
 from pydantic import ValidationError
 
-from nas.console import amount, console, default_workers, print_tables, run
+from nas.console import amount, console, default_workers, print_tables, run, writable_directory
 from nas.errors import UserError
 from nas.study import confirmation
 from nas.study.calibration import calibration_of, companion, queue, remember, remembered
@@ -46,6 +46,9 @@ def main(
     data: Annotated[Path | None, typer.Option(help="Packed people (nas.prepare) instead of the study's.")] = None,
     storage: Annotated[str | None, typer.Option(help="Database URL; by default SQLite in the runs folder.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs"),
+    checkpoints: Annotated[
+        Path | None, typer.Option(help="Folder for unfinished trials that all machines reach; remembered.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core, or one a GPU.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     images: Annotated[
@@ -104,7 +107,8 @@ def main(
         },
     )
     places = devices_for(place, workers or (default_workers() if place == "cpu" else torch.cuda.device_count()))
-    experiment = prepare(config, runs, storage)
+    kept = writable_directory(checkpoints, "--checkpoints").resolve() if checkpoints is not None else None
+    experiment = prepare(config, runs, storage, kept)
     opened = experiment.open_study()
 
     if calibrate is not None:

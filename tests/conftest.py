@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from postgres import Server
 
 # Small networks on many threads crawl, and the tests run on all cores already. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,6 +29,14 @@ def shared_data() -> Path:
     if not (folder / "lspet" / "joints.mat").is_file():
         pytest.skip(f"no real data at {folder}; set HOURGLASS_SHARED_DATA to the folder that holds lspet/ and mpii/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A PostgreSQL server; a test that stops it starts it again."""
+    one = Server()
+    yield one
+    one.close()
 
 
 @pytest.fixture(scope="session")

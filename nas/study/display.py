@@ -20,6 +20,7 @@ from nas.study.comparison import baselines_of, compare, tradeoffs
 from nas.study.confirmation import Measured, mean_points, measured_of
 from nas.study.experiment import Experiment, points_of
 from nas.study.front import Point, front, hypervolume
+from nas.study.patience import patiently
 from nas.study.storage import count, default_url, masked
 from nas.study.workers import Progress
 
@@ -62,8 +63,10 @@ class Standing:
         if ended == self._ended:
             return
         self._ended = ended
-        self.points: list[Point] = points_of(self.study)
-        self.done = count(self.study).done
+        self.points: list[Point]
+        self.points, self.done = patiently(
+            masked(self.experiment.url), lambda: (points_of(self.study), count(self.study).done)
+        )
         self.volume = hypervolume(self.points, self.experiment.scale)
 
     def time_left(self, progress: Progress) -> float | None:
@@ -105,11 +108,13 @@ class Standing:
 
     def line(self, number: int, pckh: float | None, reason: str | None, progress: Progress) -> str:
         """One ended trial, for a log."""
-        trial = next(t for t in self.study.get_trials(deepcopy=False) if t.number == number)
+        trials = patiently(masked(self.experiment.url), lambda: self.study.get_trials(deepcopy=False))
+        trial = next(t for t in trials if t.number == number)
         cost = trial.user_attrs.get("cost", {})
         value = "no PCKh" if pckh is None else f"PCKh {pckh:5.1f}"
+        again = ", started again from the beginning" if trial.user_attrs.get("started_again") else ""
         costs = f"{short(cost.get('params', 0))} params, {short(cost.get('madds', 0))} MAdds"
-        return f"trial {number}: {value}, {costs}: {self.experiment.title_of(trial)}" + (
+        return f"trial {number}: {value}, {costs}: {self.experiment.title_of(trial)}{again}" + (
             f" ({reason})" if reason else ""
         )
 

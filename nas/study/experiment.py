@@ -9,7 +9,7 @@ import platform
 import random
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -50,17 +50,19 @@ class Experiment:
         summary: of the packed file: skeleton, people per split, checksum.
         folder: where everything of this study is kept.
         url: of the storage.
+        checkpoints: where unfinished trials are to be kept, if not where the study says.
     """
 
     config: StudyConfig
     space: SearchSpace
     summary: PackedSummary
     folder: Path
-    url: str
+    url: str = field(repr=False)  # may hold a password
+    checkpoints: Path | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker puts its own together: caches and locks do not travel between processes.
-        return prepare, (self.config, self.folder.parent, self.url)
+        return prepare, (self.config, self.folder.parent, self.url, self.checkpoints)
 
     @property
     def joints(self) -> int:
@@ -183,21 +185,43 @@ class Experiment:
                 study.set_user_attr("record", record())
             else:
                 check_same(self.config.name, stored, identity)
+            if self.checkpoints is not None:
+                _keep_checkpoints(study, self.checkpoints)
             self.queue_baselines(study)
         return study
+
+    def checkpoints_of(self, study: Study) -> Path:
+        """Where unfinished trials of a study are kept: the same folder for all machines, if the study names one."""
+        named = study.user_attrs.get("checkpoints")
+        return Path(named) / self.config.name if named else self.folder / "checkpoints"
 
     def load_people(self, split: str | tuple[str, ...], device: str) -> PackedPeople:
         """People of some splits, on the device."""
         return PackedPeople.load(people_file(self.config, self.folder), split, device)
 
 
-def prepare(config: StudyConfig, runs: Path, storage: str | None = None) -> Experiment:
+def _keep_checkpoints(study: Study, folder: Path) -> None:
+    """Put down where a study's unfinished trials are kept. Not while one runs: its worker would not be told."""
+    stored = study.user_attrs.get("checkpoints")
+    if stored == str(folder):
+        return
+    if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        where = stored or "the study's folder"
+        raise UserError(
+            f"--checkpoints {folder}: trials are running whose checkpoints are kept in {where}; leave the flag out, or "
+            "wait until they have ended"
+        )
+    study.set_user_attr("checkpoints", str(folder))
+
+
+def prepare(config: StudyConfig, runs: Path, storage: str | None = None, checkpoints: Path | None = None) -> Experiment:
     """Read the space, find or make the people, and put a study's parts together.
 
     Args:
         config: the study.
         runs: folder of all studies.
         storage: database URL; by default SQLite in the study's folder.
+        checkpoints: folder for unfinished trials that all workers reach; by default the study's.
 
     Raises:
         UserError: a file is missing or wrong, the folder cannot be written, or the parts do not fit together.
@@ -211,7 +235,7 @@ def prepare(config: StudyConfig, runs: Path, storage: str | None = None) -> Expe
     for split in ("train", "holdout"):
         if not summary.counts.get(split):
             raise UserError(f"{file}: no {split} people; make it again with `python -m nas.prepare`")
-    experiment = Experiment(config, space, summary, folder, storage or default_url(folder))
+    experiment = Experiment(config, space, summary, folder, storage or default_url(folder), checkpoints)
     for name in config.baselines:
         experiment.published(name)
     if not _affordable(experiment):
@@ -250,10 +274,7 @@ def load(name: str, runs: Path, storage: str | None = None) -> tuple[Experiment,
         UserError: no such study in the storage, or its people are not there any more.
     """
     url = storage or default_url(runs / name)
-    file = _database_file(url)
-    if file is not None and not file.is_file():
-        raise UserError(f"--study {name}: there is no {file}; run `python -m nas.search` first")
-    study = load_study(open_storage(url), name)
+    study = stored_study(name, runs, storage)
     raw = study.user_attrs.get("config")
     if raw is None:
         raise UserError(f"--study {name}: not a study of nas.search in this storage")
@@ -262,6 +283,19 @@ def load(name: str, runs: Path, storage: str | None = None) -> tuple[Experiment,
         name, study.user_attrs["identity"], experiment.config.identity(experiment.space, experiment.summary.checksum)
     )
     return experiment, study
+
+
+def stored_study(name: str, runs: Path, storage: str | None = None) -> Study:
+    """A study that has been begun before, without its people.
+
+    Raises:
+        UserError: no such study in the storage.
+    """
+    url = storage or default_url(runs / name)
+    file = _database_file(url)
+    if file is not None and not file.is_file():
+        raise UserError(f"--study {name}: there is no {file}; run `python -m nas.search` first")
+    return load_study(open_storage(url), name)
 
 
 def _affordable(experiment: Experiment) -> bool:

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 import torch
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture.hourglass import build_network
 from nas.data.packed import PackedPeople
+from nas.errors import UserError
 from nas.study.candidate import Candidate
 from nas.study.experiment import Experiment, finished_of, images_of, points_of
 from nas.study.front import Point, front, hypervolume
+from nas.study.leases import Lease
+from nas.study.patience import patiently
 from nas.study.stopping import StoppingRule
-from nas.study.storage import DONE, exclusive, first_number
+from nas.study.storage import DONE, Owner, earlier, exclusive, masked_url, still_ours
 from nas.training.loop import Epoch, train
+
+TAKEN_OVER = "taken over by another worker: result dropped"
+
+
+class TakenOverError(Exception):
+    """The trial is another worker's now: what this one found is of no use."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,7 @@ def run_trial(
     people: PackedPeople,
     held_out: PackedPeople,
     after_step: Callable[[int], None] = lambda step: None,
+    lease: Lease | None = None,
 ) -> Outcome:
     """Train the trial's candidate and tell the study how it went.
 
@@ -56,6 +69,9 @@ def run_trial(
     that was given, not proposed (a published baseline), always trains to the end; one over the budget is told as pruned
     then: what may not be chosen must not be among the best.
 
+    A database that is away is waited for. A trial that was handed to another worker meanwhile, since this one gave no
+    sign of life, is left to that one: nothing is told.
+
     Args:
         study: where the trial was claimed.
         trial: running, with all its parameters.
@@ -63,9 +79,33 @@ def run_trial(
         people: to train on, on the device.
         held_out: to score on, on the device.
         after_step: called with the number of steps done.
+        lease: under which the trial was claimed.
     """
     began = time.perf_counter()
-    frozen = study._storage.get_trial(trial._trial_id)
+    if lease is not None:
+        lease.hold(trial._trial_id)
+    try:
+        return _run(study, trial, experiment, people, held_out, after_step, lease, began)
+    except TakenOverError:
+        return Outcome(trial.number, None, TAKEN_OVER, 0, time.perf_counter() - began)
+    finally:
+        if lease is not None:
+            lease.hold(None)
+
+
+def _run(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    experiment: Experiment,
+    people: PackedPeople,
+    held_out: PackedPeople,
+    after_step: Callable[[int], None],
+    lease: Lease | None,
+    began: float,
+) -> Outcome:
+    url = masked_url(study._storage)
+    frozen = patiently(url, lambda: study._storage.get_trial(trial._trial_id))
+    owner = Owner.of(frozen)
     candidate = experiment.candidate_of(frozen)
     cost = experiment.cost(candidate)
     given = "given" in frozen.user_attrs
@@ -73,25 +113,28 @@ def run_trial(
     schedule = experiment.schedule_of(frozen)
     rule = StoppingRule(experiment.config.stopping.quantile, experiment.config.stopping.least)
     rung_epochs = experiment.config.rung_epochs()
-    trial.set_user_attr("candidate", candidate.to_dict())
-    trial.set_user_attr("network", str(candidate))
-    trial.set_user_attr("seed", seed)
-    trial.set_user_attr("cost", {"params": cost.params, "madds": cost.madds, "layers": cost.layers})
-    refusal = None if given else _refusal(study, frozen, experiment, candidate)
+    costs = {"params": cost.params, "madds": cost.madds, "layers": cost.layers}
+    _note(trial, {"candidate": candidate.to_dict(), "network": str(candidate), "seed": seed, "cost": costs})
+    refusal = None if given else patiently(url, lambda: _refusal(study, frozen, experiment, candidate))
+    checkpoint = _taken_up(experiment.checkpoints_of(study), frozen)
     if refusal is not None:
-        checkpoint_of(experiment.folder, first_number(frozen)).unlink(missing_ok=True)
-        trial.set_user_attr("reason", refusal)
-        study.tell(trial, state=TrialState.PRUNED)
+        _note(trial, {"reason": refusal})
+        _tell(study, trial, owner, None, lambda: {})
+        checkpoint.unlink(missing_ok=True)
         return Outcome(trial.number, None, refusal, 0, time.perf_counter() - began)
+
+    def each_step(step: int) -> None:
+        after_step(step)
+        if lease is not None and lease.lost():
+            raise TakenOverError
 
     def after_epoch(epoch: Epoch) -> str | None:
         if given or epoch.number not in rung_epochs or epoch.evaluation is None:
             return None
         pckh = epoch.evaluation.accuracy.mean
-        return rule.reason(epoch.number, pckh, cost.params, cost.madds, finished_of(study))
+        finished = patiently(url, lambda: finished_of(study))
+        return rule.reason(epoch.number, pckh, cost.params, cost.madds, finished)
 
-    checkpoint = checkpoint_of(experiment.folder, first_number(frozen))
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     trained = None
     try:
         network = build_network(candidate.architecture, experiment.joints, experiment.input_size, seed=seed)
@@ -105,7 +148,7 @@ def run_trial(
             checkpoint=checkpoint,
             evaluate_after=lambda epoch: epoch in rung_epochs,
             after_epoch=after_epoch,
-            after_step=after_step,
+            after_step=each_step,
         )
         reason = trained.stopped
     except (torch.cuda.OutOfMemoryError, MemoryError) as error:
@@ -120,35 +163,95 @@ def run_trial(
     rungs = {str(h["epoch"]): h["pckh"] for h in measured}
     resumed = trained.resumed_at if trained else 0
     images = (len(history) - resumed) * schedule.steps_per_epoch * schedule.batch
-    trial.set_user_attr("rungs", rungs)
-    trial.set_user_attr("curve", history)
     seen = int(history[-1]["images"]) if history else 0
-    trial.set_user_attr("images", seen)
+    known: dict[str, Any] = {"rungs": rungs, "curve": history, "images": seen}
     if resumed:
-        trial.set_user_attr("resumed_after_epoch", resumed)
+        known["resumed_after_epoch"] = resumed
+    elif earlier(frozen):
+        known["started_again"] = True  # no checkpoint of it was found
     pckh = measured[-1]["pckh"] if measured else None
     if reason is None and pckh is not None and not experiment.within_budget(cost):
-        trial.set_user_attr("final_pckh", pckh)
+        known["final_pckh"] = pckh
         reason = "over the budget: trained to the end for comparison only"
     point = None
     if reason is None and pckh is not None:
         point = Point(trial.number, pckh, cost.params, cost.madds)
-        trial.set_user_attr("groups", measured[-1]["groups"])
+        known["groups"] = measured[-1]["groups"]
     else:
         reason = reason or "nothing was measured"
-        trial.set_user_attr("reason", reason)
-    with exclusive(study._storage):
+        known["reason"] = reason
+
+    def progress() -> dict[str, Any]:
         # How far the search has come, so that its progress can be drawn; its reference point is the study file's.
         points = [*points_of(study), *([point] if point else [])]
-        trial.set_user_attr("hypervolume", hypervolume(points, experiment.scale))
-        trial.set_user_attr("front_size", len(front(points)))
-        trial.set_user_attr("images_so_far", images_of(study) + seen)
-        if point is not None:
-            study.tell(trial, [getattr(point, objective) for objective in experiment.config.objectives])
-        else:
-            study.tell(trial, state=TrialState.PRUNED)
-    checkpoint.unlink(missing_ok=True)
+        volume = hypervolume(points, experiment.scale)
+        return {"hypervolume": volume, "front_size": len(front(points)), "images_so_far": images_of(study) + seen}
+
+    _note(trial, known)
+    values = [getattr(point, objective) for objective in experiment.config.objectives] if point else None
+    _tell(study, trial, owner, values, progress)
+    checkpoint.unlink(missing_ok=True)  # not where it was taken over: whoever did may still have to take this up
     return Outcome(trial.number, pckh, reason, images, time.perf_counter() - began)
+
+
+def _note(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
+    """Write attributes of a running trial, waiting for a database that is away.
+
+    Raises:
+        TakenOverError: it runs no longer: another worker has taken it over.
+    """
+    url = masked_url(trial.storage)
+    for name, value in attributes.items():
+
+        def write(name: str = name, value: Any = value) -> None:
+            trial.storage.set_trial_user_attr(trial._trial_id, name, value)
+
+        try:
+            patiently(url, write)
+        except UpdateFinishedTrialError as error:
+            raise TakenOverError from error
+
+
+def _tell(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    owner: Owner | None,
+    values: Sequence[float] | None,
+    progress: Callable[[], Mapping[str, Any]],
+) -> None:
+    """Tell a trial's end, once, if it is still its owner's.
+
+    Args:
+        study: the trial's.
+        trial: that ended.
+        owner: who trained it.
+        values: its objectives; None if it is pruned.
+        progress: attributes that are worked out inside the lock.
+
+    Raises:
+        TakenOverError: it is not its owner's any more: nothing was told.
+    """
+    state = TrialState.PRUNED if values is None else TrialState.COMPLETE
+    begun = False  # whether an earlier attempt may have told it, and lost the answer
+
+    def attempt() -> None:
+        nonlocal begun
+        with exclusive(study._storage):
+            if not still_ours(study, trial, owner):
+                there = study._storage.get_trial(trial._trial_id)
+                if begun and there.state == state and Owner.of(there) == owner and there.values == _floats(values):
+                    return
+                raise TakenOverError
+            for name, value in progress().items():
+                trial.storage.set_trial_user_attr(trial._trial_id, name, value)
+            begun = True
+            study.tell(trial, values, state=state)
+
+    patiently(masked_url(study._storage), attempt)
+
+
+def _floats(values: Sequence[float] | None) -> list[float] | None:
+    return None if values is None else [float(value) for value in values]
 
 
 def _refusal(study: optuna.Study, trial: FrozenTrial, experiment: Experiment, candidate: Candidate) -> str | None:
@@ -163,5 +266,28 @@ def _refusal(study: optuna.Study, trial: FrozenTrial, experiment: Experiment, ca
 
 
 def checkpoint_of(folder: Path, number: int) -> Path:
-    """Where the state of an unfinished trial is kept, under the number that its work was first begun under."""
-    return folder / "checkpoints" / f"trial-{number}.pt"
+    """Where the state of an unfinished trial is kept: under its own number, so that no other worker writes to it."""
+    return folder / f"trial-{number}.pt"
+
+
+def _taken_up(folder: Path, trial: FrozenTrial) -> Path:
+    """A trial's checkpoint: its predecessor's, if there is one, moved to this trial's name.
+
+    A predecessor's worker that was only frozen may write its own again; nobody reads that.
+
+    Raises:
+        UserError: the folder cannot be made or written to.
+    """
+    mine = checkpoint_of(folder, trial.number)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in reversed(earlier(trial)):
+            if mine.exists():
+                break
+            with suppress(FileNotFoundError):
+                checkpoint_of(folder, number).rename(mine)
+    except OSError as error:
+        raise UserError(
+            f"--checkpoints {folder}: cannot be written to here: {error.strerror}; give one that all workers reach"
+        ) from error
+    return mine

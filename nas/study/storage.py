@@ -1,7 +1,7 @@
 """Where studies are kept: SQLite on one machine, PostgreSQL on many, through Optuna's RDB storage.
 
-Everything that must not happen twice (proposing, claiming, handing back) happens inside :func:`exclusive`, a lock that
-all workers of a study share: a file lock beside an SQLite database, an advisory lock in PostgreSQL.
+Everything that must not happen twice (proposing, claiming, telling, handing back) happens inside :func:`exclusive`, a
+lock that all workers of a study share: a file lock beside an SQLite database, an advisory lock in PostgreSQL.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import socket
+import threading
 import time
 import warnings
 import zlib
@@ -28,10 +29,12 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 
 from nas.errors import UserError
+from nas.study.leases import FORGET, LEASE, Lease, create_table, forget, signs_of_life
+from nas.study.patience import patiently
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -45,14 +48,22 @@ LIVE = (TrialState.RUNNING, TrialState.WAITING)
 def masked(url: str) -> str:
     """A storage URL that may be shown: without its password."""
     try:
-        return make_url(url).render_as_string(hide_password=True)
+        return _masked(make_url(url))
     except (ArgumentError, ValueError):
-        return re.sub(r":(?!//).*@", ":***@", url)  # not a URL, but a password may stand where one has it
+        hidden = re.sub(r":(?!//).*@", ":***@", url)  # not a URL, but a password may stand where one has it
+        return re.sub(r"(?i)(pass\w*=)[^&\s]*", r"\1***", hidden)
+
+
+def _masked(url: URL) -> str:
+    # libpq takes a password among the options too.
+    secret = [key for key in url.query if "pass" in key.lower() and key.lower() != "passfile"]
+    shown = url.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)
+    return shown.replace("%2A%2A%2A", "***")
 
 
 def masked_url(storage: BaseStorage) -> str:
     """A storage's URL without its password."""
-    return engine_of(storage).url.render_as_string(hide_password=True)
+    return _masked(engine_of(storage).url)
 
 
 def default_url(folder: Path) -> str:
@@ -88,22 +99,21 @@ def open_storage(url: str) -> RDBStorage:
             raise UserError(
                 f"--storage {url}: folder cannot be made: {error.strerror}; choose a writable path"
             ) from error
-    arguments: dict[str, Any] = (
-        {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 4}
-    )
-    if parsed.drivername in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2"):
-        arguments["connect_args"] = {"connect_timeout": 15}  # seconds; a silent host would else be waited for minutes
+    arguments = _engine_arguments(parsed)
     try:
         # Two workers that start together would both create the tables.
         if sqlite:
             with _file_lock(str(parsed.database)):
                 storage = RDBStorage(url, engine_kwargs=arguments)
                 _write_ahead(storage.engine)
+                create_table(storage.engine)
         else:
             engine = sqlalchemy.create_engine(url, **arguments)
             with _server_lock(engine):
                 storage = RDBStorage(url, engine_kwargs=arguments)
+                create_table(storage.engine)
             engine.dispose()
+            _fence(storage.engine)
     except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, OSError, RuntimeError) as error:
         cause = error.__cause__ or error
         first = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
@@ -111,6 +121,33 @@ def open_storage(url: str) -> RDBStorage:
         remedy = "install the driver of this database" if missing else "check the path or the server, user and database"
         raise UserError(f"--storage {masked(url)}: cannot be opened: {first}; {remedy}") from error
     return storage
+
+
+def _engine_arguments(url: URL) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": 60}}
+    arguments: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 4}
+    if url.drivername in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2"):
+        # Seconds (the last one milliseconds); a host that fell silent would else be waited for minutes.
+        waits = {"connect_timeout": 15, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+        arguments["connect_args"] = {**waits, "tcp_user_timeout": 30_000}
+    return arguments
+
+
+def lease_of(study: Study, device: str, **seconds: float) -> Lease:
+    """A lease on a study's trials for this process, over connections of its own; not begun.
+
+    Args:
+        study: whose trials.
+        device: what this process trains on.
+        seconds: ``beat`` and ``lease``, if others than everybody's.
+    """
+    url = engine_of(study._storage).url
+    engine = sqlalchemy.create_engine(url, **_engine_arguments(url))
+    if engine.dialect.name == "sqlite":
+        _write_ahead(engine)
+    me = Owner.me()
+    return Lease(engine, study.study_name, me.host, me.pid, me.born, device, **seconds)
 
 
 def _write_ahead(engine: sqlalchemy.Engine) -> None:
@@ -139,15 +176,48 @@ def _file_lock(database: str) -> Iterator[None]:
         yield  # closing the file releases the lock, as does the end of the process
 
 
+_held = threading.local()
+"""The connection over which this thread holds the lock."""
+
+
 @contextmanager
 def _server_lock(engine: sqlalchemy.Engine) -> Iterator[None]:
     key = zlib.crc32(f"hourglass-nas {engine.url.database}".encode())
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
+        # Who is stopped (SIGSTOP) while it holds the lock would stop everybody: the server ends its session. Since 14.
+        version = connection.dialect.server_version_info or (0,)
+        timeout = "set_config('idle_session_timeout', :idle, false), " if version >= (14,) else ""
+        idle = {"idle": str(round(1000 * LEASE))} if timeout else {}
+        connection.execute(text(f"SELECT {timeout}pg_advisory_lock(:key)"), {"key": key, **idle})
+        _held.connection = connection
         try:
             yield
         finally:
-            connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+            _held.connection = None
+            try:
+                ended = {"idle": "0"} if timeout else {}
+                connection.execute(text(f"SELECT {timeout}pg_advisory_unlock(:key)"), {"key": key, **ended})
+            except SQLAlchemyError:
+                connection.invalidate()  # the lock ended with its session; what was done inside stays done
+
+
+def _fence(engine: sqlalchemy.Engine) -> None:
+    """Let nothing be committed inside the lock by who has lost it.
+
+    The lock ends with its connection, when the server is stopped for instance. Others may then hold it while this
+    thread still writes over another connection, made since. A lock that is found alive during a transaction was so
+    when the transaction began.
+    """
+
+    @event.listens_for(engine, "commit")
+    def _commit(_connection: sqlalchemy.Connection) -> None:
+        lock = getattr(_held, "connection", None)
+        if lock is not None:
+            try:
+                lock.execute(text("SELECT 1"))
+            except SQLAlchemyError as error:
+                cause = ConnectionError("the lock ended with its connection")
+                raise OperationalError("SELECT 1", {}, cause) from error
 
 
 @contextmanager
@@ -211,26 +281,38 @@ def load_study(storage: RDBStorage, name: str) -> Study:
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that runs a trial: enough to tell whether it is still there."""
+    """The process that runs a trial, and its lease: enough to tell whether it is still there.
+
+    Attributes:
+        host: its machine.
+        pid: its process there.
+        born: when that process was.
+        worker: id of its lease; empty if it has none.
+    """
 
     host: str
     pid: int
     born: float
+    worker: str = ""
 
     @classmethod
-    def me(cls) -> Owner:
+    def me(cls, lease: Lease | None = None) -> Owner:
         """This process."""
-        return cls(socket.gethostname(), os.getpid(), round(psutil.Process().create_time(), 2))
+        born = round(psutil.Process().create_time(), 2)
+        return cls(socket.gethostname(), os.getpid(), born, lease.id if lease else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a user attribute."""
-        return {"host": self.host, "pid": self.pid, "born": self.born}
+        about: dict[str, Any] = {"host": self.host, "pid": self.pid, "born": self.born}
+        return about | ({"worker": self.worker} if self.worker else {})
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> Owner | None:
         """Who claimed a trial, if anybody said so."""
         raw = trial.user_attrs.get("owner")
-        return cls(str(raw["host"]), int(raw["pid"]), float(raw["born"])) if raw else None
+        if not raw:
+            return None
+        return cls(str(raw["host"]), int(raw["pid"]), float(raw["born"]), str(raw.get("worker", "")))
 
     def gone(self) -> bool:
         """Whether it certainly has ended: a process of this machine that is not there any more."""
@@ -252,22 +334,36 @@ ATTEMPTS = 5
 """How often a trial's worker may die before it is given up: a network that kills its worker must not do so for ever."""
 
 
+def orphans(study: Study) -> list[FrozenTrial]:
+    """The trials that are left running: their process is gone, or their worker has given no sign of life for long."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    signs = signs_of_life(engine_of(study._storage), study.study_name) if running else {}
+
+    def left(owner: Owner | None) -> bool:
+        if owner is None or owner.gone():
+            return True
+        return bool(owner.worker) and (owner.worker not in signs or signs[owner.worker].expired)
+
+    return [trial for trial in running if left(Owner.of(trial))]
+
+
 def hand_back_orphans(study: Study, ended_by_us: bool = False) -> list[int]:
-    """Hand back the trials whose process has died: each runs again, from its checkpoint. Call inside :func:`exclusive`.
+    """Hand back the trials that are left running: each runs again, from its checkpoint. Call inside :func:`exclusive`.
 
     Args:
         study: whose trials.
-        ended_by_us: its process was ended on purpose (Ctrl-C), which is no fault of the trial's.
+        ended_by_us: processes of this machine were ended on purpose (Ctrl-C), which is no fault of the trial's.
 
     Returns:
         numbers of the trials that had been left running.
     """
+    here = socket.gethostname()
     handed = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+    for trial in orphans(study):
         owner = Owner.of(trial)
-        if owner is None or owner.gone():
-            hand_back(study, trial, ended_by_us)
-            handed.append(trial.number)
+        hand_back(study, trial, ended_by_us and (owner is None or owner.host == here))
+        handed.append(trial.number)
+    _queue_what_is_missing(study)
     return handed
 
 
@@ -279,19 +375,51 @@ def hand_back(study: Study, trial: FrozenTrial, ended_by_us: bool = False) -> No
         storage.set_trial_user_attr(trial._trial_id, "reason", f"its worker died {ATTEMPTS} times; given up")
         storage.set_trial_state_values(trial._trial_id, TrialState.PRUNED)
         return
-    # Ended before it is queued: a crash in between loses a proposal, never trains one twice.
+    # Ended before it is queued, so that a crash in between never trains one twice; what it was to be queued as is noted
+    # before, so that it is not lost either.
     storage.set_trial_user_attr(trial._trial_id, "reason", "its worker ended; handed back")
+    storage.set_trial_user_attr(trial._trial_id, "next_attempt", attempt + 1)
     storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    _queue_again(study, trial, attempt + 1)
+
+
+def _queue_again(study: Study, trial: FrozenTrial, attempt: int) -> None:
     given = "given" in trial.user_attrs
     kept = {name: value for name, value in trial.user_attrs.items() if given and name in GIVEN}
     params = trial.params or trial.system_attrs.get("fixed_params", {})
     if params or kept:
-        study.enqueue_trial(params, user_attrs={**kept, "attempt": attempt + 1, "first_number": first_number(trial)})
+        before = {"first_number": first_number(trial), "earlier": [*earlier(trial), trial.number]}
+        study.enqueue_trial(params, user_attrs={**kept, "attempt": attempt, **before})
+
+
+def _queue_what_is_missing(study: Study) -> None:
+    """Queue what was handed back by somebody who ended, or lost the database, before it was queued."""
+    trials = study.get_trials(deepcopy=False)
+    ended = [t for t in trials if t.state == TrialState.FAIL and "next_attempt" in t.user_attrs]
+    queued = {number for t in trials for number in earlier(t)} if ended else set()
+    for trial in ended:
+        if trial.number not in queued:
+            _queue_again(study, trial, int(trial.user_attrs["next_attempt"]))
 
 
 def first_number(trial: FrozenTrial) -> int:
-    """The number under which a trial's work was first begun; checkpoints are kept under it."""
+    """The number under which a trial's work was first begun."""
     return int(trial.user_attrs.get("first_number", trial.number))
+
+
+def earlier(trial: FrozenTrial) -> list[int]:
+    """The numbers under which a trial's work was done before, the first one first."""
+    before = trial.user_attrs.get("earlier")
+    if before is None:
+        return [first_number(trial)] if "first_number" in trial.user_attrs else []
+    return [int(number) for number in before]
+
+
+def forget_the_dead(study: Study) -> None:
+    """Remove the rows of workers whose process is certainly gone, or that gave no sign of life for a day."""
+    engine = engine_of(study._storage)
+    signs = signs_of_life(engine, study.study_name).values()
+    forget(engine, [s.id for s in signs if s.age > FORGET or Owner(s.host, s.pid, s.born).gone()])
 
 
 @dataclass(frozen=True)
@@ -320,13 +448,37 @@ def count(study: Study) -> Counts:
     )
 
 
-def claim(study: Study, total: int, distributions: Mapping[str, BaseDistribution]) -> optuna.Trial | None:
+def claim(
+    study: Study, total: int, distributions: Mapping[str, BaseDistribution], lease: Lease | None = None
+) -> optuna.Trial | None:
     """Take the next trial, its parameters drawn and its owner noted, so that at most ``total`` are ever done.
+
+    A database that is away is waited for.
+
+    Args:
+        study: whose trial.
+        total: trials that are to be done.
+        distributions: of its parameters.
+        lease: this worker's, begun. With one, a worker has one trial at a time.
 
     Returns:
         the trial; None when so many are done, running or queued elsewhere that none is left to begin.
     """
+    return patiently(masked_url(study._storage), lambda: _claim(study, total, distributions, lease))
+
+
+def _claim(
+    study: Study, total: int, distributions: Mapping[str, BaseDistribution], lease: Lease | None
+) -> optuna.Trial | None:
+    if lease is not None and not lease.fresh():
+        lease.renew()
+    me = Owner.me(lease)
     with exclusive(study._storage):
+        if lease is not None:
+            # Claimed already, though the answer was lost with the connection.
+            for running in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if Owner.of(running) == me:
+                    return optuna.Trial(study, running._trial_id)
         hand_back_orphans(study)
         counts = count(study)
         if counts.done + counts.running >= total:
@@ -335,6 +487,12 @@ def claim(study: Study, total: int, distributions: Mapping[str, BaseDistribution
         # A given network that the space does not hold is trained without parameters of the space.
         bare = bool(waiting) and not waiting[0].system_attrs.get("fixed_params")
         trial = study.ask({} if bare else dict(distributions))
-        trial.set_user_attr("owner", Owner.me().to_dict())
         trial.set_user_attr("claimed_at", round(time.time(), 1))
+        trial.set_user_attr("owner", me.to_dict())  # last: from then on it is nobody else's
         return trial
+
+
+def still_ours(study: Study, trial: optuna.Trial, owner: Owner | None) -> bool:
+    """Whether a trial runs and is its owner's."""
+    frozen = study._storage.get_trial(trial._trial_id)
+    return frozen.state == TrialState.RUNNING and Owner.of(frozen) == owner

@@ -11,7 +11,9 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -24,11 +26,16 @@ from nas.data.batches import fit_to_input
 from nas.errors import UserError
 from nas.study.experiment import Experiment
 from nas.study.objective import run_trial
+from nas.study.patience import patiently
 from nas.study.samplers import NoCandidateLeftError
-from nas.study.storage import claim, count, exclusive, hand_back_orphans, open_storage
+from nas.study.storage import claim, count, exclusive, forget_the_dead, hand_back_orphans, lease_of, masked
 
 RESTARTS = 5
-"""How often a worker that dies is replaced; after that something is wrong with the machine, not with a trial."""
+"""How often a worker that dies before it has trained for an epoch is replaced; after that something is wrong with the
+machine, not with a trial."""
+
+TIDY = 10.0
+"""Seconds that a database which is away is waited for at the end of a search that is broken off."""
 
 
 @dataclass
@@ -43,6 +50,7 @@ class WorkerView:
         done: fraction of the schedule that this trial has done.
         rate: pictures a second.
         note: what it does when it is not training.
+        began: that fraction when it was first heard of.
     """
 
     index: int
@@ -52,6 +60,12 @@ class WorkerView:
     done: float = 0.0
     rate: float = 0.0
     note: str = "starting"
+    began: float | None = None
+
+    @property
+    def advanced(self) -> float:
+        """The fraction of the schedule that was done in this sitting."""
+        return 0.0 if self.began is None else self.done - self.began
 
 
 @dataclass
@@ -101,7 +115,8 @@ def search(
     context = get_context("spawn")
     progress = Progress([WorkerView(i, device) for i, device in enumerate(devices)])
     processes: dict[int, tuple[BaseProcess, Connection]] = {}
-    restarts = 0
+    restarts = [0] * len(devices)
+    epoch = 1 / experiment.config.short_schedule().epochs
     trouble: str | None = None
 
     def start(index: int) -> None:
@@ -133,39 +148,50 @@ def search(
                         trouble = content
                     else:
                         _hear(progress, progress.workers[index], kind, content)
+                        if kind == "ended" or progress.workers[index].advanced >= epoch:
+                            restarts[index] = 0
                 except (EOFError, OSError):
                     process.join()
                     del processes[index]
                     progress.workers[index].trial = None
                     if process.exitcode == 0:
                         progress.workers[index].note = trouble or "done"
-                    elif restarts < RESTARTS:
-                        restarts += 1
+                    elif restarts[index] < RESTARTS:
+                        restarts[index] += 1
                         progress.workers[index].note = f"died (exit code {process.exitcode}); starting again"
                         start(index)
                     else:
                         raise UserError(
-                            f"workers died {restarts + 1} times, the last with exit code {process.exitcode}; its "
-                            "message stands above; try --workers 1 and look at the memory"
+                            f"worker {index} died {restarts[index] + 1} times, the last time with exit code "
+                            f"{process.exitcode}; its message stands above; try --workers 1 and look at the memory"
                         ) from None
             show(progress)
         if trouble:  # the others have finished what they were training
             raise UserError(trouble)
-    finally:
-        for process, _ in processes.values():
-            process.kill()
-        for process, _ in processes.values():
-            process.join()
-        _tidy(experiment)
+    except BaseException:
+        _end(processes)
+        with suppress(UserError):  # a database that stays away: the trials' leases end by themselves
+            _tidy(experiment, TIDY)
+        raise
+    _tidy(experiment)
     return progress
+
+
+def _end(processes: dict[int, tuple[BaseProcess, Connection]]) -> None:
+    for process, _ in processes.values():
+        process.kill()
+    for process, _ in processes.values():
+        process.join()
 
 
 def _hear(progress: Progress, worker: WorkerView, kind: str, content: Any) -> None:
     if kind == "training":
         worker.trial, worker.network = content
-        worker.done, worker.rate, worker.note = 0.0, 0.0, ""
+        worker.done, worker.rate, worker.note, worker.began = 0.0, 0.0, "", None
     elif kind == "step":
         worker.done, worker.rate = content
+        if worker.began is None:
+            worker.began = worker.done
     elif kind == "waiting":
         worker.trial, worker.note = None, "waiting for the others"
     elif kind == "ended":
@@ -176,15 +202,19 @@ def _hear(progress: Progress, worker: WorkerView, kind: str, content: Any) -> No
         progress.trial_seconds.append(seconds)
 
 
-def _tidy(experiment: Experiment) -> None:
+def _tidy(experiment: Experiment, patience: float | None = None) -> None:
     """Hand back what the workers just ended were training, and drop checkpoints that nobody will take up."""
-    storage = open_storage(experiment.url)
-    study = experiment.open_study()
-    with exclusive(storage):
-        hand_back_orphans(study, ended_by_us=True)
-        if not study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-            for stale in (experiment.folder / "checkpoints").glob("trial-*"):
-                stale.unlink(missing_ok=True)
+
+    def tidy() -> None:
+        study = experiment.open_study()
+        with exclusive(study._storage):
+            hand_back_orphans(study, ended_by_us=True)
+            forget_the_dead(study)
+            if not study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+                for stale in experiment.checkpoints_of(study).glob("trial-*"):
+                    stale.unlink(missing_ok=True)
+
+    patiently(masked(experiment.url), tidy, patience)
 
 
 def _work(experiment: Experiment, total: int, device: str, say: Connection) -> None:
@@ -204,25 +234,27 @@ def _work(experiment: Experiment, total: int, device: str, say: Connection) -> N
         size = experiment.config.data.input_size
         people = fit_to_input(experiment.load_people("train", device), size)
         held_out = fit_to_input(experiment.load_people("holdout", device), size)
-        storage = open_storage(experiment.url)
-        study = experiment.open_study(experiment.sampler())
+        url = masked(experiment.url)
+        study = patiently(url, lambda: experiment.open_study(experiment.sampler()))
+        lease = lease_of(study, device)
+        patiently(url, lease.start)
         while True:
             if os.getppid() != parent:
                 os._exit(1)
-            trial = claim(study, total, experiment.space.choices)
+            trial = claim(study, total, experiment.space.choices, lease)
             if trial is None:
-                if count(study).done >= total:
+                if patiently(url, lambda: count(study)).done >= total:
                     break
                 tell("waiting", None)
                 time.sleep(1)
                 continue
-            frozen = study._storage.get_trial(trial._trial_id)
+            frozen = patiently(url, partial(study._storage.get_trial, trial._trial_id))
             tell("training", (trial.number, experiment.title_of(frozen)))
             schedule = experiment.schedule_of(frozen)
             clock = _StepClock(schedule.steps, schedule.batch, parent, tell)
-            outcome = run_trial(study, trial, experiment, people, held_out, after_step=clock)
+            outcome = run_trial(study, trial, experiment, people, held_out, clock, lease)
             tell("ended", (outcome.number, outcome.pckh, outcome.reason, outcome.images, outcome.seconds))
-        storage.engine.dispose()
+        lease.end()
     except UserError as error:
         tell("trouble", str(error))
     except NoCandidateLeftError:

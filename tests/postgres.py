@@ -1,0 +1,87 @@
+"""A PostgreSQL server of one's own: in a temporary directory, on a socket and a free port, never as root."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+PASSWORD = "open-sesame-17"
+REQUIRED = "HOURGLASS_POSTGRESQL"
+"""Environment variable; set (by .ci/run) where tests must not be left out for want of a server."""
+
+
+def _programs() -> Path | None:
+    """The folder of the newest server's programs: Debian keeps them off the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    there = shutil.which("initdb")
+    return found[-1].parent if found else Path(there).resolve().parent if there else None
+
+
+class Server:
+    """A server that is started, stopped and started again; its databases are reached by anybody of this machine.
+
+    Over the socket without a password; over TCP with :data:`PASSWORD`.
+    """
+
+    def __init__(self) -> None:
+        programs = _programs()
+        if programs is None:
+            message = "no PostgreSQL here: apt-get install postgresql"
+            (pytest.fail if os.environ.get(REQUIRED) else pytest.skip)(message)
+        self._programs = programs
+        self._user = "postgres" if os.geteuid() == 0 else None  # it refuses root
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
+        if self._user:
+            shutil.chown(self.folder, self._user)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self._numbers = itertools.count()
+        secret = self.folder / "password"
+        secret.write_text(PASSWORD)
+        secret.chmod(0o644)
+        access = ("--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={secret}")
+        self._run("initdb", "-D", self.folder / "data", "-U", "postgres", "-E", "UTF8", "--no-sync", *access)
+        self.start()
+
+    def _run(self, program: str, *arguments: object) -> None:
+        # Not a pipe, which the server would inherit and hold open.
+        with (self.folder / "output").open("ab") as output:
+            line = [str(self._programs / program), *map(str, arguments)]
+            subprocess.run(
+                line, check=True, timeout=60, user=self._user, stdout=output, stderr=output, cwd=self.folder, env={}
+            )
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        options = f"-k {self.folder} -p {self.port} -c listen_addresses=127.0.0.1 -c fsync=off"
+        self._run("pg_ctl", "-D", self.folder / "data", "-l", self.folder / "log", "-w", "-o", options, "start")
+
+    def stop(self, how: str = "fast") -> None:
+        """Stop it: ``fast`` throws everybody out, ``immediate`` is a crash."""
+        self._run("pg_ctl", "-D", self.folder / "data", "-m", how, "-w", "stop")
+
+    def new_database(self) -> str:
+        """Make an empty database; its URL, over the socket."""
+        name = f"test{next(self._numbers)}"
+        self._run("createdb", "-h", self.folder, "-p", self.port, "-U", "postgres", name)
+        return f"postgresql+psycopg://postgres@/{name}?host={self.folder}&port={self.port}"
+
+    def over_tcp(self, url: str, password: str | None = PASSWORD) -> str:
+        """The same database over TCP, which asks for a password."""
+        name = url.split("@/")[1].split("?")[0]
+        secret = f":{password}" if password else ""
+        return f"postgresql+psycopg://postgres{secret}@127.0.0.1:{self.port}/{name}"
+
+    def close(self) -> None:
+        """Stop it and remove all that it kept."""
+        if (self.folder / "data" / "postmaster.pid").exists():
+            self.stop("immediate")
+        shutil.rmtree(self.folder)
