@@ -218,7 +218,7 @@ def with_junk(draw: st.DrawFn, good: Any) -> Any:
         if parent is None:
             continue
         if draw(st.integers(0, 4)):
-            parent[key] = draw(JUNK)
+            parent[key] = copy.deepcopy(draw(JUNK))  # else junk put into itself would go round in circles
         else:
             del parent[key]
     return tree

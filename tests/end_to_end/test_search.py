@@ -213,9 +213,10 @@ def test_a_terminal_shows_it_live(place: Workplace) -> None:
 
 
 def _imports_torch(pid: int) -> bool:
-    """Whether a process has come as far as to load PyTorch."""
+    """Whether a worker has come as far as to load PyTorch; a child of the command's own imports is no worker."""
     try:
-        return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+        worker = b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return worker and "libtorch" in Path(f"/proc/{pid}/maps").read_text()
     except OSError:
         return False
 
