@@ -25,7 +25,7 @@ from nas.study.display import (
     near_table,
     records,
 )
-from nas.study.experiment import Experiment, images_of, load, points_of
+from nas.study.experiment import Experiment, images_of, load
 from nas.study.findings import gather
 from nas.study.front import hypervolume
 from nas.study.page import write_page
@@ -81,7 +81,7 @@ def main(
         write_csv(found, csv)
     if found is not None and figures is not None:
         write_figures(found, figures)
-    points, counts = points_of(opened), count(opened)
+    points, counts = mean_points(experiment, opened), count(opened)
     images = images_of(opened)
     volume = hypervolume(points, experiment.scale)
     picks = _picks(experiment, opened)
