@@ -13,7 +13,7 @@ from optuna.study import Study
 from nas.console import amount, console, print_tables, run
 from nas.errors import UserError
 from nas.study.comparison import PICKS, Limits, pick
-from nas.study.confirmation import measured_of, noise_of
+from nas.study.confirmation import mean_points, measured_of, noise_of
 from nas.study.display import (
     comparison_records,
     comparison_table,
