@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import optuna
 from numpy.typing import NDArray
 from optuna.study import Study
 from optuna.trial import TrialState
@@ -21,7 +20,7 @@ from optuna.trial import TrialState
 from nas.study.candidate import Candidate
 from nas.study.experiment import Experiment, points_of
 from nas.study.front import Point
-from nas.study.storage import exclusive
+from nas.study.storage import companion_of, exclusive
 
 SEEDS = 2
 """New seeds that a network is trained under each time that it is chosen."""
@@ -77,12 +76,10 @@ def companion(experiment: Experiment) -> Experiment:
 
 def repeats_of(experiment: Experiment, study: Study) -> dict[str, list[float]]:
     """Candidate id → its PCKh under other seeds, in the order of the trials."""
-    name = companion(experiment).config.name
+    other = companion_of(study, companion(experiment).config.name)
     repeats: dict[str, list[float]] = {}
-    if name in optuna.get_all_study_names(study._storage):
-        other = optuna.load_study(study_name=name, storage=study._storage)
-        for trial in other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            repeats.setdefault(experiment.candidate_of(trial).id, []).append(trial.values[0])
+    for trial in other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if other else ():
+        repeats.setdefault(experiment.candidate_of(trial).id, []).append(trial.values[0])
     return repeats
 
 

@@ -153,25 +153,25 @@ NEAR = 0.2
 
 def front_table(experiment: Experiment, study: Study) -> Table:
     """The front, cheapest first, the most accurate last."""
-    measured = {m.number: m for m in measured_of(experiment, study)}
-    numbers = [p.number for p in front([m.point for m in measured.values()])]
-    return measured_table(f"front of study {experiment.config.name}", experiment, study, [measured[n] for n in numbers])
+    ahead, _ = _front_and_near(experiment, study)
+    return measured_table(f"front of study {experiment.config.name}", experiment, study, ahead)
 
 
 def near_table(experiment: Experiment, study: Study) -> Table | None:
     """Networks behind the front that another seed might put on it, the likeliest first; None if there are none."""
-    near = _near(experiment, study)
+    _, near = _front_and_near(experiment, study)
     if not near:
         return None
     title = f"behind it by less than the noise of a seed (standard deviation {near[0].noise:.1f})"
     return measured_table(title, experiment, study, near)
 
 
-def _near(experiment: Experiment, study: Study) -> list[Measured]:
-    measured = measured_of(experiment, study)
-    there = {p.number for p in front([m.point for m in measured])}
-    near = [m for m in measured if m.number not in there and m.chance >= NEAR]
-    return sorted(near, key=lambda m: -m.chance)
+def _front_and_near(experiment: Experiment, study: Study) -> tuple[list[Measured], list[Measured]]:
+    """The front, cheapest first, and those behind it that another seed might put on it, the likeliest first."""
+    measured = {m.number: m for m in measured_of(experiment, study)}
+    ahead = {p.number: measured.pop(p.number) for p in front([m.point for m in measured.values()])}
+    near = [m for m in measured.values() if m.chance >= NEAR]
+    return list(ahead.values()), sorted(near, key=lambda m: -m.chance)
 
 
 def measured_table(title: str, experiment: Experiment, study: Study, measured: Sequence[Measured]) -> Table:
@@ -235,13 +235,12 @@ def _table(title: str, numbers: list[str], texts: list[str], first: str | None =
 
 def front_records(experiment: Experiment, study: Study) -> list[dict[str, object]]:
     """The front as plain values, for ``--json``."""
-    measured = {m.number: m for m in measured_of(experiment, study)}
-    return records(experiment, study, [measured[p.number] for p in front([m.point for m in measured.values()])])
+    return records(experiment, study, _front_and_near(experiment, study)[0])
 
 
 def near_records(experiment: Experiment, study: Study) -> list[dict[str, object]]:
     """Networks behind the front that another seed might put on it, the likeliest first."""
-    return records(experiment, study, _near(experiment, study))
+    return records(experiment, study, _front_and_near(experiment, study)[1])
 
 
 def records(experiment: Experiment, study: Study, measured: Sequence[Measured]) -> list[dict[str, object]]:

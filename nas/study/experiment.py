@@ -341,10 +341,14 @@ def _draw_people(config: StudyConfig, file: Path) -> None:
             )
 
 
+def point_of(trial: FrozenTrial) -> Point:
+    """What a finished trial has reached, and at which costs."""
+    return Point(trial.number, trial.values[0], int(trial.values[1]), int(trial.values[2]))
+
+
 def points_of(study: Study) -> list[Point]:
     """The finished trials of a study."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [Point(t.number, t.values[0], int(t.values[1]), int(t.values[2])) for t in trials]
+    return [point_of(trial) for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
 
 
 def images_of(study: Study) -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import optuna
 from numpy.typing import NDArray
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -17,10 +16,10 @@ from scipy.stats import spearmanr
 from nas.study.calibration import Estimate
 from nas.study.comparison import Baseline, Comparison, baselines_of, compare, tradeoffs
 from nas.study.confirmation import ASSUMED, Measured, measured_of
-from nas.study.experiment import Experiment
+from nas.study.experiment import Experiment, point_of
 from nas.study.front import Point, front, hypervolume
 from nas.study.importance import Importance, importance_of
-from nas.study.storage import DONE, Counts, count
+from nas.study.storage import DONE, Counts, companion_of, count
 
 _RESAMPLES = 2000
 
@@ -154,25 +153,23 @@ class Findings:
         for trial in ended:
             images += int(trial.user_attrs["images"])
             if trial.state == TrialState.COMPLETE:
-                point = Point(trial.number, trial.values[0], int(trial.values[1]), int(trial.values[2]))
-                best = front([*best, point])
+                best = front([*best, point_of(trial)])
             steps.append(Step(images, hypervolume(best, self.experiment.scale), len(best)))
         return steps
 
     @cached_property
     def full(self) -> list[Full]:
         """Networks of the companion study of full trainings, cheapest first; of several of one, the longest."""
-        name = f"{self.name}-full"
-        if name not in optuna.get_all_study_names(self.study._storage):
+        other = companion_of(self.study, f"{self.name}-full")
+        if other is None:
             return []
         longest: dict[str, FrozenTrial] = {}
-        other = optuna.load_study(study_name=name, storage=self.study._storage)
         for trial in other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             key = self.experiment.candidate_of(trial).id
             if key not in longest or trial.user_attrs["images"] >= longest[key].user_attrs["images"]:
                 longest[key] = trial
         known = {self.experiment.candidate_of(self.trials[m.number]).id: m for m in reversed(self.measured)}
-        points = [Point(t.number, t.values[0], int(t.values[1]), int(t.values[2])) for t in longest.values()]
+        points = [point_of(trial) for trial in longest.values()]
         ahead = {p.number for p in front(points)}
         found = []
         for (key, trial), point in zip(longest.items(), points, strict=True):

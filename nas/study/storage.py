@@ -279,6 +279,13 @@ def load_study(storage: RDBStorage, name: str) -> Study:
         ) from error
 
 
+def companion_of(study: Study, name: str) -> Study | None:
+    """A study of that name beside another one in its storage; None if there is none."""
+    if name not in optuna.get_all_study_names(study._storage):
+        return None
+    return optuna.load_study(study_name=name, storage=study._storage)
+
+
 @dataclass(frozen=True)
 class Owner:
     """The process that runs a trial, and its lease: enough to tell whether it is still there.
