@@ -25,11 +25,12 @@ from typing import Annotated
 
 import optuna
 import typer
+from failures import SPACE
 from optuna.trial import FrozenTrial, TrialState
 from postgres import PASSWORD, Server
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "end_to_end"))
-from workplace import DONE, ENVIRONMENT, LONGER, REPOSITORY, Workplace, until
+from workplace import DONE, ENVIRONMENT, LONGER, REPOSITORY, STUDY, Workplace, until
 
 from nas.study.candidate import Candidate
 from nas.study.storage import Owner, earlier, engine_of, open_storage
@@ -190,6 +191,8 @@ class Search:
 
     def __init__(self, cluster: Cluster, server: Server, folder: Path, tasks: int, trials: int) -> None:
         self.cluster, self.place, self.tasks, self.trials = cluster, Workplace(folder), tasks, trials
+        self.place.space.write_text(SPACE)
+        self.place.file.write_text(STUDY.replace("least = 3", "least = 1000"))  # all train to the end
         self.url = server.new_database()
         # Over TCP, where a password is asked for: it comes from a file that only its owner reads.
         self.shown = server.over_tcp(self.url, None)

@@ -28,9 +28,13 @@ class Server:
     """A server that is started, stopped and started again; its databases are reached by anybody of this machine.
 
     Over the socket without a password; over TCP with :data:`PASSWORD`.
+
+    Args:
+        max_connections: that it allows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_connections: int = 100) -> None:
+        self._max_connections = max_connections
         programs = _programs()
         if programs is None:
             message = "no PostgreSQL here: apt-get install postgresql"
@@ -61,7 +65,8 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        options = f"-k {self.folder} -p {self.port} -c listen_addresses=127.0.0.1 -c fsync=off"
+        settings = f"-c listen_addresses=127.0.0.1 -c fsync=off -c max_connections={self._max_connections}"
+        options = f"-k {self.folder} -p {self.port} {settings}"
         self._run("pg_ctl", "-D", self.folder / "data", "-l", self.folder / "log", "-w", "-o", options, "start")
 
     def stop(self, how: str = "fast") -> None:

@@ -21,7 +21,7 @@ from nas.study.confirmation import Measured, mean_points, measured_of
 from nas.study.experiment import Experiment, points_of
 from nas.study.front import Point, front, hypervolume
 from nas.study.patience import patiently
-from nas.study.storage import count, default_url, masked
+from nas.study.storage import count, default_url, masked, rest
 from nas.study.workers import Progress
 
 
@@ -67,6 +67,7 @@ class Standing:
         self.points, self.done = patiently(
             masked(self.experiment.url), lambda: (points_of(self.study), count(self.study).done)
         )
+        rest(self.study._storage)
         self.volume = hypervolume(self.points, self.experiment.scale)
 
     def time_left(self, progress: Progress) -> float | None:
@@ -109,6 +110,7 @@ class Standing:
     def line(self, number: int, pckh: float | None, reason: str | None, progress: Progress) -> str:
         """One ended trial, for a log."""
         trials = patiently(masked(self.experiment.url), lambda: self.study.get_trials(deepcopy=False))
+        rest(self.study._storage)
         trial = next(t for t in trials if t.number == number)
         cost = trial.user_attrs.get("cost", {})
         value = "no PCKh" if pckh is None else f"PCKh {pckh:5.1f}"

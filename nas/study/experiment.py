@@ -9,6 +9,7 @@ import platform
 import random
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -37,7 +38,7 @@ from nas.study.published import named
 from nas.study.samplers import NoCandidateLeftError, Problem, draw_untried, make_sampler, tried
 from nas.study.space import SearchSpace
 from nas.study.stopping import Finished
-from nas.study.storage import DONE, create_study, default_url, exclusive, load_study, open_storage
+from nas.study.storage import DONE, create_study, database_url, default_url, exclusive, load_study, open_storage
 from nas.training.checkpoint import AnyPath
 from nas.training.schedule import Schedule
 
@@ -100,6 +101,13 @@ class Experiment:
     def cost(self, candidate: Candidate) -> Cost:
         """Exact costs at the study's input size and number of joints."""
         return network_cost(candidate.architecture, self.joints, self.input_size)
+
+    def count_beforehand(self, networks: int = 300) -> None:
+        """Count the blocks of some random networks. A worker's first proposal would do it, while all others wait."""
+        rng = random.Random(0)
+        for _ in range(networks):
+            with suppress(ValueError):  # values that cannot be built together
+                self.problem.cost(self.problem.candidate(self.space.random(rng)))
 
     def within_budget(self, cost: Cost) -> bool:
         """Whether a cost may be trained."""
@@ -228,6 +236,8 @@ def prepare(config: StudyConfig, runs: Path, storage: str | None = None, checkpo
     Raises:
         UserError: a file is missing or wrong, the folder cannot be written, or the parts do not fit together.
     """
+    if storage is not None:
+        database_url(storage)  # before people are drawn
     space = config.search_space()
     folder = runs / config.name
     file = people_file(config, folder)

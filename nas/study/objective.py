@@ -22,7 +22,7 @@ from nas.study.front import Point, front, hypervolume
 from nas.study.leases import Lease
 from nas.study.patience import patiently
 from nas.study.stopping import StoppingRule
-from nas.study.storage import DONE, Owner, earlier, exclusive, hand_back, masked_url, still_ours
+from nas.study.storage import DONE, Owner, earlier, exclusive, hand_back, masked_url, rest, still_ours
 from nas.training.checkpoint import AnyPath
 from nas.training.devices import out_of_memory, release_memory
 from nas.training.loop import Epoch, InterruptedTrainingError, train
@@ -138,6 +138,7 @@ def _run(
             return None
         pckh = epoch.evaluation.accuracy.mean
         finished = patiently(url, lambda: finished_of(study))
+        rest(study._storage)
         return rule.reason(epoch.number, pckh, cost.params, cost.madds, finished)
 
     def without_checkpoint(trouble: str) -> None:
@@ -146,6 +147,7 @@ def _run(
             print(f"trial {trial.number} goes on, but cannot be taken up where it is: {trouble}", file=sys.stderr)
         troubles.append(trouble)
 
+    rest(study._storage)
     troubles: list[str] = []
     trained = None
     try:

@@ -40,6 +40,10 @@ ALWAYS_USED = {"block", "trunk", "stem", "stem_kernel", "width", "stacks", "dept
 """Choices that have an effect on every network."""
 
 
+FITTED = 200
+"""Observations that the model's length scales are fitted to, at most."""
+
+
 class NoCandidateLeftError(Exception):
     """Every point that was drawn is over budget or has been tried."""
 
@@ -402,7 +406,7 @@ class GaussianProcess:
 
     @classmethod
     def fit(cls, x: Floats, y: Floats, variance: Floats, steps: int = 60) -> GaussianProcess:
-        """Fit to n observations.
+        """Fit to n observations: length scales, signal and noise to at most :data:`FITTED` of them, evenly chosen.
 
         Args:
             x: (n, d) features.
@@ -411,9 +415,12 @@ class GaussianProcess:
             steps: of L-BFGS-B.
         """
         centre, unit = float(y.mean()), float(y.std()) or 1.0
-        features = torch.from_numpy(np.asarray(x, dtype=np.float64))
-        values = torch.from_numpy((np.asarray(y, dtype=np.float64) - centre) / unit)
-        extra = torch.from_numpy(np.asarray(variance, dtype=np.float64) / unit**2)
+        all_features = torch.from_numpy(np.asarray(x, dtype=np.float64))
+        all_values = torch.from_numpy((np.asarray(y, dtype=np.float64) - centre) / unit)
+        all_extra = torch.from_numpy(np.asarray(variance, dtype=np.float64) / unit**2)
+        # Each step takes time with the cube of their number; predicting, from all of them, does it once.
+        chosen = np.linspace(0, len(y) - 1, min(len(y), FITTED)).round().astype(int)
+        features, values, extra = all_features[chosen], all_values[chosen], all_extra[chosen]
         d = features.shape[1]
         # Priors: length scales around the root of the dimension, signal around 1, noise around a twentieth of it.
         middle = torch.full((d + 2,), 0.5 * math.log(d), dtype=torch.float64)
@@ -435,8 +442,8 @@ class GaussianProcess:
         bounds = [(float(m) - 4, float(m) + 4) for m in middle]
         found = minimize(loss, middle.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
         fitted = torch.from_numpy(np.asarray(found.x, dtype=np.float64))
-        noise = fitted[d + 1].exp() + extra + 1e-6
-        return cls(features, values, noise, fitted[:d].exp(), fitted[d].exp(), centre, unit)
+        noise = fitted[d + 1].exp() + all_extra + 1e-6
+        return cls(all_features, all_values, noise, fitted[:d].exp(), fitted[d].exp(), centre, unit)
 
     def believing(self, x: Floats) -> GaussianProcess:
         """The same model with further points observed at their expected values."""

@@ -31,6 +31,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from nas.errors import UserError
 from nas.study.leases import FORGET, LEASE, Lease, create_table, forget, signs_of_life
@@ -71,11 +72,11 @@ def default_url(folder: Path) -> str:
     return f"sqlite:///{folder / 'study.db'}"
 
 
-def open_storage(url: str) -> RDBStorage:
-    """Open or create a database.
+def database_url(url: str) -> URL:
+    """The parts of a URL under which a study can be kept.
 
     Raises:
-        UserError: not a database URL, no driver for it, or the database cannot be reached or written.
+        UserError: not a database URL, or not of a database that workers can share.
     """
     try:
         parsed = make_url(url)
@@ -84,6 +85,11 @@ def open_storage(url: str) -> RDBStorage:
             f"--storage {masked(url)}: not a database URL; "
             "use sqlite:///path/study.db or postgresql+psycopg://user@host/db"
         ) from error
+    if parsed.get_backend_name() == "grpc":
+        raise UserError(
+            f"--storage {masked(url)}: Optuna's gRPC proxy passes on neither locks nor signs of life, which workers "
+            "need; give the URL of the database behind it"
+        )
     sqlite = parsed.get_backend_name() == "sqlite"
     if not sqlite and parsed.get_backend_name() != "postgresql":
         raise UserError(
@@ -92,6 +98,17 @@ def open_storage(url: str) -> RDBStorage:
         )
     if sqlite and parsed.database in (None, "", ":memory:"):
         raise UserError(f"--storage {url}: workers cannot share a database in memory; use sqlite:///path/study.db")
+    return parsed
+
+
+def open_storage(url: str) -> RDBStorage:
+    """Open or create a database.
+
+    Raises:
+        UserError: not a database URL, no driver for it, or the database cannot be reached or written.
+    """
+    parsed = database_url(url)
+    sqlite = parsed.get_backend_name() == "sqlite"
     if sqlite:
         try:
             Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
@@ -126,12 +143,22 @@ def open_storage(url: str) -> RDBStorage:
 def _engine_arguments(url: URL) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": 60}}
-    arguments: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 4}
-    if url.drivername in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2"):
-        # Seconds (the last one milliseconds); a host that fell silent would else be waited for minutes.
-        waits = {"connect_timeout": 15, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-        arguments["connect_args"] = {**waits, "tcp_user_timeout": 30_000}
-    return arguments
+    return {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 4, "connect_args": _waits(url)}
+
+
+def _waits(url: URL) -> dict[str, int]:
+    """How long a PostgreSQL server that fell silent is waited for: libpq would wait for minutes."""
+    if url.drivername not in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2"):
+        return {}
+    seconds = {"connect_timeout": 15, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+    return {**seconds, "tcp_user_timeout": 30_000}  # milliseconds
+
+
+def rest(storage: BaseStorage) -> None:
+    """Close the connections to a server that are not in use: while it trains, a worker needs none."""
+    engine = engine_of(storage)
+    if engine.dialect.name != "sqlite":
+        engine.dispose()
 
 
 def lease_of(study: Study, device: str, **seconds: float) -> Lease:
@@ -143,9 +170,12 @@ def lease_of(study: Study, device: str, **seconds: float) -> Lease:
         seconds: ``beat`` and ``lease``, if others than everybody's.
     """
     url = engine_of(study._storage).url
-    engine = sqlalchemy.create_engine(url, **_engine_arguments(url))
-    if engine.dialect.name == "sqlite":
+    if url.get_backend_name() == "sqlite":
+        engine = sqlalchemy.create_engine(url, **_engine_arguments(url))
         _write_ahead(engine)
+    else:
+        # A connection for each sign of life: a server has a hundred for all workers.
+        engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args=_waits(url))
     me = Owner.me()
     return Lease(engine, study.study_name, me.host, me.pid, me.born, device, **seconds)
 
@@ -491,6 +521,8 @@ def _claim(
     if lease is not None and not lease.fresh():
         lease.renew()
     me = Owner.me(lease)
+    if not _something_left(study, total, me):
+        return None
     with exclusive(study._storage):
         if lease is not None:
             # Claimed already, though the answer was lost with the connection.
@@ -508,6 +540,15 @@ def _claim(
         trial.set_user_attr("claimed_at", round(time.time(), 1))
         trial.set_user_attr("owner", me.to_dict())  # last: from then on it is nobody else's
         return trial
+
+
+def _something_left(study: Study, total: int, me: Owner) -> bool:
+    """Whether it is worth waiting for the lock: at the end of a study many workers ask, again and again."""
+    counts = count(study)
+    if counts.done + counts.running < total:
+        return True
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return any(Owner.of(trial) == me for trial in running) or bool(orphans(study))
 
 
 def still_ours(study: Study, trial: optuna.Trial, owner: Owner | None) -> bool:

@@ -1,0 +1,287 @@
+"""How much the coordination of many workers costs: trials a minute, training replaced by sleeping.
+
+    python tests/scaling.py                                         # 1, 2, 4, 8 workers × 20 s, SQLite and PostgreSQL
+    python tests/scaling.py --workers 256 --seconds 60 --database postgresql
+    python tests/scaling.py --workers 256 --seconds 60 --database postgresql --sampler random   # coordination alone
+
+All else is real: claims, leases, proposals of the study's sampler, looks at each rung, telling. From 16 workers on they
+are threads of eight processes, begin one after the other over the length of one trial, and PostgreSQL is given more
+connections; the rate is then that of the middle of the run. Prints a line of JSON for each number of workers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import numpy as np
+import sqlalchemy
+import torch
+import typer
+from optuna.trial import TrialState
+from postgres import Server
+from thousand import begin, fill
+
+from nas.data.batches import fit_to_input
+from nas.study import objective, storage
+from nas.study.config import StudyConfig
+from nas.study.experiment import Experiment, prepare
+from nas.study.patience import patiently
+from nas.study.storage import claim, count, engine_of, lease_of, masked
+from nas.training.loop import Epoch, Trained
+
+PROCESSES = 8
+EPOCHS, RUNGS = 8, (1, 2, 4, 6, 8)
+
+
+@dataclass
+class Times:
+    """Seconds that things took, over the threads of one process.
+
+    Attributes:
+        waiting: for the lock.
+        holding: it.
+        proposing: inside it or not.
+        claiming: in all.
+        told: when each trial was told, in seconds since 1970.
+    """
+
+    waiting: list[float] = field(default_factory=list)
+    holding: list[float] = field(default_factory=list)
+    proposing: list[float] = field(default_factory=list)
+    claiming: list[float] = field(default_factory=list)
+    told: list[float] = field(default_factory=list)
+
+
+def _timed(
+    lock: Callable[..., AbstractContextManager[None]], times: Times
+) -> Callable[..., AbstractContextManager[None]]:
+    """A lock that notes how long it was waited for, and held."""
+
+    @contextmanager
+    def held(*arguments: Any) -> Iterator[None]:
+        asked = time.perf_counter()
+        with lock(*arguments):
+            got = time.perf_counter()
+            times.waiting.append(got - asked)
+            try:
+                yield
+            finally:
+                times.holding.append(time.perf_counter() - got)
+
+    return held
+
+
+def _sleeping(seconds: float) -> Callable[..., Trained]:
+    """What stands for training: as long for every network, with a look at each rung."""
+
+    def train(network: Any, losses: Any, schedule: Any, *_: Any, **given: Any) -> Trained:
+        history = []
+        for epoch in range(1, EPOCHS + 1):
+            time.sleep(seconds / EPOCHS)
+            given["after_step"](epoch * schedule.steps_per_epoch)
+            images = epoch * schedule.steps_per_epoch * schedule.batch
+            line: dict[str, Any] = {"epoch": epoch, "images": images, "loss": 1.0, "seconds": seconds * epoch / EPOCHS}
+            evaluation = None
+            if epoch in RUNGS:
+                pckh = 40.0 + epoch / 2
+                line |= {"pckh": pckh, "pckh_by_count": pckh, "groups": {"head": pckh}, "stages": [pckh]}
+                evaluation = SimpleNamespace(accuracy=SimpleNamespace(mean=pckh))
+            history.append(line)
+            given["after_epoch"](Epoch(epoch, images, 1.0, line["seconds"], evaluation))  # type: ignore[arg-type]
+        return Trained(network, None, None, history)
+
+    return train
+
+
+def _process(experiment: Experiment, total: int, starts: list[float], seconds: float, go: Any, answers: Any) -> None:
+    """Some workers, each a thread; their times go into a queue."""
+    torch.set_num_threads(1)
+    times = Times()
+    objective.train = _sleeping(seconds)  # type: ignore[assignment]
+    people = fit_to_input(experiment.load_people("train", "cpu"), experiment.config.data.input_size)
+    url = masked(experiment.url)
+    experiment.count_beforehand()
+
+    def work(start: float) -> None:
+        time.sleep(start)
+        sampler = experiment.sampler()
+        original = sampler.sample_relative
+
+        def propose(*arguments: Any) -> Any:
+            began = time.perf_counter()
+            point = original(*arguments)
+            times.proposing.append(time.perf_counter() - began)
+            return point
+
+        sampler.sample_relative = propose  # type: ignore[method-assign]
+        study = patiently(url, lambda: experiment.open_study(sampler))
+        lease = lease_of(study, "cpu")
+        patiently(url, lease.start)
+        while True:
+            began = time.perf_counter()
+            trial = claim(study, total, experiment.space.choices, lease)
+            if trial is None:
+                if patiently(url, lambda: count(study)).done >= total:
+                    break
+                time.sleep(1)
+                continue
+            times.claiming.append(time.perf_counter() - began)
+            objective.run_trial(study, trial, experiment, people, people, lease=lease)
+            times.told.append(time.time())
+        lease.end()
+        engine_of(study._storage).dispose()
+
+    answers.put("ready")
+    go.wait()
+    # From here on: what opened the study before is not counted.
+    storage._server_lock = _timed(storage._server_lock, times)
+    storage._file_lock = _timed(storage._file_lock, times)
+    threads = [threading.Thread(target=work, args=(start,)) for start in starts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    answers.put(times)
+
+
+def _connections(server: Server, url: str, stop: threading.Event, seen: list[int]) -> None:
+    """Count the connections to a database every second."""
+    name = sqlalchemy.make_url(url).database
+    engine = sqlalchemy.create_engine(sqlalchemy.make_url(url).set(database="postgres"), isolation_level="AUTOCOMMIT")
+    asked = sqlalchemy.text("SELECT count(*) FROM pg_stat_activity WHERE datname = :name")
+    with engine.connect() as connection:
+        while not stop.wait(1):
+            seen.append(int(connection.execute(asked, {"name": name}).scalar_one()))
+    engine.dispose()
+
+
+def measure(
+    folder: Path, workers: int, seconds: float, rounds: int, sampler: str, filled: int, server: Server | None
+) -> dict[str, Any]:
+    """Trials a minute of so many workers, each of which has some trials in turn."""
+    many = workers > 2 * PROCESSES
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        url = server.new_database() if server else f"sqlite:///{name}/study.db"
+        experiment = _experiment(folder, url, sampler)
+        fill(experiment, filled)
+        experiment.open_study()
+        total = filled + workers * rounds
+        starts = [seconds * i / workers if many else 0.0 for i in range(workers)]
+        context = get_context("spawn")
+        go, answers = context.Event(), context.Queue()
+        shares = [starts[i :: min(PROCESSES, workers)] for i in range(min(PROCESSES, workers))]
+        processes = [
+            context.Process(target=_process, args=(experiment, total, share, seconds, go, answers)) for share in shares
+        ]
+        stop, seen = threading.Event(), list[int]()
+        watcher = threading.Thread(target=_connections, args=(server, url, stop, seen)) if server else None
+        try:
+            for process in processes:
+                process.start()
+            for _ in processes:
+                assert answers.get(timeout=300) == "ready"
+            began = time.time()
+            if watcher:
+                watcher.start()
+            go.set()
+            found = [answers.get(timeout=3600) for _ in processes]
+        finally:
+            stop.set()
+            for process in processes:
+                process.join(timeout=60)
+            if watcher:
+                watcher.join()
+        study = experiment.open_study()
+        states = [t.state for t in study.get_trials(deepcopy=False)]
+        networks = {t.params and experiment.candidate_of(t).id for t in study.get_trials(deepcopy=False)}
+        engine_of(study._storage).dispose()
+    told = sorted(moment for times in found for moment in times.told)
+    edge = workers // 2 if many else 0
+    if many:
+        rate = (len(told) - 2 * edge - 1) / (told[-edge - 1] - told[edge]) * 60
+    else:
+        rate = len(told) / (told[-1] - began) * 60
+    return {
+        "database": "postgresql" if server else "sqlite",
+        "workers": workers,
+        "sampler": sampler,
+        "trial_seconds": seconds,
+        "trials": len(told),
+        "filled": filled,
+        "trials_per_minute": round(rate, 2),
+        "time_spent_training": round(rate * seconds / 60 / workers, 4),
+        "lock_waited_for": _quantiles([s for times in found for s in times.waiting]),
+        "lock_held": _quantiles([s for times in found for s in times.holding]),
+        "proposal": _quantiles([s for times in found for s in times.proposing]),
+        "claim": _quantiles([s for times in found for s in times.claiming]),
+        "connections": {"median": float(np.median(seen)), "most": max(seen)} if seen else None,
+        "exact": len(told) == workers * rounds and len(states) == total == len(networks) and _all_done(states),
+    }
+
+
+def _experiment(folder: Path, url: str, sampler: str) -> Experiment:
+    """A study whose trials are never stopped early."""
+    experiment = begin(folder, url)
+    raw = experiment.config.model_dump(exclude_none=True)
+    raw["sampler"]["name"] = sampler
+    raw["stopping"]["least"] = 1_000_000
+    return prepare(StudyConfig.model_validate(raw), folder / "runs", url)
+
+
+def _all_done(states: list[TrialState]) -> bool:
+    return all(state in (TrialState.COMPLETE, TrialState.PRUNED) for state in states)
+
+
+def _quantiles(seconds: list[float]) -> dict[str, float]:
+    if not seconds:
+        return {}
+    p50, p99 = np.quantile(seconds, [0.5, 0.99])
+    return {"p50": round(float(p50), 4), "p99": round(float(p99), 4), "most": round(max(seconds), 4)}
+
+
+def main(
+    workers: Annotated[list[int] | None, typer.Option(help="How many; repeat it. Default: 1, 2, 4, 8.")] = None,
+    seconds: Annotated[float, typer.Option(help="That a trial sleeps.")] = 20.0,
+    rounds: Annotated[int, typer.Option(help="Trials of each worker.")] = 3,
+    sampler: Annotated[str, typer.Option(help="As in nas.search.")] = "front",
+    filled: Annotated[int, typer.Option(help="Finished trials before.")] = 0,
+    database: Annotated[str, typer.Option(help="sqlite, postgresql or both.")] = "both",
+) -> None:
+    """Measure trials a minute."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    numbers = workers or [1, 2, 4, 8]
+    exact = True
+    for one in ("sqlite", "postgresql") if database == "both" else (database,):
+        # Two for each worker that claims or tells, and some for the server itself.
+        server = Server(max_connections=max(100, 3 * max(numbers))) if one == "postgresql" else None
+        try:
+            alone = None
+            with tempfile.TemporaryDirectory(prefix="scaling-") as name:
+                for number in numbers:
+                    found = measure(Path(name), number, seconds, rounds, sampler, filled, server)
+                    if number == 1:
+                        alone = found["trials_per_minute"]
+                    if alone:
+                        found["efficiency"] = round(found["trials_per_minute"] / (number * alone), 4)
+                    exact &= found["exact"]
+                    print(json.dumps(found), flush=True)
+        finally:
+            if server:
+                server.close()
+    sys.exit(0 if exact else 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
