@@ -254,18 +254,18 @@ def _quantiles(seconds: list[float]) -> dict[str, float]:
 def main(
     workers: Annotated[list[int] | None, typer.Option(help="How many; repeat it. Default: 1, 2, 4, 8.")] = None,
     seconds: Annotated[float, typer.Option(help="That a trial sleeps.")] = 20.0,
-    rounds: Annotated[int, typer.Option(help="Trials of each worker.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Trials of each worker.")] = 4,
     sampler: Annotated[str, typer.Option(help="As in nas.search.")] = "front",
     filled: Annotated[int, typer.Option(help="Finished trials before.")] = 0,
     database: Annotated[str, typer.Option(help="sqlite, postgresql or both.")] = "both",
+    max_connections: Annotated[int, typer.Option(help="Of PostgreSQL; 0: enough.")] = 0,
 ) -> None:
     """Measure trials a minute."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     numbers = workers or [1, 2, 4, 8]
     exact = True
     for one in ("sqlite", "postgresql") if database == "both" else (database,):
-        # Two for each worker that claims or tells, and some for the server itself.
-        server = Server(max_connections=max(100, 3 * max(numbers))) if one == "postgresql" else None
+        server = Server(max_connections or max(100, max(numbers) + 50)) if one == "postgresql" else None
         try:
             alone = None
             with tempfile.TemporaryDirectory(prefix="scaling-") as name:

@@ -26,9 +26,13 @@ import optuna
 import sqlalchemy
 import torch
 import typer
+from optuna.distributions import distribution_to_json
+from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from postgres import Server
+from sqlalchemy import insert
 from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
 
 from nas import report, workers
 from nas.study.config import StudyConfig
@@ -68,6 +72,8 @@ def begin(folder: Path, url: str | None, name: str = "thousand", **changes: Any)
 
 def fill(experiment: Experiment, trials: int, seed: int = 0) -> None:
     """Write trials as a search leaves them."""
+    if not trials:
+        return
     study = experiment.open_study()
     there = len(study.get_trials(deepcopy=False))
     rng = random.Random(seed)
@@ -81,8 +87,42 @@ def fill(experiment: Experiment, trials: int, seed: int = 0) -> None:
             continue
         seen.add(candidate.id)
         written.append(_trial(experiment, point, candidate, cost, len(written), rng))
-    study.add_trials(written)
+    _write(engine_of(study._storage), study._study_id, there, written)
     engine_of(study._storage).dispose()
+
+
+def _write(engine: Engine, study: int, first: int, trials: list[FrozenTrial]) -> None:
+    """Write trials in one transaction: Optuna takes one for each attribute."""
+    params: list[dict[str, Any]] = []
+    values: list[dict[str, Any]] = []
+    attributes: list[dict[str, Any]] = []
+    with Session(engine) as session, session.begin():
+        for number, trial in enumerate(trials, first):
+            row = models.TrialModel(
+                number=number,
+                study_id=study,
+                state=trial.state,
+                datetime_start=trial.datetime_start,
+                datetime_complete=trial.datetime_complete,
+            )
+            session.add(row)
+            session.flush()
+            for name, distribution in trial.distributions.items():
+                value = distribution.to_internal_repr(trial.params[name])
+                about = {
+                    "param_name": name,
+                    "param_value": value,
+                    "distribution_json": distribution_to_json(distribution),
+                }
+                params.append({"trial_id": row.trial_id, **about})
+            for objective, value in enumerate(trial.values or ()):
+                kind = models.TrialValueModel.TrialValueType.FINITE
+                values.append({"trial_id": row.trial_id, "objective": objective, "value": value, "value_type": kind})
+            for key, value in trial.user_attrs.items():
+                attributes.append({"trial_id": row.trial_id, "key": key, "value_json": json.dumps(value)})
+        session.execute(insert(models.TrialParamModel), params)
+        session.execute(insert(models.TrialValueModel), values)
+        session.execute(insert(models.TrialUserAttributeModel), attributes)
 
 
 def _trial(

@@ -146,15 +146,18 @@ def chances(means: Floats, errors: Floats, costs: Floats) -> Floats:
         (n,) shares of some thousand draws, the same for the same networks.
     """
     rng = np.random.default_rng(0)
-    draws = rng.standard_normal((_DRAWS, len(means))) * errors + means
+    draws = np.ascontiguousarray((rng.standard_normal((_DRAWS, len(means))) * errors + means).T)
     shares = np.ones(len(means))
+    least, most = means - 5 * errors, means + 5 * errors
     for i in range(len(means)):
         no_dearer = (costs <= costs[i]).all(axis=1)
         no_dearer[i] = False
+        if not no_dearer.any():
+            continue
         # Those that are certainly behind another of them do not decide.
-        if no_dearer.any():
-            no_dearer &= means + 5 * errors >= (means - 5 * errors)[no_dearer].max()
-            shares[i] = (draws[:, i] > draws[:, no_dearer].max(axis=1)).mean()
+        best = least[no_dearer].max()
+        no_dearer &= most >= best
+        shares[i] = (draws[i] > draws[no_dearer].max(axis=0)).mean() if most[i] >= best else 0.0
     return shares
 
 
