@@ -168,7 +168,7 @@ def retrain(
 ) -> Result:
     """Train one network in full, from its last checkpoint if there is one, and store its result.
 
-    After a SIGTERM the checkpoint is written as it is, within the epoch; several processes go back to the epoch's begin.
+    After a SIGTERM the checkpoint is written as it is, within the epoch; several processes lose the epoch.
 
     Args:
         experiment: of the study.
