@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from optuna.testing.pytest_samplers import (
 from optuna.trial import TrialState, create_trial
 from scipy.stats import norm
 
+from nas.study import samplers
 from nas.study.config import StudyConfig
 from nas.study.front import Point, Scale, hypervolume
 from nas.study.samplers import (
@@ -176,6 +178,32 @@ def test_the_model_interpolates_and_knows_where_it_knows() -> None:
     far = model.predict(np.array([[4.0, -3.0]]))
     assert far[1][0] > 3 * sd.max()
     assert far[0][0] == pytest.approx(y.mean(), abs=2 * y.std())
+
+
+def test_of_many_values_some_are_fitted_and_all_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = plane(150)
+    new, truth = plane(200, seed=1)
+    whole = GaussianProcess.fit(x, y, np.zeros(150))
+    monkeypatch.setattr(samplers, "FITTED", 30)
+    sizes = []
+    matern = samplers._matern
+
+    def noting(a: torch.Tensor, b: torch.Tensor, *scales: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(a))
+        return matern(a, b, *scales)
+
+    monkeypatch.setattr(samplers, "_matern", noting)
+    model = GaussianProcess.fit(x, y, np.zeros(150))
+    assert max(sizes) == 30
+    every = np.linspace(0, 149, 30).round().astype(int)
+    few = GaussianProcess.fit(x[every], y[every], np.zeros(30))
+
+    def error(of: GaussianProcess) -> float:
+        return float(np.sqrt(np.mean((of.predict(new)[0] - truth) ** 2)))
+
+    assert error(model) < 0.5 * error(few)
+    assert error(model) < 1.5 * error(whole) + 0.05
+    assert len(model.noise) == 150
 
 
 def test_a_noisy_value_counts_less() -> None:

@@ -420,6 +420,13 @@ def test_a_driver_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None
     assert "install the driver" in message
 
 
+def test_a_grpc_proxy_is_refused_with_its_reason() -> None:
+    message = refused("grpc://me:secret@host:13000")
+    assert "--storage grpc://me:***@host:13000: " in message
+    assert "locks" in message
+    assert "give the URL of the database behind it" in message
+
+
 def test_another_kind_of_database() -> None:
     for url in ("oracel://me:secret@host/db", "mysql://me:secret@host/db"):
         assert "SQLite or PostgreSQL" in refused(url)

@@ -1,0 +1,107 @@
+"""What lets hundreds of workers share a study: few connections, and a lock asked for only with a reason."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from optuna.distributions import IntDistribution
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
+from postgres import Server
+
+from nas.architecture.cost import block_cost
+from nas.data.batches import fit_to_input
+from nas.study import objective
+from nas.study.config import StudyConfig
+from nas.study.experiment import prepare
+from nas.study.objective import run_trial
+from nas.study.storage import claim, create_study, default_url, engine_of, exclusive, lease_of, open_storage
+from nas.training.loop import Trained, train
+
+CHOICES = {"width": IntDistribution(4, 64)}
+
+
+def test_a_worker_holds_no_connection_while_it_trains(
+    server: Server, config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.new_database()
+    experiment = prepare(config, tmp_path / "runs", url)
+    study = experiment.open_study(RandomSampler(seed=0))
+    lease = lease_of(study, "cpu", beat=600, lease=600)
+    lease.start()
+    outside = sqlalchemy.create_engine(sqlalchemy.make_url(url).set(database="postgres"))
+    held: list[int] = []
+
+    def connections() -> int:
+        about = {"name": sqlalchemy.make_url(url).database}
+        asked = sqlalchemy.text("SELECT count(*) FROM pg_stat_activity WHERE datname = :name")
+        with outside.connect() as connection:
+            return int(connection.execute(asked, about).scalar_one())
+
+    def look(_: int) -> None:
+        # A server's process ends a moment after its client has gone.
+        deadline = time.monotonic() + 5
+        while (there := connections()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        held.append(there)
+
+    def observed(*arguments: Any, **given: Any) -> Trained:
+        given["after_step"] = look
+        return train(*arguments, **given)
+
+    monkeypatch.setattr(objective, "train", observed)
+    people, held_out = (fit_to_input(experiment.load_people(split, "cpu"), 32) for split in ("train", "holdout"))
+    trial = claim(study, 1, experiment.space.choices, lease)
+    assert trial is not None
+    assert connections() > 0
+    outcome = run_trial(study, trial, experiment, people, held_out, lease=lease)
+    assert held == [0] * config.short_schedule().steps
+    assert study.trials[0].state == TrialState.COMPLETE
+    assert outcome.pckh is not None
+    lease.end()
+    for engine in (outside, engine_of(study._storage)):
+        engine.dispose()
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_where_nothing_is_left_the_lock_is_not_waited_for(
+    database: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    url = default_url(tmp_path) if database == "sqlite" else request.getfixturevalue("server").new_database()
+    study = create_study(open_storage(url), "tiny", ("pckh", "params", "madds"), RandomSampler(seed=0))
+    mine, other = lease_of(study, "cpu"), lease_of(study, "cpu")
+    mine.renew()
+    other.renew()
+    trial = claim(study, 1, CHOICES, other)
+    answers: list[object] = []
+    asking = threading.Thread(target=lambda: answers.append(claim(study, 1, CHOICES, mine)))
+    with exclusive(study._storage):
+        asking.start()
+        asking.join(timeout=10)
+        assert answers == [None]
+    # But a trial whose worker is gone is a reason.
+    other.end()
+    taken = claim(study, 1, CHOICES, mine)
+    assert trial is not None
+    assert taken is not None
+    assert taken.params == trial.params
+    mine.end()
+    engine_of(study._storage).dispose()
+
+
+def test_blocks_are_counted_before_a_proposal_holds_the_lock(config: StudyConfig, tmp_path: Path) -> None:
+    experiment = prepare(config, tmp_path / "runs")
+    block_cost.cache_clear()
+    experiment.count_beforehand()
+    counted = block_cost.cache_info().misses
+    rng = random.Random(1)
+    for _ in range(100):
+        experiment.cost(experiment.problem.candidate(experiment.space.random(rng)))
+    assert counted > 0
+    assert block_cost.cache_info().misses == counted
