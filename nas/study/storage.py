@@ -213,6 +213,8 @@ _held = threading.local()
 @contextmanager
 def _server_lock(engine: sqlalchemy.Engine) -> Iterator[None]:
     key = zlib.crc32(f"hourglass-nas {engine.url.database}".encode())
+    # Who waits keeps one connection, not two: where hundreds wait, who has the lock must find one to work over.
+    engine.dispose()
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         # Who is stopped (SIGSTOP) while it holds the lock would stop everybody: the server ends its session. Since 14.
         version = connection.dialect.server_version_info or (0,)
