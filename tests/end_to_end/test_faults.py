@@ -1,0 +1,115 @@
+"""What a scheduler, a disk and a clock do to commands, from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from optuna.trial import TrialState
+from workplace import ENVIRONMENT, LONGER, Workplace, essence, living, until
+
+pytestmark = pytest.mark.slow
+
+STOPPED = "stopped by SIGTERM; the same command goes on where it was\n"
+JUMPS = """
+import os, time
+_steady, _real, _began = time.monotonic, time.time, time.monotonic()
+# An hour ahead, then a day back, then right again, every three seconds.
+time.time = lambda: _real() + (3600, -86400, 0)[int((_steady() - _began) / 3) % 3]
+"""
+
+
+@pytest.mark.parametrize("to", ["the coordinator", "all processes"])
+def test_a_search_that_is_terminated_hands_its_trials_back_as_they_are(place: Workplace, to: str) -> None:
+    arguments = ("--study", "tiny.toml", "--trials", 4, "--workers", 2, *LONGER)
+    with place.begun("search", *arguments) as process:
+        until(lambda: len(place.half_way()) == 2, "two trials are past their first epoch")
+        (os.killpg if to == "all processes" else os.kill)(process.pid, signal.SIGTERM)
+        began = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (143, STOPPED)
+        assert time.monotonic() - began < 20
+        until(lambda: not living(process.pid), "nothing is left running", 20)
+    trials = place.trials()
+    assert not any(trial.state == TrialState.RUNNING for trial in trials)
+    handed_back = [trial for trial in trials if trial.state == TrialState.WAITING]
+    assert len(handed_back) == 2
+    reached = {}
+    for trial in handed_back:
+        before = trial.user_attrs["earlier"][-1]
+        state = torch.load(place.path("tiny", "checkpoints", f"trial-{before}.pt"), weights_only=True)
+        within = state.get("within")
+        reached[trial.number] = len(state["history"]) * 8 + (within["step"] if within else 0)  # 512 / 8 / 8 steps
+    assert all(step > 0 for step in reached.values())
+    done = [essence(trial) for trial in place.done()]
+
+    place.search("--trials", 4, "--workers", 2, *LONGER)
+    again = {trial.number: trial for trial in place.trials()}
+    assert len(place.done()) == 4
+    assert [essence(again[trial[0]]) for trial in done] == done
+    assert {number: again[number].user_attrs["resumed_after_step"] for number in reached} == reached
+    assert list(place.path("tiny", "checkpoints").iterdir()) == []
+
+
+def test_a_worker_alone_that_is_terminated_is_replaced(place: Workplace) -> None:
+    arguments = ("--study", "tiny.toml", "--trials", 1, "--workers", 1, *LONGER)
+    with place.begun("search", *arguments) as process:
+        trial = until(place.half_way, "a trial past its first epoch")[0]
+        os.kill(trial.user_attrs["owner"]["pid"], signal.SIGTERM)
+        _, errors = process.communicate(timeout=200)
+        assert (process.returncode, errors) == (0, "")
+    (done,) = place.done()
+    assert done.user_attrs["earlier"] == [trial.number]
+    assert done.user_attrs["resumed_after_step"] > 0
+
+
+def test_a_full_training_that_is_terminated_goes_on_at_that_step(going: Workplace) -> None:
+    arguments = ("--study", "tiny", "--pick", "best", "--images", 1536, "--epochs", 4, "--json")
+    full = going.path("tiny", "full")
+    with going.begun("retrain", *arguments) as process:
+        until(lambda: list(full.glob("*/checkpoint.pt")), "an epoch is done")
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors.endswith(STOPPED)) == (143, True)
+    (file,) = full.glob("*/checkpoint.pt")
+    assert 1 <= len(torch.load(file, weights_only=True)["history"]) < 4
+    again = going.run("retrain", *arguments)
+    assert again.returncode == 0, again.stderr
+    history = torch.load(file, weights_only=True)["history"]
+    assert [epoch["images"] for epoch in history] == [384, 768, 1152, 1536]
+    assert json.loads(again.stdout)[0]["pckh"] == history[-1]["pckh"]
+
+
+def test_a_search_whose_folder_is_removed_says_so(place: Workplace) -> None:
+    with place.begun("search", "--study", "tiny.toml", "--trials", 3, "--workers", 1, *LONGER) as process:
+        until(place.half_way, "a trial past its first epoch")
+        shutil.rmtree(place.path("tiny"))
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "study.db was removed while it was in use" in errors
+    assert "Traceback" not in errors
+    assert not place.path("tiny", "study.db").exists()
+
+
+def test_a_search_goes_on_whatever_the_clock_says(place: Workplace, tmp_path: Path) -> None:
+    (tmp_path / "jumps").mkdir()
+    (tmp_path / "jumps" / "sitecustomize.py").write_text(JUMPS)
+    environment = {
+        **ENVIRONMENT,
+        "PYTHONPATH": f"{tmp_path / 'jumps'}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}",
+        "HOURGLASS_BEAT": "0.5",
+        "HOURGLASS_LEASE": "3",
+    }
+    arguments = ("--study", "tiny.toml", "--trials", 4, "--workers", 2, *LONGER)
+    with place.begun("search", *arguments, env=environment) as process:
+        _, errors = process.communicate(timeout=200)
+    assert (process.returncode, errors) == (0, "")
+    trials = place.trials()
+    assert [trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials] == [True] * 4
+    assert not any("earlier" in trial.user_attrs for trial in trials)  # nobody was taken for dead
