@@ -265,7 +265,7 @@ def main(
     numbers = workers or [1, 2, 4, 8]
     exact = True
     for one in ("sqlite", "postgresql") if database == "both" else (database,):
-        server = Server(max_connections or max(100, max(numbers) + 50)) if one == "postgresql" else None
+        server = Server(max_connections or max(100, 3 * max(numbers) + 20)) if one == "postgresql" else None
         try:
             alone = None
             with tempfile.TemporaryDirectory(prefix="scaling-") as name:
