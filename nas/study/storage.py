@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import random
 import re
 import socket
 import threading
@@ -210,25 +211,50 @@ _held = threading.local()
 """The connection over which this thread holds the lock."""
 
 
+def _lock_over(engine: sqlalchemy.Engine, key: int) -> sqlalchemy.Connection:
+    """Wait for an advisory lock; gives the connection that holds it.
+
+    Who waits asks again and again and has no connection in between: where hundreds wait, who has the lock must find one
+    to work over. The server could make them wait, but each over a connection.
+    """
+    pause = 0.02
+    while True:
+        engine.dispose()
+        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            if connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
+                return connection
+        except BaseException:
+            connection.close()
+            raise
+        connection.close()
+        engine.dispose()
+        time.sleep(pause * _uneven.uniform(0.5, 1.0))
+        pause = min(0.5, 1.5 * pause)
+
+
+_uneven = random.Random()
+
+
 @contextmanager
 def _server_lock(engine: sqlalchemy.Engine) -> Iterator[None]:
     key = zlib.crc32(f"hourglass-nas {engine.url.database}".encode())
-    # Who waits keeps one connection, not two: where hundreds wait, who has the lock must find one to work over.
-    engine.dispose()
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    with _lock_over(engine, key) as connection:
         # Who is stopped (SIGSTOP) while it holds the lock would stop everybody: the server ends its session. Since 14.
         version = connection.dialect.server_version_info or (0,)
-        timeout = "set_config('idle_session_timeout', :idle, false), " if version >= (14,) else ""
-        idle = {"idle": str(round(1000 * LEASE))} if timeout else {}
-        connection.execute(text(f"SELECT {timeout}pg_advisory_lock(:key)"), {"key": key, **idle})
+        timed = version >= (14,)
+        if timed:
+            set_timeout = text("SELECT set_config('idle_session_timeout', :idle, false)")
+            connection.execute(set_timeout, {"idle": str(round(1000 * LEASE))})
         _held.connection = connection
         try:
             yield
         finally:
             _held.connection = None
             try:
-                ended = {"idle": "0"} if timeout else {}
-                connection.execute(text(f"SELECT {timeout}pg_advisory_unlock(:key)"), {"key": key, **ended})
+                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
+                if timed:
+                    connection.execute(set_timeout, {"idle": "0"})
             except SQLAlchemyError:
                 connection.invalidate()  # the lock ended with its session; what was done inside stays done
 
