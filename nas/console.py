@@ -87,6 +87,22 @@ def amount(text: str | None, flag: str) -> int | None:
     return round(value)
 
 
+def short(number: float) -> str:
+    """A count as people say it: 6.73 M, 9.04 G."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(number) >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:05 or 2:03:04."""
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def existing_file(path: Path, flag: str) -> Path:
     """The path, if it is a file.
 

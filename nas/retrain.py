@@ -10,10 +10,9 @@ from typing import Annotated
 import torch
 import typer
 
-from nas.console import amount, console, progress, run
+from nas.console import amount, clock, console, progress, run, short
 from nas.errors import UserError
 from nas.study.comparison import Limits
-from nas.study.display import clock, short
 from nas.study.experiment import load
 from nas.study.full import Result, choose, processes, retrain
 from nas.training.devices import device_named

@@ -12,21 +12,12 @@ import typer
 from optuna.study import Study
 from pydantic import ValidationError
 
-from nas.console import amount, console, default_workers, print_tables, run, writable_directory
+from nas.console import amount, console, default_workers, print_tables, run, short, writable_directory
 from nas.errors import UserError
 from nas.study import confirmation
 from nas.study.calibration import calibration_of, companion, queue, remember, remembered
 from nas.study.config import StudyConfig
-from nas.study.display import (
-    Standing,
-    comparison_table,
-    elsewhere,
-    front_records,
-    front_table,
-    near_table,
-    short,
-    watching,
-)
+from nas.study.display import Standing, comparison_table, elsewhere, front_records, front_table, near_table, watching
 from nas.study.experiment import Experiment, points_of, prepare
 from nas.study.files import find
 from nas.study.front import hypervolume

@@ -195,6 +195,18 @@ class Experiment:
         named = study.user_attrs.get("checkpoints")
         return Path(named) / self.config.name if named else self.folder / "checkpoints"
 
+    def artifacts_of(self, study: Study) -> Path:
+        """Where pictures of all studies of a storage are kept: a dashboard serves one storage from one folder.
+
+        Beside an SQLite database. With a server, in the folder that all machines reach, if the study names one, else
+        among the runs.
+        """
+        file = _database_file(self.url)
+        if file is not None:
+            return file.parent / "artifacts"
+        named = study.user_attrs.get("checkpoints")
+        return (Path(named) if named else self.folder.parent) / "artifacts"
+
     def load_people(self, split: str | tuple[str, ...], device: str) -> PackedPeople:
         """People of some splits, on the device."""
         return PackedPeople.load(people_file(self.config, self.folder), split, device)

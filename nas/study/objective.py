@@ -21,6 +21,7 @@ from nas.errors import UserError
 from nas.study.candidate import Candidate
 from nas.study.experiment import Experiment, finished_of, images_of, points_of
 from nas.study.front import Point, front, hypervolume
+from nas.study.keepsakes import Ended, keep
 from nas.study.leases import Lease
 from nas.study.patience import patiently
 from nas.study.stopping import StoppingRule
@@ -117,8 +118,10 @@ def _run(
     _note(trial, {"candidate": candidate.to_dict(), "network": str(candidate), "seed": seed, "cost": costs})
     refusal = None if given else patiently(url, lambda: _refusal(study, frozen, experiment, candidate))
     checkpoint = _taken_up(experiment.checkpoints_of(study), frozen)
+    title = f"Trial {trial.number}: {experiment.title_of(frozen)}"
     if refusal is not None:
         _note(trial, {"reason": refusal})
+        _keep(trial, experiment, Ended(title, candidate, cost, schedule, seed, None, refusal), held_out)
         _tell(study, trial, owner, None, lambda: {})
         checkpoint.unlink(missing_ok=True)
         return Outcome(trial.number, None, refusal, 0, time.perf_counter() - began)
@@ -188,6 +191,7 @@ def _run(
         return {"hypervolume": volume, "front_size": len(front(points)), "images_so_far": images_of(study) + seen}
 
     _note(trial, known)
+    _keep(trial, experiment, Ended(title, candidate, cost, schedule, seed, trained, reason), held_out)
     values = [getattr(point, objective) for objective in experiment.config.objectives] if point else None
     _tell(study, trial, owner, values, progress)
     checkpoint.unlink(missing_ok=True)  # not where it was taken over: whoever did may still have to take this up
@@ -210,6 +214,14 @@ def _note(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
             patiently(url, write)
         except UpdateFinishedTrialError as error:
             raise TakenOverError from error
+
+
+def _keep(trial: optuna.Trial, experiment: Experiment, ended: Ended, people: PackedPeople) -> None:
+    """Leave note and pictures of a running trial. Raises TakenOverError if it runs no longer."""
+    try:
+        keep(trial, experiment, ended, people)
+    except UpdateFinishedTrialError as error:
+        raise TakenOverError from error
 
 
 def _tell(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import plotly.graph_objects as go
 
-from nas.study.display import short
+from nas.console import short
 from nas.study.findings import Findings
 from nas.study.importance import Importance
 
