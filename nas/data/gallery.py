@@ -20,13 +20,16 @@ _GAP, _LINE = 4, 20
 _ACROSS = 8  # heatmaps in a row
 
 
-def gallery(people: PackedPeople, chosen: Sequence[int], predicted: Tensor, labels: Sequence[str]) -> Picture:
-    """Some people side by side, labelled joints above, predicted ones below, a white line from each to its truth.
+def gallery(
+    people: PackedPeople, chosen: Sequence[int], predicted: Tensor, missed: Tensor, labels: Sequence[str]
+) -> Picture:
+    """Some people side by side, labelled joints above, predicted ones below, white lines from the missed to the truth.
 
     Args:
         people: N of them, on any device.
         chosen: which ones, K of them.
         predicted: (N, J, 2) in original pixels.
+        missed: bool (N, J): labelled joints that count as not found.
         labels: a text above each of the K, in ASCII.
 
     Returns:
@@ -38,6 +41,7 @@ def gallery(people: PackedPeople, chosen: Sequence[int], predicted: Tensor, labe
     batch = cut(people, indices, people.box, to_crop)
     guesses = to_input(people, indices, predicted[indices].to(device), to_crop).cpu().numpy()
     truths, labelled = batch.joints.cpu().numpy(), batch.labelled.cpu().numpy()
+    wrong = missed.cpu().numpy()[list(chosen)]
     step = _TILE + _GAP
     page = np.full((_LINE + 2 * step, _GAP + len(indices) * step, 3), PAPER, np.uint8)
     for place, picture in enumerate(as_pictures(batch.images).numpy()):
@@ -45,7 +49,7 @@ def gallery(people: PackedPeople, chosen: Sequence[int], predicted: Tensor, labe
         truth, known, guess = truths[place], labelled[place], guesses[place]
         there = np.isfinite(guess).all(axis=1)
         answer = draw_person(picture, guess, there, people.skeleton, _TILE)
-        _connect(answer, guess * _TILE / people.box, truth * _TILE / people.box, known & there)
+        _connect(answer, guess * _TILE / people.box, truth * _TILE / people.box, wrong[place] & there)
         write(page, labels[place], (left, 14), INK, 0.4)
         for row, tile in enumerate((draw_person(picture, truth, known, people.skeleton, _TILE), answer)):
             top = _LINE + row * step
@@ -73,7 +77,8 @@ def heatmap_sheet(picture: Picture, maps: NDArray[np.float32], skeleton: Skeleto
     Returns:
         uint8 (H, W, 3) RGB.
     """
-    grey = cv2.cvtColor(cv2.resize(picture, (_HEAT, _HEAT), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    smooth = cv2.INTER_CUBIC if len(picture) < _HEAT else cv2.INTER_AREA
+    grey = cv2.cvtColor(cv2.resize(picture, (_HEAT, _HEAT), interpolation=smooth), cv2.COLOR_RGB2GRAY)
     ground = cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB).astype(np.float32) * 0.6
     across = min(_ACROSS, len(maps))
     step, line = _HEAT + _GAP, _HEAT + _LINE

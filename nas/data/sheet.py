@@ -170,9 +170,11 @@ def _shortened(text: str, width: int, scale: float = 0.42) -> str:
     return short
 
 
-def save_jpeg_or_png(picture: Picture, name: str) -> bytes:
-    """The picture's file, by the name's ending: ``.jpg``, ``.jpeg`` or ``.png``."""
+def save_jpeg_or_png(picture: Picture, name: str, quality: int = 92) -> bytes:
+    """The picture's file, by the name's ending: ``.jpg``, ``.jpeg`` (of that quality) or ``.png``."""
     ending = ".png" if name.lower().endswith(".png") else ".jpg"
-    done, data = cv2.imencode(ending, picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92] if ending == ".jpg" else [])
+    done, data = cv2.imencode(
+        ending, picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality] if ending == ".jpg" else []
+    )
     assert done, "OpenCV wrote no picture"
     return bytes(data.tobytes())

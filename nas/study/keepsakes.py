@@ -34,10 +34,13 @@ from nas.study.patience import patiently
 from nas.study.storage import masked_url
 from nas.training.evaluation import heatmaps_of
 from nas.training.loop import Trained
-from nas.training.metrics import head_yardstick, mean_errors
+from nas.training.metrics import found, head_yardstick, mean_errors
 from nas.training.schedule import Schedule
 
 CURVE, PEOPLE, HEATMAPS, CONFIG = "learning-curve.svg", "people.jpg", "heatmaps.jpg", "config.json"
+CHECKPOINT = "checkpoint.pt"
+QUALITY = 75
+"""Of JPEGs: sixty kilobytes a trial in all."""
 EACH = 2
 """People shown of each kind: the best, the median, the worst."""
 
@@ -72,6 +75,7 @@ def keep(
     experiment: Experiment,
     ended: Ended,
     people: PackedPeople,
+    folder: Path,
     files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Put a running trial's note and artifacts where the dashboard finds them; not twice if it is done again.
@@ -83,6 +87,7 @@ def keep(
         experiment: of its study.
         ended: what is to be told.
         people: that it was scored on, on the device.
+        folder: of the artifacts.
         files: further artifacts, by name.
 
     Raises:
@@ -94,7 +99,6 @@ def keep(
     lost = None
     paths: dict[str, str] = {}
     if drawn:
-        folder = patiently(url, lambda: experiment.artifacts_of(trial.study))
         try:
             paths = _uploaded(trial, folder, drawn, url)
         except OSError as error:
@@ -151,17 +155,19 @@ def _drawn(experiment: Experiment, ended: Ended, people: PackedPeople) -> dict[s
         people = fit_to_input(people, experiment.config.data.input_size)
         predicted = trained.evaluation.predictions
         yardstick = head_yardstick(people.head_size, people.labelled)
-        errors = mean_errors(predicted, people.original_joints(), yardstick).cpu().numpy()
+        truth = people.original_joints()
+        errors = mean_errors(predicted, truth, yardstick).cpu().numpy()
+        missed = people.labelled & ~found(predicted, truth, yardstick, 0.5)
         chosen = extremes(errors)
         if chosen:
             labels = [f"{kind} {errors[person]:.2f}" for kind, person in chosen]
-            sheet = gallery(people, [person for _, person in chosen], predicted, labels)
-            files[PEOPLE] = save_jpeg_or_png(sheet, PEOPLE)
-            typical = next(person for kind, person in chosen if kind == "median")
+            sheet = gallery(people, [person for _, person in chosen], predicted, missed, labels)
+            files[PEOPLE] = save_jpeg_or_png(sheet, PEOPLE, QUALITY)
+            typical = chosen[len(chosen) // 2][1]
             size = experiment.config.data.input_size
             maps, picture = heatmaps_of(trained.network, people, typical, ended.schedule, size)
             sheet = heatmap_sheet(picture.numpy(), maps.numpy(), people.skeleton)
-            files[HEATMAPS] = save_jpeg_or_png(sheet, HEATMAPS)
+            files[HEATMAPS] = save_jpeg_or_png(sheet, HEATMAPS, QUALITY)
     return files
 
 
@@ -176,9 +182,9 @@ def extremes(errors: np.ndarray[Any, np.dtype[np.float64]]) -> list[tuple[str, i
     """
     order = [int(person) for person in np.argsort(errors, kind="stable") if math.isfinite(errors[person])]
     each = min(EACH, -(-len(order) // 3))
-    middle = order[len(order) // 2 - each // 2 :][:each]
-    rest = [person for person in order if person not in middle]
-    best, worst = rest[: min(each, len(rest) // 2)], rest[len(rest) // 2 :][-each:]
+    best, worst = order[:each], order[each:][-each:]
+    between = order[len(best) : len(order) - len(worst)]
+    middle = between[(len(between) - each + 1) // 2 :][:each]
     kinds = (("best", best), ("median", middle), ("worst", worst))
     return [(kind, person) for kind, people in kinds for person in people]
 
@@ -199,23 +205,24 @@ def note(experiment: Experiment, ended: Ended, paths: Mapping[str, str], lost: s
     if history:
         facts.append(f"{history[-1]['images']:,} pictures in {clock(history[-1]['seconds'])} of training")
     pckh = [f"**PCKh {measured[-1]['pckh']:.1f}**"] if measured else []
-    lines = [f"# {plain(ended.title)}", "", " · ".join([*pckh, *facts])]
+    lines = [f"## {plain(ended.title)}", "", " · ".join([*pckh, *facts])]
     if ended.reason is not None:
         lines += ["", f"**Ended:** {plain(ended.reason)}"]
     for line in ended.about:
         lines += ["", line]
     if measured:
         groups = measured[-1]["groups"]
-        lines += ["", f"| {' | '.join(map(plain, groups))} |", "|" + "--:|" * len(groups)]
-        lines.append("| " + " | ".join("–" if math.isnan(v) else f"{v:.1f}" for v in groups.values()) + " |")
+        said = [f"{plain(name)} {'–' if math.isnan(value) else f'{value:.1f}'}" for name, value in groups.items()]
+        lines += ["", f"PCKh by joint: {' · '.join(said)}"]
     captions = {
-        CURVE: "learning curve",
-        PEOPLE: "held-out people: labelled above, predicted below; numbers: mean error in head sizes",
-        HEATMAPS: "heatmaps of the first median person, each scaled to its own maximum",
+        CURVE: "",
+        PEOPLE: "Held-out people: labelled above, predicted below, lines where a joint was missed; numbers: mean error "
+        "in head sizes",
+        HEATMAPS: "Heatmaps of a median person, each scaled to its own maximum",
     }
     for name, caption in captions.items():
         if name in paths:
-            lines += ["", f"![{caption}]({paths[name]})", "", f"*{caption}*"]
+            lines += ["", f"![{name}]({paths[name]})", *(["", f"*{caption}*"] if caption else [])]
     if lost is not None:
         lines += ["", f"No pictures: {plain(lost)}"]
     architecture = ended.candidate.architecture

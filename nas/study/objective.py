@@ -118,10 +118,10 @@ def _run(
     _note(trial, {"candidate": candidate.to_dict(), "network": str(candidate), "seed": seed, "cost": costs})
     refusal = None if given else patiently(url, lambda: _refusal(study, frozen, experiment, candidate))
     checkpoint = _taken_up(experiment.checkpoints_of(study), frozen)
-    title = f"Trial {trial.number}: {experiment.title_of(frozen)}"
+    title = experiment.title_of(frozen)
     if refusal is not None:
         _note(trial, {"reason": refusal})
-        _keep(trial, experiment, Ended(title, candidate, cost, schedule, seed, None, refusal), held_out)
+        _keep(study, trial, experiment, Ended(title, candidate, cost, schedule, seed, None, refusal), held_out)
         _tell(study, trial, owner, None, lambda: {})
         checkpoint.unlink(missing_ok=True)
         return Outcome(trial.number, None, refusal, 0, time.perf_counter() - began)
@@ -191,7 +191,7 @@ def _run(
         return {"hypervolume": volume, "front_size": len(front(points)), "images_so_far": images_of(study) + seen}
 
     _note(trial, known)
-    _keep(trial, experiment, Ended(title, candidate, cost, schedule, seed, trained, reason), held_out)
+    _keep(study, trial, experiment, Ended(title, candidate, cost, schedule, seed, trained, reason), held_out)
     values = [getattr(point, objective) for objective in experiment.config.objectives] if point else None
     _tell(study, trial, owner, values, progress)
     checkpoint.unlink(missing_ok=True)  # not where it was taken over: whoever did may still have to take this up
@@ -216,10 +216,11 @@ def _note(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
             raise TakenOverError from error
 
 
-def _keep(trial: optuna.Trial, experiment: Experiment, ended: Ended, people: PackedPeople) -> None:
+def _keep(study: optuna.Study, trial: optuna.Trial, experiment: Experiment, ended: Ended, people: PackedPeople) -> None:
     """Leave note and pictures of a running trial. Raises TakenOverError if it runs no longer."""
+    folder = patiently(masked_url(study._storage), lambda: experiment.artifacts_of(study))
     try:
-        keep(trial, experiment, ended, people)
+        keep(trial, experiment, ended, people, folder)
     except UpdateFinishedTrialError as error:
         raise TakenOverError from error
 
