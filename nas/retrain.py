@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 import typer
 
-from nas.console import amount, clock, console, progress, run, short
+from nas.console import clock, console, progress, run, short
 from nas.errors import UserError
 from nas.study.comparison import Limits
 from nas.study.experiment import load
@@ -31,6 +31,9 @@ def main(
     all_front: Annotated[bool, typer.Option("--all-front", help="Train every network of the front.")] = False,
     max_params: Annotated[str | None, typer.Option(help="Pick among networks of at most so many, e.g. 1M.")] = None,
     max_madds: Annotated[str | None, typer.Option(help="Pick among networks of at most so many, e.g. 3G.")] = None,
+    max_latency: Annotated[
+        float | None, typer.Option(metavar="MS", help="Pick among those that take at most so long a picture here.")
+    ] = None,
     published: Annotated[str | None, typer.Option(help="Train a published network, e.g. hg2.")] = None,
     storage: Annotated[str | None, typer.Option(help="Database URL; by default the study's own SQLite.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs"),
@@ -42,7 +45,7 @@ def main(
 ) -> None:
     """Train networks under the study's full schedule and store their PCKh back.
 
-    --max-params and --max-madds leave out what is larger, then --pick or --all-front choose.
+    --max-params, --max-madds and --max-latency leave out what is larger or slower, then --pick or --all-front choose.
 
     Stop it at any moment and give the same command again: it goes on from the last epoch. Several processes:
     torchrun --nproc-per-node 2 -m nas.retrain …
@@ -63,7 +66,7 @@ def main(
             )
     except ValueError as error:
         raise UserError(f"--images {images}, --epochs {epochs}: {error}") from error
-    limits = Limits(amount(max_params, "--max-params"), amount(max_madds, "--max-madds"))
+    limits = Limits.of(max_params, max_madds, max_latency, place)
     choices = choose(experiment, opened, trial, pick, all_front, published, limits)
     torch.set_num_threads(threads)
     results = []

@@ -121,7 +121,11 @@ class Experiment:
 
     def beside(self, kind: str) -> Experiment:
         """A companion in the same storage: the same people, space and schedule, trials of its own."""
-        config = self.config.model_copy(update={"name": f"{self.config.name}-{kind}", "baselines": ()})
+        # What it holds was chosen already: latency, which is noisy, does not choose again.
+        budget = self.config.budget.model_copy(update={"max_latency_ms": None})
+        config = self.config.model_copy(
+            update={"name": f"{self.config.name}-{kind}", "baselines": (), "budget": budget}
+        )
         return replace(self, config=config, folder=self.folder.with_name(config.name))
 
     def title_of(self, trial: FrozenTrial) -> str:

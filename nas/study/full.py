@@ -20,6 +20,7 @@ from typing import Any
 import optuna
 import torch
 import torch.distributed as dist
+from optuna.artifacts import get_all_artifact_meta
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from torch.utils.tensorboard import SummaryWriter
@@ -31,10 +32,11 @@ from nas.errors import UserError
 from nas.study.candidate import Candidate
 from nas.study.comparison import PICKS, Limits, affordable
 from nas.study.comparison import pick as pick_one
+from nas.study.display import elsewhere
 from nas.study.experiment import Experiment, record
 from nas.study.front import front
 from nas.study.keepsakes import CHECKPOINT, Ended, keep, plain
-from nas.study.storage import create_study, database_of, exclusive
+from nas.study.storage import companion_of, create_study, database_of, exclusive
 from nas.training.checkpoint import write_atomically
 from nas.training.evaluation import evaluate
 from nas.training.loop import Epoch, Trained, train
@@ -94,6 +96,31 @@ def choose(
         assert pick is not None
         numbers = [pick_one(experiment, study, pick, limits).number]
     return [Choice(f"trial-{n}", experiment.candidate_of(trials[n]), trials[n]) for n in numbers]
+
+
+def trained_in_full(experiment: Experiment, study: Study, choice: Choice) -> Path:
+    """The checkpoint of a network that was trained in full; of several trainings, the longest one's.
+
+    Raises:
+        UserError: it has not been, or its checkpoint is not there any more.
+    """
+    other = companion_of(study, f"{experiment.config.name}-full")
+    done = other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if other is not None else []
+    same = [t for t in done if experiment.candidate_of(t).id == choice.candidate.id]
+    which = f"--published {choice.label}" if choice.trial is None else f"--trial {choice.trial.number}"
+    command = f"python -m nas.retrain --study {experiment.config.name} {which}{elsewhere(experiment)}"
+    if not same:
+        raise UserError(f"{which}: not trained in full yet; run `{command}`")
+    longest = max(same, key=lambda t: (t.user_attrs["images"], t.number))
+    # As it was written, from wherever; where it lies if the runs were moved; and the dashboard's copy.
+    written = Path(longest.user_attrs["checkpoint"])
+    moved = experiment.folder / "full" / written.parent.name / written.name
+    kept = get_all_artifact_meta(longest, storage=study._storage)
+    copies = [experiment.artifacts_of(study) / m.artifact_id for m in kept if m.filename == CHECKPOINT]
+    for path in (moved, written, *copies):
+        if path.is_file():
+            return path
+    raise UserError(f"{which}: its checkpoint {written} is not there any more; run `{command}` again")
 
 
 @dataclass(frozen=True)

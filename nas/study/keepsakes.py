@@ -31,6 +31,7 @@ from nas.study.candidate import Candidate
 from nas.study.curve import learning_curve
 from nas.study.experiment import Experiment
 from nas.study.patience import patiently
+from nas.study.speed import Speed
 from nas.study.storage import masked_url
 from nas.training.evaluation import heatmaps_of
 from nas.training.loop import Trained
@@ -57,6 +58,7 @@ class Ended:
         seed: of weights, order and augmentation.
         trained: what training gave; None if there was none.
         reason: why it ended early; None if it ran to its end.
+        speed: how long it takes, where that was measured.
         about: further lines of the note, in Markdown.
     """
 
@@ -67,6 +69,7 @@ class Ended:
     seed: int
     trained: Trained | None
     reason: str | None
+    speed: Speed | None = None
     about: Sequence[str] = ()
 
 
@@ -202,6 +205,8 @@ def note(experiment: Experiment, ended: Ended, paths: Mapping[str, str], lost: s
     history = ended.trained.history if ended.trained else []
     measured = [h for h in history if "pckh" in h]
     facts = [f"{cost.params:,} params", f"{short(cost.madds)} MAdds at {size}×{size}", f"{cost.layers} layers"]
+    if ended.speed is not None:
+        facts.append(plain(str(ended.speed)))
     if history:
         facts.append(f"{history[-1]['images']:,} pictures in {clock(history[-1]['seconds'])} of training")
     pckh = [f"**PCKh {measured[-1]['pckh']:.1f}**"] if measured else []

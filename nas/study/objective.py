@@ -24,6 +24,7 @@ from nas.study.front import Point, front, hypervolume
 from nas.study.keepsakes import Ended, keep
 from nas.study.leases import Lease
 from nas.study.patience import patiently
+from nas.study.speed import Speed, known_speeds, measure
 from nas.study.stopping import StoppingRule
 from nas.study.storage import DONE, Owner, earlier, exclusive, masked_url, still_ours
 from nas.training.loop import Epoch, train
@@ -116,12 +117,19 @@ def _run(
     rung_epochs = experiment.config.rung_epochs()
     costs = {"params": cost.params, "madds": cost.madds, "layers": cost.layers}
     _note(trial, {"candidate": candidate.to_dict(), "network": str(candidate), "seed": seed, "cost": costs})
+    most = experiment.config.budget.max_latency_ms
+    speed = _speed(study, experiment, candidate, str(people.crops.device)) if most is not None else None
+    slow = most is not None and speed is not None and speed.ms > most
     refusal = None if given else patiently(url, lambda: _refusal(study, frozen, experiment, candidate))
+    if slow and refusal is None and not given:
+        refusal = f"over the budget: {speed}, more than {most:g} ms: not trained"
+    if speed is not None:
+        _note(trial, {"latency": speed.to_dict()})
     checkpoint = _taken_up(experiment.checkpoints_of(study), frozen)
     title = experiment.title_of(frozen)
     if refusal is not None:
         _note(trial, {"reason": refusal})
-        _keep(study, trial, experiment, Ended(title, candidate, cost, schedule, seed, None, refusal), held_out)
+        _keep(study, trial, experiment, Ended(title, candidate, cost, schedule, seed, None, refusal, speed), held_out)
         _tell(study, trial, owner, None, lambda: {})
         checkpoint.unlink(missing_ok=True)
         return Outcome(trial.number, None, refusal, 0, time.perf_counter() - began)
@@ -171,9 +179,9 @@ def _run(
     if resumed:
         known["resumed_after_epoch"] = resumed
     elif earlier(frozen):
-        known["started_again"] = True  # no checkpoint of it was found
+        known["started_again"] = True  # no checkpoint of it was known
     pckh = measured[-1]["pckh"] if measured else None
-    if reason is None and pckh is not None and not experiment.within_budget(cost):
+    if reason is None and pckh is not None and (slow or not experiment.within_budget(cost)):
         known["final_pckh"] = pckh
         reason = "over the budget: trained to the end for comparison only"
     point = None
@@ -191,7 +199,7 @@ def _run(
         return {"hypervolume": volume, "front_size": len(front(points)), "images_so_far": images_of(study) + seen}
 
     _note(trial, known)
-    _keep(study, trial, experiment, Ended(title, candidate, cost, schedule, seed, trained, reason), held_out)
+    _keep(study, trial, experiment, Ended(title, candidate, cost, schedule, seed, trained, reason, speed), held_out)
     values = [getattr(point, objective) for objective in experiment.config.objectives] if point else None
     _tell(study, trial, owner, values, progress)
     checkpoint.unlink(missing_ok=True)  # not where it was taken over: whoever did may still have to take this up
@@ -276,6 +284,12 @@ def _refusal(study: optuna.Study, trial: FrozenTrial, experiment: Experiment, ca
         if other.number < trial.number and begun and experiment.candidate_of(other).id == candidate.id:
             return f"the network of trial {other.number}: not trained again"
     return None
+
+
+def _speed(study: optuna.Study, experiment: Experiment, candidate: Candidate, device: str) -> Speed:
+    """A network's speed on a device: as the study knows it, so that it is measured once, else measured now."""
+    there = patiently(masked_url(study._storage), lambda: known_speeds(experiment, study, device))
+    return there.get(candidate.architecture.id) or measure(experiment, candidate, device)
 
 
 def checkpoint_of(folder: Path, number: int) -> Path:

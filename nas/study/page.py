@@ -53,6 +53,7 @@ def render(found: Findings) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["short"] = short
     drawn = {name: _embedded(figure) for name, figure in plots.figures(found).items()}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         **facts(found),

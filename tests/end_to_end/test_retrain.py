@@ -76,6 +76,16 @@ def checked(place: Workplace, label: str, trial: FrozenTrial | None, epochs: int
     stored = [t for t in place.trials("tiny-full") if t.user_attrs["label"] == label]
     assert stored[-1].values == [result["pckh"], result["params"], result["madds"]]
     assert stored[-1].user_attrs["found_by_trial"] == (trial.number if trial else None)
+    kept = [json.loads(v) for k, v in stored[-1].system_attrs.items() if k.startswith("artifacts:")]
+    ids = {one["filename"]: one["artifact_id"] for one in kept}
+    assert len(ids) == len(kept)
+    assert set(ids) == {"checkpoint.pt", "config.json", "heatmaps.jpg", "learning-curve.svg", "people.jpg"}
+    weights = place.path("tiny", "artifacts", ids["checkpoint.pt"])
+    assert weights.read_bytes() == (folder / "checkpoint.pt").read_bytes()
+    note = place.note("tiny-full", stored[-1])
+    assert f"{result['pckh_flipped']:.1f} with the flipped copy" in note
+    found_by = f"[trial {trial.number} of tiny](/dashboard/studies/1/trials?numbers={trial.number})" if trial else ""
+    assert found_by in note
     return result
 
 

@@ -294,7 +294,13 @@ def test_full_trainings_are_compared_with_the_search(searched: tuple[Experiment,
     assert found.agreement.value == pytest.approx(1 - sum((i - r) ** 2 for i, r in enumerate(ranks)) / 10)
     rows = Page(render(found)).tables["Trained in full"]
     assert sorted(row[1] for row in rows) == ["80.0", "81.0", "85.0", "90.0"]
-    assert "agreement" in figures(found)
+    drawn = figures(found)
+    assert "agreement" in drawn
+    both = {trace.name: [y for y in trace.y if y is not None] for trace in drawn["fronts"].data}
+    assert both["front of the search"] == [m.mean for m in found.front]
+    assert sorted(both["trained in full (filled: on the front of these)"]) == [80.0, 81.0, 85.0, 90.0]
+    ends = sorted(y for f in found.full for y in (f.short, f.pckh))
+    assert sorted(both["one network"]) == ends
 
 
 def add_full(full: optuna.Study, trial: optuna.trial.FrozenTrial, pckh: float, images: int) -> None:
