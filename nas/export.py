@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nas.architecture.cost import network_cost
 from nas.architecture.hourglass import HourglassNetwork
 from nas.architecture.latency import time_runs
-from nas.console import console, existing_file, progress, run, stderr, writable_directory
+from nas.console import Quiet, console, existing_file, progress, run, working, writable_directory
 from nas.data.batches import fit_to_input
 from nas.data.packed import PackedPeople, describe_packed
 from nas.data.people import Skeleton
@@ -78,6 +78,7 @@ def main(
         list[Path] | None, typer.Option(metavar="FILE", help="To compare on too; may be repeated.")
     ] = None,
     threads: Annotated[int, typer.Option(metavar="N", min=1, help="CPU threads.")] = 1,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a network as an ONNX file that needs nothing else, and a model card.
@@ -123,10 +124,10 @@ def main(
         "input": "uint8 RGB (N, H, W, 3)" if uint8 else "float32 RGB (N, 3, H, W), (value - 127.5) / 64",
         "decoder": schedule.decoder,
     }
-    with stderr.status("making the file: seconds, or minutes for many hourglasses"):  # nothing but in a terminal
+    with working("making the file: seconds, or minutes for many hourglasses"):
         made = to_onnx(Exportable(folded, schedule, uint8=uint8, joints=joints).eval(), side, about)
     session = Session(made, threads)
-    with stderr.status("comparing it with PyTorch"):
+    with working("comparing it with PyTorch"):
         difference = compare(session, original, pixels, BATCHES)
     _check(difference, onnx, original.output)
     seconds = time.monotonic() - began

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from optuna.study import Study
 
-from nas.console import console, print_tables, run
+from nas.console import Quiet, console, print_tables, run
 from nas.errors import UserError
 from nas.study.comparison import PICKS, Limits, pick, trial_of
 from nas.study.confirmation import mean_points, measured_of, noise_of
@@ -53,6 +53,7 @@ def main(
     max_latency: Annotated[
         float | None, typer.Option(metavar="MS", help="Pick among those that take at most so long a picture here.")
     ] = None,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print the front, and row by row how near it comes to the published networks.

@@ -10,7 +10,7 @@ from typing import Annotated
 import torch
 import typer
 
-from nas.console import clock, console, progress, run, short
+from nas.console import Quiet, clock, console, progress, run, short
 from nas.errors import UserError
 from nas.study.comparison import Limits
 from nas.study.experiment import load
@@ -41,6 +41,7 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads of each process.")] = 1,
     images: Annotated[int | None, typer.Option(help="Pictures to train on; the study's [full], if left out.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Equal parts, a checkpoint after each.")] = None,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Train networks under the study's full schedule and store their PCKh back.
@@ -82,7 +83,7 @@ def main(
                 )
 
             def say(epoch: Epoch) -> None:
-                if talk and epoch.evaluation is not None:
+                if talk and not quiet and epoch.evaluation is not None:
                     console.print(
                         f"  epoch {epoch.number} of {schedule.epochs}: loss {epoch.loss:.3f}, "
                         f"PCKh {epoch.evaluation.accuracy.mean:.1f}, "
