@@ -45,7 +45,7 @@ def figures(found: Findings, apart: bool = True) -> dict[str, go.Figure]:
         drawn |= {f"effects-{one.name.replace('_', '-')}": effects([one]) for one in matter} if apart else together
     if found.measured and found.full:
         drawn["fronts"] = fronts(found)
-    if any(f.short is not None for f in found.full):
+    if found.agreement is not None:
         drawn["agreement"] = agreement(found)
     return drawn
 
@@ -313,7 +313,7 @@ def effects(judged: Sequence[Importance]) -> go.Figure:
 
 def fronts(found: Findings) -> go.Figure:
     """The search's front and that of the networks trained in full, against params; what became of each network."""
-    figure = _figure("The search's front, and the same networks trained in full")
+    figure = _figure("The front of the search, and what full training made of it")
     both = [f for f in found.full if f.short is not None]
     if both:
         figure.add_scatter(
@@ -322,6 +322,7 @@ def fronts(found: Findings) -> go.Figure:
             mode="lines",
             line={"color": GREY, "width": 1},
             name="one network",
+            showlegend=False,
             hoverinfo="skip",
         )
     searched = [(m.params, m.mean) for m in found.measured]
@@ -337,6 +338,7 @@ def fronts(found: Findings) -> go.Figure:
             mode="lines",
             line={"shape": "hv", "color": colour, "width": 1.5, "dash": dash},
             name=f"most PCKh for the cost, {title}",
+            showlegend=False,
             hoverinfo="skip",
         )
     figure.add_scatter(
@@ -374,8 +376,7 @@ def agreement(found: Findings) -> go.Figure:
     """PCKh after full training against that of the search."""
     both = [f for f in found.full if f.short is not None]
     rho = found.agreement
-    title = f"Spearman {rho}, {len(both)} networks" if rho else "too few for a rank correlation"
-    figure = _figure(f"Short schedule against full training: {title}")
+    figure = _figure(f"Short schedule against full training: Spearman {rho}, {len(both)} networks")
     figure.add_scatter(
         x=[f.short for f in both],
         y=[f.pckh for f in both],
