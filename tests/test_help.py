@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 import nas
+from nas.console import Quiet, console, progress, run
 
 COMMANDS = [
     module.name
@@ -43,3 +44,20 @@ def test_help_fits_a_screen(command: str) -> None:
 def test_all_commands_are_there() -> None:
     assert {"search", "report", "retrain", "prepare", "evaluate", "predict", "export", "describe"} <= set(COMMANDS)
     assert {name.split()[0] for name in LONG} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("flags", [[], ["--quiet"]])
+def test_quiet_hides_progress_alone(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def main(quiet: Quiet = False) -> None:
+        with progress("counting", 2, every=0) as advance:
+            advance(1)
+        console.print("a result")
+
+    with pytest.raises(SystemExit):
+        run(app, flags)
+    out, err = capsys.readouterr()
+    assert out == "a result\n"
+    assert ("counting: 1 of 2" in err) == (not flags)
