@@ -202,14 +202,14 @@ class Experiment:
     def artifacts_of(self, study: Study) -> Path:
         """Where pictures of all studies of a storage are kept: a dashboard serves one storage from one folder.
 
-        Beside an SQLite database. With a server, in the folder that all machines reach, if the study names one, else
-        among the runs.
+        Beside an SQLite database. With a server, in the folder that all machines reach, if the study names one (and
+        no URL), else among the runs.
         """
         file = _database_file(self.url)
         if file is not None:
             return file.parent / "artifacts"
         named = study.user_attrs.get("checkpoints")
-        return (Path(named) if named else self.folder.parent) / "artifacts"
+        return (Path(named) if named and "://" not in named else self.folder.parent) / "artifacts"
 
     def load_people(self, split: str | tuple[str, ...], device: str) -> PackedPeople:
         """People of some splits, on the device."""

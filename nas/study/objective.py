@@ -179,7 +179,7 @@ def _run(
     if resumed:
         known["resumed_after_epoch"] = resumed
     elif earlier(frozen):
-        known["started_again"] = True  # no checkpoint of it was known
+        known["started_again"] = True  # no checkpoint of it was found
     pckh = measured[-1]["pckh"] if measured else None
     if reason is None and pckh is not None and (slow or not experiment.within_budget(cost)):
         known["final_pckh"] = pckh

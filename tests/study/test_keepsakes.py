@@ -132,6 +132,8 @@ def test_artifacts_lie_where_all_workers_of_a_storage_reach_them(
     assert remote.artifacts_of(study) == tmp_path / "runs" / "artifacts"
     study.set_user_attr("checkpoints", "/shared")
     assert remote.artifacts_of(study) == Path("/shared/artifacts")
+    study.set_user_attr("checkpoints", "s3://bucket/checkpoints")
+    assert remote.artifacts_of(study) == tmp_path / "runs" / "artifacts"
 
 
 @pytest.mark.parametrize(
