@@ -8,9 +8,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import NoReturn, overload
+from typing import Annotated, NoReturn, overload
 
 import typer
 from rich.console import Console
@@ -25,6 +25,19 @@ console = Console(highlight=False)
 
 stderr = Console(stderr=True, highlight=False)
 """Progress and errors."""
+
+_showing = True
+"""Whether progress is to be shown; results, notes and errors always are."""
+
+
+def _hush(quiet: bool) -> bool:
+    global _showing
+    _showing = not quiet
+    return quiet
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.", callback=_hush)]
+"""A command's flag; parsing it is enough."""
 
 # typer's own errors about flags derive from click's ClickException, which different versions keep in different
 # places; the class is always the grandparent of the exported BadParameter.
@@ -104,6 +117,22 @@ def amount(text: str | None, flag: str) -> int | None:
     return round(value)
 
 
+def short(number: float) -> str:
+    """A count as people say it: 6.73 M, 9.04 G."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(number) >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 1:05 or 2:03:04."""
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def existing_file(path: Path, flag: str) -> Path:
     """The path, if it is a file.
 
@@ -177,6 +206,9 @@ def progress(title: str, total: int, every: float = 5.0) -> Iterator[Callable[[i
     Yields:
         A function to call with the number of items done so far.
     """
+    if not _showing:
+        yield lambda done: None
+        return
     if stderr.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _RateColumn())
         with Progress(*columns, TimeRemainingColumn(), console=stderr, transient=True) as bar:
@@ -196,3 +228,10 @@ def progress(title: str, total: int, every: float = 5.0) -> Iterator[Callable[[i
             print(f"{title}: {done:,} of {total:,}, {rate:,.0f}/s, {left:,.0f} s left", file=sys.stderr, flush=True)
 
     yield line
+
+
+@contextmanager
+def working(title: str) -> Iterator[None]:
+    """Say what is being done, in a terminal alone, where it cannot be told how far it is."""
+    with stderr.status(title) if _showing else nullcontext():
+        yield

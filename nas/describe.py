@@ -16,7 +16,7 @@ from nas.architecture.cost import Cost, cost_by_part
 from nas.architecture.latency import Latency, measure_latency
 from nas.architecture.spec import Architecture
 from nas.architecture.words import structure
-from nas.console import console, existing_file, print_tables, progress, run
+from nas.console import Quiet, console, existing_file, print_tables, progress, run
 from nas.errors import UserError
 from nas.study.candidate import Candidate
 from nas.study.counting import count_architectures
@@ -40,6 +40,7 @@ def main(
     batch: Annotated[int, typer.Option(help="Pictures at a time, for --latency.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda, for --latency.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads, for --latency.")] = 1,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print the structure, parameters, multiply-adds and layers of a network.

@@ -12,7 +12,7 @@ import torch
 import typer
 from rich.table import Table
 
-from nas.console import console, existing_file, print_tables, progress, run, stderr, writable_directory
+from nas.console import Quiet, console, existing_file, print_tables, progress, run, stderr, writable_directory
 from nas.data.batches import fit_to_input
 from nas.data.official import predictions_mat, read_predictions, read_truth
 from nas.data.packed import PackedPeople, describe_packed
@@ -36,13 +36,11 @@ TORSOS: tuple[float, ...] = (0.2,)
 def main(
     checkpoint: Annotated[Path | None, typer.Argument(help="What nas.retrain wrote: a checkpoint.pt.")] = None,
     data: Annotated[Path | None, typer.Option(help="Packed people of nas.prepare to score it on.")] = None,
-    split: Annotated[str, typer.Option(help="Which of them: valid, holdout or train.")] = "valid",
+    split: Annotated[str, typer.Option(help="valid, holdout or train.")] = "valid",
     flip: Annotated[
-        bool | None, typer.Option("--flip/--no-flip", help="Only with, or only without, the flipped copy; else both.")
+        bool | None, typer.Option("--flip/--no-flip", help="With, or without, the flipped copy; else both.")
     ] = None,
-    metric: Annotated[
-        str, typer.Option(help="pckh, pck (of the torso), or auto: pck for skeletons with a torso.")
-    ] = "auto",
+    metric: Annotated[str, typer.Option(help="pckh, pck, or auto: pck if there is a torso.")] = "auto",
     save_predictions: Annotated[
         Path | None, typer.Option(help="Write the positions to this MATLAB file: preds (N, J, 2), 1-based pixels.")
     ] = None,
@@ -55,7 +53,8 @@ def main(
     ground_truth: Annotated[
         Path | None, typer.Option(help="MATLAB file with pos_gt_src, jnt_missing, headboxes_src to score them on.")
     ] = None,
-    variable: Annotated[str | None, typer.Option(help="The array of --predictions; else found by content.")] = None,
+    variable: Annotated[str | None, typer.Option(help="The array of --predictions, if there are several.")] = None,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print the accuracy of every hourglass, with and without the flipped copy, by joint group and by joint.
@@ -63,13 +62,8 @@ def main(
     PCKh@0.5 and @0.1 of the head size; PCK@0.2 of the torso for skeletons that have one. Intervals are 95 %,
     from a bootstrap over people.
 
-    --json prints one object with the keys metric (PCKh or PCK), threshold, mean (joints weighted equally), interval
-    (of the mean), by_count (joints by how often they are labelled), by_count_interval, groups and joints (name to
-    percent), people, left_out (people without a torso), name, stage (hourglass, from 1) and flip; percentages, null
-    where nobody has the joint. They are those of the first threshold and the last hourglass, with the flipped copy
-    unless --no-flip; "scores" lists the same keys for every threshold, hourglass and flip. A network adds network,
-    checkpoint, data, split, input_size and decoder; predictions add predictions, ground_truth, missing_people and
-    missing_joints (labelled joints without a prediction, which count as not found).
+    --json prints one object: what the last hourglass reaches at the first threshold, with the flipped copy unless
+    --no-flip; its "scores" lists the same keys for all of them. README.md tells the keys.
 
     Example: python -m nas.evaluate runs/quickstart/full/trial-48/checkpoint.pt --data people.h5
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nas.architecture.cost import network_cost
 from nas.architecture.hourglass import HourglassNetwork
 from nas.architecture.latency import time_runs
-from nas.console import console, existing_file, progress, run, stderr, writable_directory
+from nas.console import Quiet, console, existing_file, progress, run, working, writable_directory
 from nas.data.batches import fit_to_input
 from nas.data.packed import PackedPeople, describe_packed
 from nas.data.people import Skeleton
@@ -24,7 +24,11 @@ from nas.data.pictures import read_picture
 from nas.data.synthetic import render_person
 from nas.errors import UserError
 from nas.study.card import Facts, model_card, read_result
+from nas.study.comparison import Limits
+from nas.study.experiment import load
+from nas.study.full import choose, trained_in_full
 from nas.training.checkpoint import load_network, write_atomically
+from nas.training.devices import device_named
 from nas.training.evaluation import predict
 from nas.training.exporting import (
     TOLERANCE,
@@ -48,8 +52,21 @@ BATCHES = (1, 3)
 
 @app.command()
 def main(
-    checkpoint: Annotated[Path, typer.Argument(help="What nas.retrain wrote: a checkpoint.pt.")],
     onnx: Annotated[Path, typer.Option(metavar="FILE", help="To write, and FILE.md, its model card.")],
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="What nas.retrain wrote: a checkpoint.pt. Or choose by --study:")
+    ] = None,
+    study: Annotated[str | None, typer.Option(help="Of the network, retrained; with one of the next three.")] = None,
+    pick: Annotated[str | None, typer.Option(help="knee, best or tradeoff.")] = None,
+    trial: Annotated[int | None, typer.Option(help="The network of this trial.")] = None,
+    published: Annotated[str | None, typer.Option(help="A published network, e.g. hg2.")] = None,
+    max_params: Annotated[str | None, typer.Option(help="Pick among networks of at most so many.")] = None,
+    max_madds: Annotated[str | None, typer.Option(help="Pick among networks of at most so many.")] = None,
+    max_latency: Annotated[
+        float | None, typer.Option(metavar="MS", help="Pick among those that take at most so long a picture here.")
+    ] = None,
+    storage: Annotated[str | None, typer.Option(help="Database URL; by default the study's own SQLite.")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs"),
     uint8: Annotated[
         bool, typer.Option("--uint8", help="Take uint8 (N, H, W, 3) RGB, not normalised float32.")
     ] = False,
@@ -61,6 +78,7 @@ def main(
         list[Path] | None, typer.Option(metavar="FILE", help="To compare on too; may be repeated.")
     ] = None,
     threads: Annotated[int, typer.Option(metavar="N", min=1, help="CPU threads.")] = 1,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a network as an ONNX file that needs nothing else, and a model card.
@@ -69,10 +87,22 @@ def main(
     on noise, drawn people and yours; where they differ by 0.001 or more, nothing is written. The card says what goes
     in and comes out.
 
-    Example: python -m nas.export checkpoint.pt --onnx pose.onnx --uint8 --joints
+    Example: python -m nas.export --study quickstart --pick knee --onnx pose.onnx
     """
     need_onnx()
     torch.set_num_threads(threads)
+    limits = Limits.of(max_params, max_madds, max_latency, device_named("auto"))
+    chosen = [("--pick", pick), ("--trial", trial), ("--published", published), (str(limits), limits or None)]
+    flags = [flag for flag, value in chosen if value is not None]
+    if (checkpoint is None) == (study is None):
+        raise UserError("say which network: give either a CHECKPOINT, or --study and --pick, --trial or --published")
+    if study is not None:
+        experiment, opened = load(study, runs, storage)
+        (choice,) = choose(experiment, opened, trial, pick, False, published, limits)
+        checkpoint = trained_in_full(experiment, opened, choice)
+    elif flags:
+        raise UserError(f"{flags[0]}: goes with --study; a CHECKPOINT is taken as it is")
+    assert checkpoint is not None
     card = onnx.with_name(onnx.name + ".md")
     _check_place(onnx, card, [checkpoint, *([data] if data else []), *(picture or [])])
     network, content = load_network(existing_file(checkpoint, "CHECKPOINT"))
@@ -94,10 +124,10 @@ def main(
         "input": "uint8 RGB (N, H, W, 3)" if uint8 else "float32 RGB (N, 3, H, W), (value - 127.5) / 64",
         "decoder": schedule.decoder,
     }
-    with stderr.status("making the file: seconds, or minutes for many hourglasses"):  # nothing but in a terminal
+    with working("making the file: seconds, or minutes for many hourglasses"):
         made = to_onnx(Exportable(folded, schedule, uint8=uint8, joints=joints).eval(), side, about)
     session = Session(made, threads)
-    with stderr.status("comparing it with PyTorch"):
+    with working("comparing it with PyTorch"):
         difference = compare(session, original, pixels, BATCHES)
     _check(difference, onnx, original.output)
     seconds = time.monotonic() - began

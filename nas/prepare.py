@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.console import (
+    Quiet,
     console,
     default_workers,
     existing_directory,
@@ -90,6 +91,7 @@ def lsp(
     workers: Workers = 0,
     jpeg: Jpeg = None,
     max_broken: MaxBroken = "0",
+    quiet: Quiet = False,
 ) -> None:
     """Pack Leeds Sports Pose, its Extended set, or both.
 
@@ -140,6 +142,7 @@ def mpii(
     workers: Workers = 0,
     jpeg: Jpeg = None,
     max_broken: MaxBroken = "0",
+    quiet: Quiet = False,
 ) -> None:
     """Pack MPII from its original .mat, the hourglass code's HDF5, HRNet's JSON or pytorch-pose's JSON.
 
@@ -168,6 +171,7 @@ def flic(
     workers: Workers = 0,
     jpeg: Jpeg = None,
     max_broken: MaxBroken = "0",
+    quiet: Quiet = False,
 ) -> None:
     """Pack FLIC from its original examples.mat or the hourglass code's HDF5.
 
@@ -211,6 +215,7 @@ def coco(
     workers: Workers = 0,
     jpeg: Jpeg = None,
     max_broken: MaxBroken = "0",
+    quiet: Quiet = False,
 ) -> None:
     """Pack anybody's people in COCO's keypoint layout, with a skeleton of one's own.
 
@@ -240,6 +245,7 @@ def synthetic(
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other people.")] = 0,
     workers: Workers = 0,
     jpeg: Jpeg = None,
+    quiet: Quiet = False,
 ) -> None:
     """Draw synthetic people with the 16 joints of MPII; the same flags always draw the same people."""
     counts = {"train": people, "holdout": holdout, "valid": valid}

@@ -14,7 +14,7 @@ import torch
 import typer
 from rich.table import Table
 
-from nas.console import console, default_workers, existing_file, print_tables, progress, run
+from nas.console import Quiet, console, default_workers, existing_file, print_tables, progress, run
 from nas.errors import UserError
 from nas.study.experiment import load
 from nas.study.files import find
@@ -46,6 +46,7 @@ def main(
     storage: Annotated[str | None, typer.Option(help="Database URL of the study; by default its own SQLite.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs"),
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Search recorded results again, with other samplers and stopping rules.

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from optuna.study import Study
 
-from nas.console import amount, console, print_tables, run
+from nas.console import Quiet, console, print_tables, run
 from nas.errors import UserError
-from nas.study.comparison import PICKS, Limits, pick
+from nas.study.comparison import PICKS, Limits, pick, trial_of
 from nas.study.confirmation import mean_points, measured_of, noise_of
 from nas.study.display import (
     comparison_records,
@@ -32,6 +32,7 @@ from nas.study.page import write_page
 from nas.study.panels import save_panels
 from nas.study.paper import write_csv, write_figures
 from nas.study.storage import count
+from nas.training.devices import device_named
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -46,8 +47,13 @@ def main(
     figures: Annotated[Path | None, typer.Option(help="Write PNG and SVG figures for a paper into a folder.")] = None,
     how: Annotated[str | None, typer.Option("--pick", help="Print one choice: knee, best or tradeoff.")] = None,
     trial: Annotated[int | None, typer.Option(help="Print this finished trial.")] = None,
+    published: Annotated[str | None, typer.Option(help="Print the trial of this published network.")] = None,
     max_params: Annotated[str | None, typer.Option(help="Pick among networks of at most so many, e.g. 1M.")] = None,
     max_madds: Annotated[str | None, typer.Option(help="Pick among networks of at most so many, e.g. 3G.")] = None,
+    max_latency: Annotated[
+        float | None, typer.Option(metavar="MS", help="Pick among those that take at most so long a picture here.")
+    ] = None,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print the front, and row by row how near it comes to the published networks.
@@ -62,15 +68,20 @@ def main(
 
     Example: python -m nas.report --study quickstart --html quickstart.html
     """
-    limits = Limits(amount(max_params, "--max-params"), amount(max_madds, "--max-madds"))
-    if how is not None and trial is not None:
-        raise UserError("give either --pick or --trial")
+    limits = Limits.of(max_params, max_madds, max_latency, device_named("auto"))
+    one = [how is not None, trial is not None, published is not None]
+    if sum(one) > 1:
+        raise UserError("give one of --pick, --trial and --published")
     if limits and how is None:
         raise UserError(f"{limits}: say what to pick within it: --pick {'|'.join(PICKS)}")
     experiment, opened = load(study, runs, storage)
-    if how is not None or trial is not None:
-        number = trial if trial is not None else pick(experiment, opened, str(how), limits).number
-        _print_one(experiment, opened, number, as_json)
+    if any(one):
+        if how is not None:
+            trial = pick(experiment, opened, how, limits).number
+        elif published is not None:
+            trial = trial_of(experiment, opened, published)
+        assert trial is not None
+        _print_one(experiment, opened, trial, as_json)
         return
     found = None
     if html is not None or csv is not None or figures is not None:

@@ -10,10 +10,9 @@ from typing import Annotated
 import torch
 import typer
 
-from nas.console import amount, console, progress, run
+from nas.console import Quiet, clock, console, progress, run, short
 from nas.errors import UserError
 from nas.study.comparison import Limits
-from nas.study.display import clock, short
 from nas.study.experiment import load
 from nas.study.full import Result, choose, processes, retrain
 from nas.training.devices import device_named
@@ -32,6 +31,9 @@ def main(
     all_front: Annotated[bool, typer.Option("--all-front", help="Train every network of the front.")] = False,
     max_params: Annotated[str | None, typer.Option(help="Pick among networks of at most so many, e.g. 1M.")] = None,
     max_madds: Annotated[str | None, typer.Option(help="Pick among networks of at most so many, e.g. 3G.")] = None,
+    max_latency: Annotated[
+        float | None, typer.Option(metavar="MS", help="Pick among those that take at most so long a picture here.")
+    ] = None,
     published: Annotated[str | None, typer.Option(help="Train a published network, e.g. hg2.")] = None,
     storage: Annotated[str | None, typer.Option(help="Database URL; by default the study's own SQLite.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs"),
@@ -39,11 +41,12 @@ def main(
     threads: Annotated[int, typer.Option(help="CPU threads of each process.")] = 1,
     images: Annotated[int | None, typer.Option(help="Pictures to train on; the study's [full], if left out.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Equal parts, a checkpoint after each.")] = None,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Train networks under the study's full schedule and store their PCKh back.
 
-    --max-params and --max-madds leave out what is larger, then --pick or --all-front choose.
+    --max-params, --max-madds and --max-latency leave out what is larger or slower, then --pick or --all-front choose.
 
     Stop it at any moment and give the same command again: it goes on from the last epoch. Several processes:
     torchrun --nproc-per-node 2 -m nas.retrain …
@@ -64,7 +67,7 @@ def main(
             )
     except ValueError as error:
         raise UserError(f"--images {images}, --epochs {epochs}: {error}") from error
-    limits = Limits(amount(max_params, "--max-params"), amount(max_madds, "--max-madds"))
+    limits = Limits.of(max_params, max_madds, max_latency, place)
     choices = choose(experiment, opened, trial, pick, all_front, published, limits)
     torch.set_num_threads(threads)
     results = []
@@ -80,7 +83,7 @@ def main(
                 )
 
             def say(epoch: Epoch) -> None:
-                if talk and epoch.evaluation is not None:
+                if talk and not quiet and epoch.evaluation is not None:
                     console.print(
                         f"  epoch {epoch.number} of {schedule.epochs}: loss {epoch.loss:.3f}, "
                         f"PCKh {epoch.evaluation.accuracy.mean:.1f}, "

@@ -12,21 +12,12 @@ import typer
 from optuna.study import Study
 from pydantic import ValidationError
 
-from nas.console import amount, console, default_workers, print_tables, run
+from nas.console import Quiet, amount, console, default_workers, print_tables, run, short
 from nas.errors import UserError
 from nas.study import confirmation
 from nas.study.calibration import calibration_of, companion, queue, remember, remembered
 from nas.study.config import StudyConfig
-from nas.study.display import (
-    Standing,
-    comparison_table,
-    elsewhere,
-    front_records,
-    front_table,
-    near_table,
-    short,
-    watching,
-)
+from nas.study.display import Standing, comparison_table, elsewhere, front_records, front_table, near_table, watching
 from nas.study.experiment import Experiment, points_of, prepare
 from nas.study.files import checkpoint_folder, find
 from nas.study.front import hypervolume
@@ -39,7 +30,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def main(
-    trials: Annotated[int, typer.Option(help="Trials of the study in all, over all workers and sittings.")] = 50,
+    trials: Annotated[int, typer.Option(help="Trials of the study, of all workers and sittings.")] = 50,
     study: Annotated[str, typer.Option(help="A study file, or the name of one in studies/.")] = "quickstart",
     space: Annotated[str | None, typer.Option(help="A space file, or the name of one in search_spaces/.")] = None,
     name: Annotated[str | None, typer.Option(help="Name to keep it under; by default the file's.")] = None,
@@ -47,26 +38,23 @@ def main(
     storage: Annotated[str | None, typer.Option(help="Database URL; by default SQLite in the runs folder.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs"),
     checkpoints: Annotated[
-        str | None, typer.Option(help="Folder or URL (s3://…) for unfinished trials, for all machines; remembered.")
+        str | None, typer.Option(help="Folder or URL for unfinished trials, for all machines; remembered.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core, or one a GPU.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    images: Annotated[
-        int | None, typer.Option(help="Pictures that each trial trains on; the study's, if left out.")
-    ] = None,
+    images: Annotated[int | None, typer.Option(help="Of each trial, instead of the study's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Equal parts of that schedule.")] = None,
     max_params: Annotated[str | None, typer.Option(help="Train nothing larger, e.g. 1.5M.")] = None,
     max_madds: Annotated[str | None, typer.Option(help="Train nothing costlier, e.g. 3G.")] = None,
-    max_layers: Annotated[int | None, typer.Option(help="Train nothing with more layers: they take the time.")] = None,
+    max_layers: Annotated[int | None, typer.Option(help="Train nothing with more layers, which take time.")] = None,
+    max_latency: Annotated[
+        float | None, typer.Option(metavar="MS", help="Train nothing slower a picture, measured here.")
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="front, tpe, nsga2, gp or random.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of proposals, weights and pictures.")] = None,
-    calibrate: Annotated[
-        int | None, typer.Option(help="Instead: see how far the schedule can be trusted, on so many architectures.")
-    ] = None,
-    confirm: Annotated[
-        int | None, typer.Option(help="Instead: train so many of the least certain on the front again.")
-    ] = None,
-    quiet: Annotated[bool, typer.Option(help="Print nothing while searching.")] = False,
+    calibrate: Annotated[int | None, typer.Option(help="Instead: judge the schedule on so many architectures.")] = None,
+    confirm: Annotated[int | None, typer.Option(help="Instead: train so many of the least certain again.")] = None,
+    quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the front as JSON.")] = False,
 ) -> None:
     """Search a space for the front of PCKh against params and MAdds.
@@ -103,6 +91,7 @@ def main(
             "budget.max_params": amount(max_params, "--max-params"),
             "budget.max_madds": amount(max_madds, "--max-madds"),
             "budget.max_layers": max_layers,
+            "budget.max_latency_ms": max_latency,
             "sampler.name": sampler,
         },
     )

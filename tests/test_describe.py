@@ -162,13 +162,6 @@ def test_bad_files_are_one_line(described, tmp_path, file: str, text: str, compl
     assert err.count("\n") == 1
 
 
-def test_help_fits_a_screen(described) -> None:
-    code, out, _ = described("--help")
-    assert code == 0
-    assert "Example: python -m nas.describe" in out
-    assert len(out.splitlines()) <= 24
-
-
 def test_every_printed_row_has_document_as_tradeoff(described) -> None:
     _, out, _ = described("--published", "--json")
     scores = {record["name"]: record["printed"]["tradeoff"] for record in json.loads(out)}

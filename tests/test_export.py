@@ -479,13 +479,6 @@ def test_a_network_without_any_peak_cannot_be_compared(made, exported, tmp_path,
     assert "nothing can be compared" in err
 
 
-def test_help_fits_a_screen(exported) -> None:
-    code, out, _ = exported("--help")
-    assert code == 0
-    assert "Example: python -m nas.export" in out
-    assert len(out.splitlines()) <= 24
-
-
 def test_the_exported_weights_are_the_averaged_ones(made) -> None:
     network, _ = load_network(made.checkpoint)
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), made.network.parameters(), strict=True))

@@ -29,7 +29,7 @@ LIBRARIES: Mapping[str, frozenset[str]] = {
     "cv2": frozenset({"data"}),
     "fvcore": frozenset({"nas.architecture.cost"}),
     "typer": frozenset({"command", "console"}),
-    "optuna_dashboard": frozenset({"nas.study.panels"}),
+    "optuna_dashboard": frozenset({"nas.study.panels", "nas.study.keepsakes"}),
     "plotly": frozenset({"nas.study.plots", "nas.study.page"}),
     "jinja2": frozenset({"nas.study.page"}),
     "matplotlib": frozenset({"nas.study.paper"}),

@@ -408,13 +408,6 @@ def test_scores_are_measured_against_the_trained_maps(sigma: float) -> None:
     assert target_peak(Schedule(16, epochs=1, sigma=sigma)) == 1
 
 
-def test_help_fits_a_screen(predicted) -> None:
-    code, out, _ = predicted("--help")
-    assert code == 0
-    assert "Example: python -m nas.predict" in out
-    assert len(out.splitlines()) <= 32
-
-
 def test_it_runs_as_a_person_would_run_it(checkpoint, command, tmp_path) -> None:
     picture = save(tmp_path / "a.png", shining(SPOTS / 10, 128, 72, 5))
     done = command("predict", checkpoint, picture, "--out", tmp_path / "out")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -94,6 +96,50 @@ def measure_latency(
     on_cpu = device == "cpu"
     name = "CPU" if on_cpu else torch.cuda.get_device_name()
     return Latency(predicting, batch, training, step_batch, name, torch.get_num_threads() if on_cpu else 0)
+
+
+def forward_latency(
+    architecture: Architecture, joints: int, input_size: tuple[int, int], device: str, seconds: float = 0.4
+) -> Timing:
+    """Time the prediction of one picture, on a CPU with one thread, as :func:`measure_latency` does.
+
+    Args:
+        architecture: what to build.
+        joints: J.
+        input_size: (H, W) of the picture in pixels.
+        device: "cpu" or "cuda", or one of several such as "cuda:1".
+        seconds: to spend, warming up not counted; at least 10 runs.
+    """
+    network = build_network(architecture, joints, input_size, seed=0).to(device).eval()
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    picture = torch.rand((1, 3, *input_size), device=device).to(memory_format=torch.channels_last)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            network(picture)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return time_runs(forward, device, seconds)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def device_name(device: str) -> str:
+    """What a device calls itself.
+
+    Args:
+        device: "cpu" or "cuda", or one of several such as "cuda:1".
+    """
+    if device != "cpu":
+        return torch.cuda.get_device_name(device)
+    try:
+        about = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        about = ""
+    models = [line.partition(":")[2].strip() for line in about.splitlines() if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def time_runs(run: Callable[[], object], device: str, seconds: float) -> Timing:

@@ -50,3 +50,24 @@ def _between(a: Architecture) -> list[str]:
     if a.narrow_res:
         lines.append("NarrowRes: the neck's output is added to the next hourglass's")
     return lines
+
+
+def diagram(a: Architecture, joints: int, input_size: int) -> list[str]:
+    """A sketch of a network in lines of text: the maps' sides as an hourglass, narrow at the neck.
+
+    Args:
+        a: the network.
+        joints: J.
+        input_size: H = W of its pictures.
+    """
+    side = input_size // STRIDE
+    sizes = [f"{side >> level}×{side >> level}" for level in range(a.depth + 1)]
+    column = max(map(len, sizes))
+    times = f", {a.stacks} of these in a row" if a.stacks > 1 else ""
+    rows = [(f"{'':{column}}  picture {input_size}×{input_size} → stem", a.trunk)]
+    for level, (size, block) in enumerate(zip(sizes, a.level_blocks(), strict=True)):
+        arms = "■" if level == a.depth else f"■{'─' * (4 * (a.depth - level) + 1)}■"
+        rows.append((f"{size:>{column}}  {' ' * (2 * level)}{arms}", block))
+    rows.append((f"{'':{column}}  → {joints} heatmaps{times}", a.trunk))
+    width = max(len(text) for text, _ in rows)
+    return [f"{text:<{width}}  {block}" for text, block in rows]

@@ -190,3 +190,17 @@ def to_original(people: PackedPeople, indices: Tensor, positions: Tensor, to_cro
     in_crop = positions @ to_crop[:, :, :2].transpose(1, 2) + to_crop[:, None, :, 2]
     matrix = people.to_original[indices]
     return in_crop @ matrix[:, :, :2].transpose(1, 2) + matrix[:, None, :, 2]
+
+
+def to_input(people: PackedPeople, indices: Tensor, positions: Tensor, to_crop: Tensor) -> Tensor:
+    """Pixels of the original pictures → input pixels; undoes :func:`to_original`, whose arguments it takes."""
+    matrix = people.to_original[indices]
+    in_crop = (positions - matrix[:, None, :, 2]) @ torch.linalg.inv(matrix[:, :, :2]).mT
+    positions = (in_crop - to_crop[:, None, :, 2]) @ torch.linalg.inv(to_crop[:, :, :2]).mT
+    return positions
+
+
+def as_pictures(images: Tensor) -> Tensor:
+    """Normalised (N, 3, H, W) → pixels, uint8 (N, H, W, 3) on the CPU."""
+    pixels = (images * PIXEL_SCALE + PIXEL_MEAN).clamp(0, 255).round().to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).cpu()

@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from nas.data.batches import (
-    PIXEL_MEAN,
-    PIXEL_SCALE,
     Augmentation,
     Batch,
+    as_pictures,
     augmented,
     centred,
     cut,
@@ -31,7 +30,9 @@ LEFT: Colour = (40, 170, 255)
 MIDDLE: Colour = (235, 235, 90)
 """RGB of the person's right and left side, and of joints that have no side."""
 
-_INK, _FAINT, _PAPER = (240, 240, 240), (150, 150, 150), (24, 24, 24)
+INK, FAINT, PAPER = (240, 240, 240), (150, 150, 150), (24, 24, 24)
+"""RGB of text, of lesser text, and of what they stand on."""
+
 _TILE = 176  # pixels a side
 _GAP, _LABEL, _HEAD = 4, 20, 74
 _COLUMNS = ("as packed", "augmented", "augmented", "mirrored")
@@ -70,11 +71,10 @@ def contact_sheet(
 
 
 def _tiles(batch: Batch, skeleton: Skeleton) -> list[Picture]:
-    pixels = (batch.images * PIXEL_SCALE + PIXEL_MEAN).clamp(0, 255).round().to(torch.uint8)
     return [
         draw_person(image, joints, labelled, skeleton, _TILE)
         for image, joints, labelled in zip(
-            pixels.permute(0, 2, 3, 1).numpy(), batch.joints.numpy(), batch.labelled.numpy(), strict=True
+            as_pictures(batch.images).numpy(), batch.joints.numpy(), batch.labelled.numpy(), strict=True
         )
     ]
 
@@ -123,11 +123,11 @@ def side_colours(skeleton: Skeleton) -> list[Colour]:
 
 def _strip(label: str, tiles: Sequence[Picture]) -> Picture:
     width = len(tiles) * _TILE + (len(tiles) - 1) * 2
-    strip = np.full((_LABEL + _TILE, width, 3), _PAPER, np.uint8)
+    strip = np.full((_LABEL + _TILE, width, 3), PAPER, np.uint8)
     for number, tile in enumerate(tiles):
         left = number * (_TILE + 2)
         strip[_LABEL:, left : left + _TILE] = tile
-    _write(strip, _shortened(label, width), (1, 14), _INK, 0.42)
+    write(strip, _shortened(label, width), (1, 14), INK, 0.42)
     return strip
 
 
@@ -136,16 +136,16 @@ def _page(strips: Sequence[Picture], title: str) -> Picture:
     down = -(-len(strips) // across)
     height, width = strips[0].shape[:2]
     page_width = across * width + (across + 1) * 4 * _GAP
-    page = np.full((_HEAD + down * (height + 2 * _GAP) + _GAP, page_width, 3), _PAPER, np.uint8)
+    page = np.full((_HEAD + down * (height + 2 * _GAP) + _GAP, page_width, 3), PAPER, np.uint8)
     left = 4 * _GAP
-    _write(page, _shortened(title, page_width - 2 * left, 0.5), (left, 20), _INK, 0.5)
+    write(page, _shortened(title, page_width - 2 * left, 0.5), (left, 20), INK, 0.5)
     for colour, name in ((RIGHT, "person's right"), (LEFT, "person's left"), (MIDDLE, "neither")):
         cv2.circle(page, (left + 5, 38), 5, colour, -1, cv2.LINE_AA)
-        left += 16 + _write(page, name, (left + 14, 42), _INK, 0.42) + 18
+        left += 16 + write(page, name, (left + 14, 42), INK, 0.42) + 18
     for column in range(across):
         for number, name in enumerate(_COLUMNS):
             x = 4 * _GAP + column * (width + 4 * _GAP) + number * (_TILE + 2)
-            _write(page, name, (x + 1, _HEAD - 2), _FAINT, 0.36)
+            write(page, name, (x + 1, _HEAD - 2), FAINT, 0.36)
     for number, strip in enumerate(strips):
         row, column = divmod(number, across)
         top, x = _HEAD + row * (height + 2 * _GAP) + _GAP, 4 * _GAP + column * (width + 4 * _GAP)
@@ -153,7 +153,7 @@ def _page(strips: Sequence[Picture], title: str) -> Picture:
     return page
 
 
-def _write(picture: Picture, text: str, at: tuple[int, int], colour: Colour, scale: float) -> int:
+def write(picture: Picture, text: str, at: tuple[int, int], colour: Colour, scale: float) -> int:
     """Write a line; returns its width. The font has ASCII alone."""
     text = text.encode("ascii", "replace").decode()
     cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
@@ -170,9 +170,11 @@ def _shortened(text: str, width: int, scale: float = 0.42) -> str:
     return short
 
 
-def save_jpeg_or_png(picture: Picture, name: str) -> bytes:
-    """The picture's file, by the name's ending: ``.jpg``, ``.jpeg`` or ``.png``."""
+def save_jpeg_or_png(picture: Picture, name: str, quality: int = 92) -> bytes:
+    """The picture's file, by the name's ending: ``.jpg``, ``.jpeg`` (of that quality) or ``.png``."""
     ending = ".png" if name.lower().endswith(".png") else ".jpg"
-    done, data = cv2.imencode(ending, picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92] if ending == ".jpg" else [])
+    done, data = cv2.imencode(
+        ending, picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality] if ending == ".jpg" else []
+    )
     assert done, "OpenCV wrote no picture"
     return bytes(data.tobytes())

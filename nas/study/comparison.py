@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from optuna.study import Study
 from optuna.trial import TrialState
 
+from nas.console import amount
 from nas.errors import UserError
 from nas.study.confirmation import mean_points
 from nas.study.experiment import Experiment
 from nas.study.front import Point, best, front, knee, tradeoff
 from nas.study.published import REFERENCE
+from nas.study.speed import speeds_of
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,21 @@ def baselines_of(experiment: Experiment, study: Study) -> list[Baseline]:
     return asked + sorted(found.values(), key=lambda b: b.point.number)
 
 
+def trial_of(experiment: Experiment, study: Study, name: str) -> int:
+    """The trial that trained a published network to the end.
+
+    Raises:
+        UserError: none has.
+    """
+    named = {b.name: b.point.number for b in baselines_of(experiment, study)}
+    if name not in named:
+        there = ", ".join(named) or "none"
+        raise UserError(
+            f"--published {name}: study {experiment.config.name} has not trained it to the end (there: {there})"
+        )
+    return named[name]
+
+
 def tradeoffs(points: Sequence[Point], baselines: Sequence[Baseline]) -> dict[int, float]:
     """Trade-off of each point against the study's own hg2, by trial number; empty where that has not been trained."""
     base = next((b.point for b in baselines if b.name == REFERENCE), None)
@@ -70,43 +87,71 @@ PICKS = ("knee", "best", "tradeoff")
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a network may cost to be chosen; None: anything."""
+    """The most that a network may cost to be chosen; None: anything.
+
+    Attributes:
+        params: exact.
+        madds: exact, at the study's input size.
+        latency: milliseconds for one picture on ``device``.
+        device: "cpu" or "cuda".
+    """
 
     params: int | None = None
     madds: int | None = None
+    latency: float | None = None
+    device: str = "cpu"
+
+    @classmethod
+    def of(cls, max_params: str | None, max_madds: str | None, max_latency: float | None, device: str) -> Limits:
+        """Limits as flags give them. Raises UserError where one is no positive number."""
+        if max_latency is not None and not 0 < max_latency < math.inf:
+            raise UserError(f"--max-latency {max_latency:g}: must be positive milliseconds")
+        return cls(amount(max_params, "--max-params"), amount(max_madds, "--max-madds"), max_latency, device)
 
     def __bool__(self) -> bool:
-        return self.params is not None or self.madds is not None
+        return self.params is not None or self.madds is not None or self.latency is not None
 
     def __str__(self) -> str:
         given = (("--max-params", self.params), ("--max-madds", self.madds))
-        return " ".join(f"{flag} {most:,}" for flag, most in given if most is not None)
+        shown = [f"{flag} {most:,}" for flag, most in given if most is not None]
+        return " ".join(shown + ([] if self.latency is None else [f"--max-latency {self.latency:g}"]))
 
     def admits(self, point: Point) -> bool:
-        """Whether a network may be chosen."""
+        """Whether a network may be chosen, its latency apart."""
         return (self.params is None or point.params <= self.params) and (
             self.madds is None or point.madds <= self.madds
         )
 
 
 def affordable(experiment: Experiment, study: Study, limits: Limits) -> list[Point]:
-    """The finished networks within limits, each with the mean PCKh of its seeds.
+    """The finished networks within limits, each with the mean PCKh of its seeds. Latency is measured where need be.
 
     Raises:
         UserError: nothing has finished, or nothing within them: says which are the least.
     """
+    name = experiment.config.name
     points = mean_points(experiment, study)
     if not points:
-        raise UserError(f"study {experiment.config.name} has no finished trial yet; run `python -m nas.search`")
+        raise UserError(f"study {name} has no finished trial yet; run `python -m nas.search`")
     within = [p for p in points if limits.admits(p)]
     if not within:
         most = (limits.params or math.inf, limits.madds or math.inf)
         least = min(points, key=lambda p: max(p.params / most[0], p.madds / most[1]))
         raise UserError(
-            f"{limits}: no finished network of study {experiment.config.name} is within; the nearest is trial "
+            f"{limits}: no finished network of study {name} is within; the nearest is trial "
             f"{least.number}, {least.params:,} params and {least.madds:,} MAdds; raise it"
         )
-    return within
+    if limits.latency is None:
+        return within
+    speeds = speeds_of(experiment, study, [p.number for p in within], limits.device)
+    fast = [p for p in within if speeds[p.number].ms <= limits.latency]
+    if not fast:
+        nearest = min(speeds, key=lambda number: speeds[number].ms)
+        raise UserError(
+            f"{limits}: no finished network of study {name} is within; the fastest is trial {nearest}, "
+            f"{speeds[nearest]}; raise it"
+        )
+    return fast
 
 
 def pick(experiment: Experiment, study: Study, how: str, limits: Limits = Limits()) -> Point:

@@ -81,11 +81,16 @@ class Full(_Table):
 
 
 class Budget(_Table):
-    """Largest networks to consider; nothing above it is trained. Layers take time however little they multiply."""
+    """Largest networks to consider; nothing above it is trained. Layers take time however little they multiply.
+
+    ``max_latency_ms`` is of one picture on the worker's own device (on a CPU with one thread), measured when a trial
+    has begun: unlike the others it cannot keep samplers from proposing what is over, and each such trial counts.
+    """
 
     max_params: Positive | None = None
     max_madds: Positive | None = None
     max_layers: Positive | None = None
+    max_latency_ms: Annotated[float, Field(gt=0, strict=False)] | None = None
 
 
 class Sampler(_Table):

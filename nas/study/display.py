@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from nas.console import clock, short
 from nas.study.comparison import baselines_of, compare, tradeoffs
 from nas.study.confirmation import Measured, mean_points, measured_of
 from nas.study.experiment import Experiment, points_of
@@ -23,22 +24,6 @@ from nas.study.front import Point, front, hypervolume
 from nas.study.patience import patiently
 from nas.study.storage import count, default_url, masked, rest
 from nas.study.workers import Progress
-
-
-def short(number: float) -> str:
-    """A count as people say it: 6.73 M, 9.04 G."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(number) >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:.0f}"
-
-
-def clock(seconds: float) -> str:
-    """Seconds as 1:05 or 2:03:04."""
-    whole = max(0, round(seconds))
-    hours, rest = divmod(whole, 3600)
-    minutes, rest = divmod(rest, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def elsewhere(experiment: Experiment) -> str:

@@ -131,7 +131,11 @@ class Experiment:
 
     def beside(self, kind: str) -> Experiment:
         """A companion in the same storage: the same people, space and schedule, trials of its own."""
-        config = self.config.model_copy(update={"name": f"{self.config.name}-{kind}", "baselines": ()})
+        # What it holds was chosen already: latency, which is noisy, does not choose again.
+        budget = self.config.budget.model_copy(update={"max_latency_ms": None})
+        config = self.config.model_copy(
+            update={"name": f"{self.config.name}-{kind}", "baselines": (), "budget": budget}
+        )
         return replace(self, config=config, folder=self.folder.with_name(config.name))
 
     def title_of(self, trial: FrozenTrial) -> str:
@@ -204,6 +208,18 @@ class Experiment:
         """Where unfinished trials of a study are kept: the same place for all machines, if the study names one."""
         named = study.user_attrs.get("checkpoints")
         return UPath(named) / self.config.name if named else self.folder / "checkpoints"
+
+    def artifacts_of(self, study: Study) -> Path:
+        """Where pictures of all studies of a storage are kept: a dashboard serves one storage from one folder.
+
+        Beside an SQLite database. With a server, in the folder that all machines reach, if the study names one (and
+        no URL), else among the runs.
+        """
+        file = database_file(self.url)
+        if file is not None:
+            return file.parent / "artifacts"
+        named = study.user_attrs.get("checkpoints")
+        return (Path(named) if named and "://" not in named else self.folder.parent) / "artifacts"
 
     def load_people(self, split: str | tuple[str, ...], device: str) -> PackedPeople:
         """People of some splits, on the device."""

@@ -20,6 +20,7 @@ from typing import Any
 import optuna
 import torch
 import torch.distributed as dist
+from optuna.artifacts import get_all_artifact_meta
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from torch.utils.tensorboard import SummaryWriter
@@ -27,16 +28,19 @@ from torch.utils.tensorboard import SummaryWriter
 from nas.architecture.hourglass import build_network
 from nas.console import noting_sigterm
 from nas.data.batches import fit_to_input
+from nas.data.packed import PackedPeople
 from nas.errors import TerminatedError, UserError
 from nas.study.candidate import Candidate
 from nas.study.comparison import PICKS, Limits, affordable
 from nas.study.comparison import pick as pick_one
+from nas.study.display import elsewhere
 from nas.study.experiment import Experiment, record
 from nas.study.front import front
-from nas.study.storage import create_study, database_of, exclusive
+from nas.study.keepsakes import CHECKPOINT, Ended, keep, plain
+from nas.study.storage import companion_of, create_study, database_of, exclusive
 from nas.training.checkpoint import write_atomically
 from nas.training.evaluation import evaluate
-from nas.training.loop import Epoch, InterruptedTrainingError, train
+from nas.training.loop import Epoch, InterruptedTrainingError, Trained, train
 from nas.training.schedule import Schedule
 
 
@@ -93,6 +97,31 @@ def choose(
         assert pick is not None
         numbers = [pick_one(experiment, study, pick, limits).number]
     return [Choice(f"trial-{n}", experiment.candidate_of(trials[n]), trials[n]) for n in numbers]
+
+
+def trained_in_full(experiment: Experiment, study: Study, choice: Choice) -> Path:
+    """The checkpoint of a network that was trained in full; of several trainings, the longest one's.
+
+    Raises:
+        UserError: it has not been, or its checkpoint is not there any more.
+    """
+    other = companion_of(study, f"{experiment.config.name}-full")
+    done = other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if other is not None else []
+    same = [t for t in done if experiment.candidate_of(t).id == choice.candidate.id]
+    which = f"--published {choice.label}" if choice.trial is None else f"--trial {choice.trial.number}"
+    command = f"python -m nas.retrain --study {experiment.config.name} {which}{elsewhere(experiment)}"
+    if not same:
+        raise UserError(f"{which}: not trained in full yet; run `{command}`")
+    longest = max(same, key=lambda t: (t.user_attrs["images"], t.number))
+    # As it was written, from wherever; where it lies if the runs were moved; and the dashboard's copy.
+    written = Path(longest.user_attrs["checkpoint"])
+    moved = experiment.folder / "full" / written.parent.name / written.name
+    kept = get_all_artifact_meta(longest, storage=study._storage)
+    copies = [experiment.artifacts_of(study) / m.artifact_id for m in kept if m.filename == CHECKPOINT]
+    for path in (moved, written, *copies):
+        if path.is_file():
+            return path
+    raise UserError(f"{which}: its checkpoint {written} is not there any more; run `{command}` again")
 
 
 @dataclass(frozen=True)
@@ -258,7 +287,7 @@ def retrain(
     if rank == 0:
         about = {"result": asdict(result), "candidate": choice.candidate.to_dict(), "schedule": schedule.to_dict()}
         write_atomically(folder / "result.json", json.dumps({**about, "record": record()}, indent=1).encode())
-        write_back(experiment, study, choice, result, schedule)
+        write_back(experiment, study, choice, result, schedule, trained, valid)
     return result
 
 
@@ -267,36 +296,82 @@ def companion(experiment: Experiment, study: Study) -> Study:
     return create_study(database_of(study._storage), f"{experiment.config.name}-full", experiment.config.objectives)
 
 
-def write_back(experiment: Experiment, study: Study, choice: Choice, result: Result, schedule: Schedule) -> None:
-    """Store a result in the companion study, once for each network and schedule."""
+def write_back(
+    experiment: Experiment,
+    study: Study,
+    choice: Choice,
+    result: Result,
+    schedule: Schedule,
+    trained: Trained,
+    valid: PackedPeople,
+) -> None:
+    """Store a result in the companion study, once for each network and schedule, with note, pictures and weights.
+
+    Args:
+        experiment: of the study.
+        study: that found the network.
+        choice: what was trained.
+        result: of the training.
+        schedule: of the training.
+        trained: the network and its history.
+        valid: the people that it was scored on, on the device.
+    """
     key = f"{choice.candidate.id}/{schedule.images}/{schedule.epochs}"
     with exclusive(study._storage):
         full = companion(experiment, study)
-        if any(t.user_attrs.get("key") == key for t in full.get_trials(deepcopy=False)):
+        there = [t for t in full.get_trials(deepcopy=False) if t.user_attrs.get("key") == key]
+        if any(t.state == TrialState.COMPLETE for t in there):
             return
-        values = {"pckh": result.pckh, "params": result.params, "madds": result.madds}
-        params = choice.trial.params if choice.trial is not None else {}
-        full.add_trial(
-            optuna.trial.create_trial(
-                values=[values[o] for o in experiment.config.objectives],
-                params=params,
-                distributions=dict(experiment.space.choices) if params else {},
-                user_attrs={
-                    "key": key,
-                    "label": choice.label,
-                    "found_by_trial": choice.trial.number if choice.trial is not None else None,
-                    "network": result.network,
-                    "candidate": choice.candidate.to_dict(),
-                    "short_pckh": result.short_pckh,
-                    "pckh_flipped": result.pckh_flipped,
-                    "groups": result.groups,
-                    "images": result.images,
-                    "seconds": result.seconds,
-                    "checkpoint": result.checkpoint,
-                    "stored_at": round(time.time()),
-                },
-            )
+        if not there:  # else one who was killed has left it running
+            full.add_trial(_record_of(experiment, choice, result, key))
+    stored = next(t for t in full.get_trials(deepcopy=False) if t.user_attrs.get("key") == key)
+    trial = optuna.Trial(full, stored._trial_id)
+    about = [f"Trained in full: {result.pckh_flipped:.1f} with the flipped copy, {result.people:,} validation people."]
+    if choice.trial is not None:
+        search = f"/dashboard/studies/{study._study_id}/trials?numbers={choice.trial.number}"
+        about.append(
+            f"Found by [trial {choice.trial.number} of {plain(experiment.config.name)}]({search})"
+            + ("" if result.short_pckh is None else f", PCKh {result.short_pckh:.1f} there on its hold-out people")
+            + "."
         )
+    ended = Ended(
+        title=str(choice.candidate) if choice.trial is not None else f"{choice.label}: {choice.candidate}",
+        candidate=choice.candidate,
+        cost=experiment.cost(choice.candidate),
+        schedule=schedule,
+        seed=experiment.config.seed,
+        trained=trained,
+        reason=None,
+        about=about,
+    )
+    weights = {CHECKPOINT: Path(result.checkpoint).read_bytes()}
+    keep(trial, experiment, ended, valid, experiment.artifacts_of(study), weights)
+    values = {"pckh": result.pckh, "params": result.params, "madds": result.madds}
+    full.tell(trial, [values[o] for o in experiment.config.objectives])
+
+
+def _record_of(experiment: Experiment, choice: Choice, result: Result, key: str) -> FrozenTrial:
+    """A trial of the companion study, running, since one that has ended takes no artifacts."""
+    params = choice.trial.params if choice.trial is not None else {}
+    return optuna.trial.create_trial(
+        state=TrialState.RUNNING,
+        params=params,
+        distributions=dict(experiment.space.choices) if params else {},
+        user_attrs={
+            "key": key,
+            "label": choice.label,
+            "found_by_trial": choice.trial.number if choice.trial is not None else None,
+            "network": result.network,
+            "candidate": choice.candidate.to_dict(),
+            "short_pckh": result.short_pckh,
+            "pckh_flipped": result.pckh_flipped,
+            "groups": result.groups,
+            "images": result.images,
+            "seconds": result.seconds,
+            "checkpoint": result.checkpoint,
+            "stored_at": round(time.time()),
+        },
+    )
 
 
 def _figures(epoch: Epoch) -> dict[str, Any]:

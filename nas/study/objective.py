@@ -19,8 +19,10 @@ from nas.errors import UserError
 from nas.study.candidate import Candidate
 from nas.study.experiment import Experiment, finished_of, images_of, points_of
 from nas.study.front import Point, front, hypervolume
+from nas.study.keepsakes import Ended, keep
 from nas.study.leases import Lease
 from nas.study.patience import patiently
+from nas.study.speed import Speed, known_speeds, measure
 from nas.study.stopping import StoppingRule
 from nas.study.storage import DONE, Owner, earlier, exclusive, hand_back, masked_url, rest, still_ours
 from nas.training.checkpoint import AnyPath
@@ -120,10 +122,19 @@ def _run(
     rung_epochs = experiment.config.rung_epochs()
     costs = {"params": cost.params, "madds": cost.madds, "layers": cost.layers}
     _note(trial, {"candidate": candidate.to_dict(), "network": str(candidate), "seed": seed, "cost": costs})
+    most = experiment.config.budget.max_latency_ms
+    speed = _speed(study, experiment, candidate, str(people.crops.device)) if most is not None else None
+    slow = most is not None and speed is not None and speed.ms > most
     refusal = None if given else patiently(url, lambda: _refusal(study, frozen, experiment, candidate))
+    if slow and refusal is None and not given:
+        refusal = f"over the budget: {speed}, more than {most:g} ms: not trained"
+    if speed is not None:
+        _note(trial, {"latency": speed.to_dict()})
     checkpoint = _taken_up(experiment.checkpoints_of(study), frozen)
+    title = experiment.title_of(frozen)
     if refusal is not None:
         _note(trial, {"reason": refusal})
+        _keep(study, trial, experiment, Ended(title, candidate, cost, schedule, seed, None, refusal, speed), held_out)
         _tell(study, trial, owner, None, lambda: {})
         checkpoint.unlink(missing_ok=True)
         return Outcome(trial.number, None, refusal, 0, time.perf_counter() - began)
@@ -195,7 +206,7 @@ def _run(
     if troubles:
         known["without_checkpoint"] = troubles[0]
     pckh = measured[-1]["pckh"] if measured else None
-    if reason is None and pckh is not None and not experiment.within_budget(cost):
+    if reason is None and pckh is not None and (slow or not experiment.within_budget(cost)):
         known["final_pckh"] = pckh
         reason = "over the budget: trained to the end for comparison only"
     point = None
@@ -213,6 +224,7 @@ def _run(
         return {"hypervolume": volume, "front_size": len(front(points)), "images_so_far": images_of(study) + seen}
 
     _note(trial, known)
+    _keep(study, trial, experiment, Ended(title, candidate, cost, schedule, seed, trained, reason, speed), held_out)
     values = [getattr(point, objective) for objective in experiment.config.objectives] if point else None
     _tell(study, trial, owner, values, progress)
     checkpoint.unlink(missing_ok=True)  # not where it was taken over: whoever did may still have to take this up
@@ -246,6 +258,15 @@ def _note(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
             patiently(url, write)
         except UpdateFinishedTrialError as error:
             raise TakenOverError from error
+
+
+def _keep(study: optuna.Study, trial: optuna.Trial, experiment: Experiment, ended: Ended, people: PackedPeople) -> None:
+    """Leave note and pictures of a running trial. Raises TakenOverError if it runs no longer."""
+    folder = patiently(masked_url(study._storage), lambda: experiment.artifacts_of(study))
+    try:
+        keep(trial, experiment, ended, people, folder)
+    except UpdateFinishedTrialError as error:
+        raise TakenOverError from error
 
 
 def _tell(
@@ -299,6 +320,12 @@ def _refusal(study: optuna.Study, trial: FrozenTrial, experiment: Experiment, ca
         if other.number < trial.number and begun and experiment.candidate_of(other).id == candidate.id:
             return f"the network of trial {other.number}: not trained again"
     return None
+
+
+def _speed(study: optuna.Study, experiment: Experiment, candidate: Candidate, device: str) -> Speed:
+    """A network's speed on a device: as the study knows it, so that it is measured once, else measured now."""
+    there = patiently(masked_url(study._storage), lambda: known_speeds(experiment, study, device))
+    return there.get(candidate.architecture.id) or measure(experiment, candidate, device)
 
 
 def checkpoint_of(folder: AnyPath, number: int) -> AnyPath:

@@ -12,13 +12,14 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from nas.console import clock, short
 from nas.errors import UserError
 from nas.study import plots
 from nas.study.calibration import remembered
 from nas.study.comparison import PICKS, Limits, pick
 from nas.study.config import StudyConfig
 from nas.study.counting import count_architectures
-from nas.study.display import NEAR, clock, elsewhere, short
+from nas.study.display import NEAR, elsewhere
 from nas.study.experiment import images_of
 from nas.study.files import ROOT, find, write_file
 from nas.study.findings import Findings
@@ -52,6 +53,7 @@ def render(found: Findings) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["short"] = short
     drawn = {name: _embedded(figure) for name, figure in plots.figures(found).items()}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         **facts(found),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -11,11 +11,13 @@ import optuna_dashboard
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.study import Study
 
+from nas.console import short
 from nas.errors import UserError
 from nas.study import plots
-from nas.study.display import elsewhere, short
+from nas.study.display import elsewhere
 from nas.study.experiment import Experiment, images_of
 from nas.study.findings import Findings, gather
+from nas.study.keepsakes import plain
 from nas.study.storage import database_of
 
 HEIGHT = 450
@@ -41,7 +43,7 @@ def note(found: Findings) -> str:
     """What the study is and how to read it, in Markdown."""
     config, schedule = found.experiment.config, found.experiment.config.short_schedule()
     lines = [
-        f"# {_plain(found.name)}",
+        f"# {plain(found.name)}",
         "",
         "Networks that find people's joints: as much PCKh as possible with as few params and MAdds as possible. "
         f"Each was trained on {schedule.images:,} pictures of {config.data.input_size}×{config.data.input_size}, "
@@ -56,7 +58,7 @@ def note(found: Findings) -> str:
         lines.append(
             f"- {met} of {len(found.comparisons)} published networks are met: at least their PCKh at half their costs"
         )
-    sure = [_plain(one.name) for one in found.importance if one.matters]
+    sure = [plain(one.name) for one in found.importance if one.matters]
     if found.importance:
         lines.append(f"- choices that matter at equal cost: {', '.join(sure) or 'none beyond noise'}")
     lines += [
@@ -68,7 +70,7 @@ def note(found: Findings) -> str:
         network = found.experiment.title_of(found.trials[m.number])
         lines.append(
             f"| {m.number} | {m.mean:.1f} ± {found.error(m.number):.1f} | {m.params:,} | {short(m.madds)} | "
-            f"{100 * m.chance:.0f} % | {_plain(network)} |"
+            f"{100 * m.chance:.0f} % | {plain(network)} |"
         )
     where = elsewhere(found.experiment)
     lines += [
@@ -81,11 +83,6 @@ def note(found: Findings) -> str:
         f"All of this as a page: `python -m nas.report --study {found.name} --html {found.name}.html{where}`.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _plain(text: str) -> str:
-    """A text that Markdown shows as it is."""
-    return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#&!~" else letter for letter in text)
 
 
 @contextmanager
@@ -103,9 +100,10 @@ def serving(experiment: Experiment, study: Study, port: int) -> Iterator[tuple[s
     Raises:
         UserError: the port is taken or not allowed.
     """
-    artifacts = experiment.folder / "artifacts"
-    store = FileSystemArtifactStore(artifacts) if artifacts.is_dir() else None
-    app = optuna_dashboard.wsgi(database_of(study._storage), artifact_store=store)
+    artifacts = experiment.artifacts_of(study)
+    with suppress(OSError):  # without it the dashboard shows everything but pictures
+        artifacts.mkdir(parents=True, exist_ok=True)
+    app = optuna_dashboard.wsgi(database_of(study._storage), artifact_store=FileSystemArtifactStore(artifacts))
     try:
         server = make_server("127.0.0.1", port, app, server_class=_Server, handler_class=_Handler)
     except (OSError, OverflowError) as error:

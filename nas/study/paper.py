@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.console import short
 from nas.errors import UserError
-from nas.study.display import short
 from nas.study.files import write_file
 from nas.study.findings import Findings
 from nas.study.importance import active

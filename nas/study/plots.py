@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import plotly.graph_objects as go
 
-from nas.study.display import short
+from nas.console import short
 from nas.study.findings import Findings
 from nas.study.importance import Importance
 
@@ -43,7 +43,9 @@ def figures(found: Findings, apart: bool = True) -> dict[str, go.Figure]:
         matter = [one for one in found.importance if one.matters]
         together = {"effects": effects(matter)}
         drawn |= {f"effects-{one.name.replace('_', '-')}": effects([one]) for one in matter} if apart else together
-    if any(f.short is not None for f in found.full):
+    if found.measured and found.full:
+        drawn["fronts"] = fronts(found)
+    if found.agreement is not None:
         drawn["agreement"] = agreement(found)
     return drawn
 
@@ -309,18 +311,79 @@ def effects(judged: Sequence[Importance]) -> go.Figure:
     return figure
 
 
+def fronts(found: Findings) -> go.Figure:
+    """The search's front and that of the networks trained in full, against params; what became of each network."""
+    figure = _figure("The front of the search, and what full training made of it")
+    both = [f for f in found.full if f.short is not None]
+    if both:
+        figure.add_scatter(
+            x=[x for f in both for x in (f.params, f.params, None)],
+            y=[y for f in both for y in (f.short, f.pckh, None)],
+            mode="lines",
+            line={"color": GREY, "width": 1},
+            name="one network",
+            showlegend=False,
+            hoverinfo="skip",
+        )
+    searched = [(m.params, m.mean) for m in found.measured]
+    trained = [(f.params, f.pckh) for f in found.full]
+    for title, points, colour, dash in (
+        ("search", searched, BLUE, "dot"),
+        ("trained in full", trained, ORANGE, "solid"),
+    ):
+        line = staircase(points)
+        figure.add_scatter(
+            x=[x for x, _ in line],
+            y=[y for _, y in line],
+            mode="lines",
+            line={"shape": "hv", "color": colour, "width": 1.5, "dash": dash},
+            name=f"most PCKh for the cost, {title}",
+            showlegend=False,
+            hoverinfo="skip",
+        )
+    figure.add_scatter(
+        x=[m.params for m in found.front],
+        y=[m.mean for m in found.front],
+        mode="markers",
+        marker={"symbol": "circle-open", "size": 7, "color": BLUE, "line": {"width": 1.5}},
+        text=[f"trial {m.number}: PCKh {m.mean:.1f} in the search<br>{m.params:,} params" for m in found.front],
+        hovertemplate="%{text}<extra></extra>",
+        name="front of the search",
+    )
+    figure.add_scatter(
+        x=[f.params for f in found.full],
+        y=[f.pckh for f in found.full],
+        mode="markers+text",
+        marker={
+            "symbol": ["square" if f.on_front else "square-open" for f in found.full],
+            "size": 9,
+            "color": ORANGE,
+            "line": {"width": 1.5, "color": ORANGE},
+        },
+        text=[f.name.removeprefix("trial ") for f in found.full],
+        textposition="top center",
+        cliponaxis=False,
+        customdata=[[f.name, f.params] for f in found.full],
+        hovertemplate="%{customdata[0]}: PCKh %{y:.1f} in full<br>%{customdata[1]:,} params<extra></extra>",
+        name="trained in full (filled: on the front of these)",
+    )
+    figure.update_xaxes(title="parameters", type="log", **_ticks([x for x, _ in searched + trained]))
+    figure.update_yaxes(title="PCKh@0.5 (%)")
+    return figure
+
+
 def agreement(found: Findings) -> go.Figure:
     """PCKh after full training against that of the search."""
     both = [f for f in found.full if f.short is not None]
     rho = found.agreement
-    title = f"Spearman {rho}" if rho else "too few for a rank correlation"
-    figure = _figure(f"Short schedule against full training: {title}")
+    figure = _figure(f"Short schedule against full training: Spearman {rho}, {len(both)} networks")
     figure.add_scatter(
         x=[f.short for f in both],
         y=[f.pckh for f in both],
         mode="markers+text",
         text=[f.name.removeprefix("trial ") for f in both],
         textposition="top center",
+        cliponaxis=False,
         marker={"size": 9, "color": BLUE, "symbol": ["circle" if f.on_front else "circle-open" for f in both]},
         customdata=[[f.name, f.params] for f in both],
         hovertemplate="%{customdata[0]}: %{x:.1f} → %{y:.1f}, %{customdata[1]:,} params<extra></extra>",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture.hourglass import STRIDE
-from nas.data.batches import centred, cut, to_original
+from nas.data.batches import as_pictures, centred, cut, to_original
 from nas.data.packed import PackedPeople
 from nas.training.devices import out_of_memory
 from nas.training.heatmaps import decode, flip_maps
@@ -142,3 +142,24 @@ def evaluate(
     scores = [pckh(at, truth, people.labelled, people.head_size, people.skeleton) for at in said.positions]
     stages = tuple(score.mean for score in scores)
     return Evaluation(scores[-1], stages, said.positions[-1], said.confidence, said.spread)
+
+
+@torch.no_grad()
+def heatmaps_of(
+    network: nn.Module, people: PackedPeople, person: int, schedule: Schedule, input_size: int
+) -> tuple[Tensor, Tensor]:
+    """What the last hourglass says of one person, and the picture that it was shown.
+
+    Args:
+        network: in evaluation mode.
+        people: on the network's device, fitted to the input size.
+        person: which of them.
+        schedule: says how heatmaps were trained.
+        input_size: H = W of the picture.
+
+    Returns:
+        maps (J, H/4, W/4) and picture uint8 (H, W, 3), both on the CPU.
+    """
+    index = torch.tensor([person], device=people.crops.device)
+    images = cut(people, index, input_size, centred(people, 1, input_size)).images
+    return as_maps(network(images).heatmaps[-1], schedule.loss)[0].cpu(), as_pictures(images)[0]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from nas.data.people import Skeleton
@@ -94,6 +95,19 @@ def found(predicted: Tensor, truth: Tensor, yardstick: Yardstick, threshold: flo
     distance = (predicted.double() - truth.double()).norm(dim=-1) / yardstick.size.unsqueeze(-1)
     near: Tensor = distance < threshold
     return near & yardstick.labelled
+
+
+def mean_errors(predicted: Tensor, truth: Tensor, yardstick: Yardstick) -> Tensor:
+    """(N,) mean distance of each person's labelled joints, in measures; nan where none is labelled.
+
+    Args:
+        predicted: (N, J, 2) pixels of the original picture.
+        truth: (N, J, 2) pixels.
+        yardstick: the N people's.
+    """
+    distance = (predicted.double() - truth.double()).norm(dim=-1) / yardstick.size.unsqueeze(-1)
+    mean: Tensor = distance.where(yardstick.labelled, torch.nan).nanmean(dim=1)
+    return mean
 
 
 def accuracy(hits: Tensor, yardstick: Yardstick, skeleton: Skeleton, threshold: float) -> Accuracy:

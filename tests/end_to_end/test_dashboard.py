@@ -100,6 +100,17 @@ def test_it_shows_the_front_with_named_objectives(going: Workplace, address: str
         shown = page.locator("[id='user-defined-plot:front-params']").evaluate(
             "p => p.data.filter(t => t.mode == 'markers').flatMap(t => t.x.map((x, i) => [t.y[i], x]))"
         )
+        finished = max(trials, key=lambda trial: trial.values[0])
+        page.goto(f"{address}/trials?numbers={finished.number}")
+        expect(page.get_by_text(f"PCKh {finished.values[0]:.1f}", exact=True)).to_be_visible()
+        expect(page.get_by_text("picture 32×32 → stem")).to_be_visible()
+        noted_pictures = ("learning-curve.svg", "people.jpg", "heatmaps.jpg")
+        for name in noted_pictures:
+            picture = page.locator(f"img[alt='{name}']").first
+            expect(picture).to_be_visible()
+            until(lambda one=picture: one.evaluate("i => i.complete && i.naturalWidth") > 100, f"{name} is shown")
+        for name in (*noted_pictures, "config.json"):
+            expect(page.get_by_text(name, exact=True).first).to_be_attached()
         page.goto(f"{address}/note")
         expect(page.get_by_role("heading", name="tiny", exact=True)).to_be_visible()
         rows = page.locator("table tbody tr")
@@ -183,7 +194,16 @@ def test_one_choice_is_printed_within_limits(going: Workplace) -> None:
     [
         ("report", ("--max-params", "1M"), "--max-params 1,000,000: say what to pick within it"),
         ("report", ("--pick", "best", "--max-madds", "lots"), "--max-madds lots: must be a positive count"),
-        ("report", ("--pick", "best", "--trial", 1), "give either --pick or --trial"),
+        ("report", ("--pick", "best", "--trial", 1), "give one of --pick, --trial and --published"),
+        ("report", ("--pick", "best", "--max-latency", 0), "--max-latency 0: must be positive milliseconds"),
+        ("report", ("--pick", "best", "--max-latency", 1e-6), "--max-latency 1e-06: no finished network of study tiny"),
+        ("report", ("--published", "hg2"), "--published hg2: study tiny has not trained it to the end (there: none)"),
+        (
+            "export",
+            ("--onnx", "a.onnx", "--trial", 0),
+            "--trial 0: not trained in full yet; run `python -m",
+        ),
+        ("export", ("--onnx", "a.onnx", "weights.pt"), "say which network: give either a CHECKPOINT, or --study"),
         ("report", ("--pick", "cheapest"), "--pick cheapest: must be one of"),
         ("report", ("--pick", "best", "--max-params", 7), "--max-params 7: no finished network of study tiny"),
         ("report", ("--trial", 99), "--trial 99: study tiny has no finished trial of that number"),

@@ -15,8 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from workplace import Prepared, Workplace, until
 
 from nas.architecture.spec import Architecture
+from nas.errors import UserError
 from nas.study.experiment import load, points_of
 from nas.study.front import best, front, knee
+from nas.study.full import choose, trained_in_full
 from nas.study.published import named
 
 pytestmark = pytest.mark.slow
@@ -76,7 +78,39 @@ def checked(place: Workplace, label: str, trial: FrozenTrial | None, epochs: int
     stored = [t for t in place.trials("tiny-full") if t.user_attrs["label"] == label]
     assert stored[-1].values == [result["pckh"], result["params"], result["madds"]]
     assert stored[-1].user_attrs["found_by_trial"] == (trial.number if trial else None)
+    kept = [json.loads(v) for k, v in stored[-1].system_attrs.items() if k.startswith("artifacts:")]
+    ids = {one["filename"]: one["artifact_id"] for one in kept}
+    assert len(ids) == len(kept)
+    assert set(ids) == {"checkpoint.pt", "config.json", "heatmaps.jpg", "learning-curve.svg", "people.jpg"}
+    weights = place.path("tiny", "artifacts", ids["checkpoint.pt"])
+    assert weights.read_bytes() == (folder / "checkpoint.pt").read_bytes()
+    note = place.note("tiny-full", stored[-1])
+    assert f"{result['pckh_flipped']:.1f} with the flipped copy" in note
+    found_by = f"[trial {trial.number} of tiny](/dashboard/studies/1/trials?numbers={trial.number})" if trial else ""
+    assert found_by in note
     return result
+
+
+def test_a_retrained_network_is_found_again(going: Workplace) -> None:
+    number = picked(going)[0]
+    for length in ((), ("--images", 320, "--epochs", 2)):
+        done = going.run("retrain", "--study", "tiny", "--trial", number, *length, "--quiet")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "  epoch " not in done.stdout
+        assert "PCKh@0.5" in done.stdout
+    experiment, study = load_here(going)
+    with chdir(going.folder):
+        (choice,) = choose(experiment, study, None, "knee", False, None)
+        longest = trained_in_full(experiment, study, choice)
+        assert longest == Path("runs/tiny/full", f"trial-{number}-320x2", "checkpoint.pt")
+        weights = longest.read_bytes()
+        longest.unlink()
+        copy = trained_in_full(experiment, study, choice)
+        assert copy.parent == Path("runs/tiny/artifacts")
+        assert copy.read_bytes() == weights
+        copy.unlink()
+        with pytest.raises(UserError, match=rf"^--trial {number}: its checkpoint .* is not there any more; run"):
+            trained_in_full(experiment, study, choice)
 
 
 def test_the_knee_then_the_whole_front_then_the_best(searched: Workplace, prepared: Prepared) -> None:

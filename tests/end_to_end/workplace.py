@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 import psutil
 from optuna.trial import FrozenTrial, TrialState
+from optuna_dashboard import get_note
 
 from nas.study.config import StudyConfig
 from nas.study.experiment import prepare
@@ -153,6 +154,14 @@ class Workplace:
             return optuna.load_study(storage=storage, study_name=study).get_trials()
         except KeyError:
             return []
+        finally:
+            storage.engine.dispose()
+
+    def note(self, study: str, trial: FrozenTrial, database: str = "tiny") -> str:
+        """A trial's note on the dashboard."""
+        storage = open_storage(f"sqlite:///{self.path(database, 'study.db')}")
+        try:
+            return get_note(optuna.Trial(optuna.load_study(storage=storage, study_name=study), trial._trial_id))
         finally:
             storage.engine.dispose()
 

@@ -22,9 +22,12 @@ from optuna.trial import TrialState, create_trial
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from optuna_dashboard._note import get_note_from_system_attrs
 
+from nas.architecture.latency import device_name
 from nas.errors import UserError
+from nas.study import speed
 from nas.study.calibration import remembered
-from nas.study.comparison import Limits, affordable, pick
+from nas.study.candidate import Candidate
+from nas.study.comparison import Limits, affordable, pick, trial_of
 from nas.study.config import StudyConfig
 from nas.study.experiment import Experiment, load, points_of, prepare
 from nas.study.findings import Step, gather
@@ -34,6 +37,7 @@ from nas.study.page import budgets, render, to_toml, write_page
 from nas.study.panels import note, save_panels
 from nas.study.paper import COLUMN, write_csv, write_figures
 from nas.study.plots import figures, staircase
+from nas.study.speed import Speed
 from nas.study.storage import create_study, database_of, engine_of
 
 HOSTILE = '<script>alert("1")</script> & </table>|x|_y_'
@@ -269,6 +273,34 @@ def test_picks_keep_to_limits(searched: tuple[Experiment, optuna.Study]) -> None
     assert [c.label for c in every] == [f"trial-{p.number}" for p in front(within)]
 
 
+def test_picks_keep_to_a_latency_measured_here(
+    searched: tuple[Experiment, optuna.Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, study = searched
+    measured: list[str] = []
+
+    def measure(of: Experiment, candidate: Candidate, device: str) -> Speed:
+        """A network of so many thousand params takes so many milliseconds."""
+        measured.append(candidate.architecture.id)
+        return Speed(of.cost(candidate).params / 1000, 0, 0, device_name(device))
+
+    monkeypatch.setattr(speed, "measure", measure)
+    points = points_of(study)
+    middle = sorted(p.params for p in points)[20]
+    within = [p for p in points if p.params <= middle]
+    assert pick(experiment, study, "best", Limits(latency=middle / 1000)).pckh == max(p.pckh for p in within)
+    assert len(measured) == len(points)
+    measured.clear()
+    assert pick(experiment, study, "knee", Limits(middle, latency=middle / 1000)) == knee(within, experiment.scale)
+    assert len(measured) == len(within), "what is too large is not timed"
+    fastest = min(points, key=lambda p: p.params).number
+    with pytest.raises(UserError, match=rf"^--max-latency 0.001: .* the fastest is trial {fastest}, .* ms a picture"):
+        pick(experiment, study, "best", Limits(latency=0.001))
+    assert study.trials[trial_of(experiment, study, "hg1")].user_attrs["published"] == "hg1"
+    with pytest.raises(UserError, match=r"--published hg8: .* \(there: hg1\)"):
+        trial_of(experiment, study, "hg8")
+
+
 def test_limits_that_nothing_keeps_say_what_is_nearest(searched: tuple[Experiment, optuna.Study]) -> None:
     least = min(points_of(searched[1]), key=lambda p: p.params)
     with pytest.raises(
@@ -294,7 +326,13 @@ def test_full_trainings_are_compared_with_the_search(searched: tuple[Experiment,
     assert found.agreement.value == pytest.approx(1 - sum((i - r) ** 2 for i, r in enumerate(ranks)) / 10)
     rows = Page(render(found)).tables["Trained in full"]
     assert sorted(row[1] for row in rows) == ["80.0", "81.0", "85.0", "90.0"]
-    assert "agreement" in figures(found)
+    drawn = figures(found)
+    assert "agreement" in drawn
+    both = {trace.name: [y for y in trace.y if y is not None] for trace in drawn["fronts"].data}
+    assert both["front of the search"] == [m.mean for m in found.front]
+    assert sorted(both["trained in full (filled: on the front of these)"]) == [80.0, 81.0, 85.0, 90.0]
+    ends = sorted(y for f in found.full for y in (f.short, f.pckh))
+    assert sorted(both["one network"]) == ends
 
 
 def add_full(full: optuna.Study, trial: optuna.trial.FrozenTrial, pckh: float, images: int) -> None:

@@ -521,7 +521,8 @@ def test_a_trial_of_many_epochs_writes_no_more(write_study: Callable[..., Path],
         sqlalchemy.event.listen(engine, "before_cursor_execute", note)
         run_trial(study, trial, experiment, people, held_out)
         written[epochs] = sum(s.split()[0] in ("INSERT", "UPDATE", "DELETE") for s in statements)
-    assert written[8] == written[4] <= 20
+    # Seven of them are the note and four artifacts; a long note takes one more.
+    assert written[8] == written[4] <= 24
 
 
 # Processes
