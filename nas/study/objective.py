@@ -27,7 +27,8 @@ from nas.study.stopping import StoppingRule
 from nas.study.storage import DONE, Owner, earlier, exclusive, hand_back, masked_url, rest, still_ours
 from nas.training.checkpoint import AnyPath
 from nas.training.devices import out_of_memory, release_memory
-from nas.training.loop import Epoch, InterruptedTrainingError, train
+from nas.training.loop import Epoch, InterruptedTrainingError, Trained, train
+from nas.training.schedule import Schedule
 
 HANDED_BACK = "asked to stop: handed back"
 TAKEN_OVER = "taken over by another worker: result dropped"
@@ -190,21 +191,10 @@ def _run(
     if trained is None:
         release_memory()
 
-    history = trained.history if trained else []
-    measured = [h for h in history if "pckh" in h]
-    rungs = {str(h["epoch"]): h["pckh"] for h in measured}
-    resumed = trained.resumed_step if trained else 0
-    images = (len(history) * schedule.steps_per_epoch - resumed) * schedule.batch
-    seen = int(history[-1]["images"]) if history else 0
-    known: dict[str, Any] = {"rungs": rungs, "curve": history, "images": seen}
-    if trained is not None and resumed:
-        known |= {"resumed_after_epoch": trained.resumed_at, "resumed_after_step": resumed}
-    elif earlier(frozen):
-        known["started_again"] = True  # no checkpoint of it was found
-    if trained is not None and trained.at_once < schedule.batch:
-        known["pictures_at_once"] = trained.at_once
+    known = _known(trained, schedule, bool(earlier(frozen)))
     if troubles:
         known["without_checkpoint"] = troubles[0]
+    measured = [epoch for epoch in known["curve"] if "pckh" in epoch]
     pckh = measured[-1]["pckh"] if measured else None
     if reason is None and pckh is not None and (slow or not experiment.within_budget(cost)):
         known["final_pckh"] = pckh
@@ -221,14 +211,36 @@ def _run(
         # How far the search has come, so that its progress can be drawn; its reference point is the study file's.
         points = [*points_of(study), *([point] if point else [])]
         volume = hypervolume(points, experiment.scale)
-        return {"hypervolume": volume, "front_size": len(front(points)), "images_so_far": images_of(study) + seen}
+        return {
+            "hypervolume": volume,
+            "front_size": len(front(points)),
+            "images_so_far": images_of(study) + known["images"],
+        }
 
     _note(trial, known)
     _keep(study, trial, experiment, Ended(title, candidate, cost, schedule, seed, trained, reason, speed), held_out)
     values = [getattr(point, objective) for objective in experiment.config.objectives] if point else None
     _tell(study, trial, owner, values, progress)
     checkpoint.unlink(missing_ok=True)  # not where it was taken over: whoever did may still have to take this up
+    images = known["images"] - (trained.resumed_step * schedule.batch if trained else 0)
     return Outcome(trial.number, pckh, reason, images, time.perf_counter() - began)
+
+
+def _known(trained: Trained | None, schedule: Schedule, begun_before: bool) -> dict[str, Any]:
+    """The attributes that training gives a trial; ``trained`` is None where memory was too small for it."""
+    history = trained.history if trained else []
+    known: dict[str, Any] = {
+        "rungs": {str(epoch["epoch"]): epoch["pckh"] for epoch in history if "pckh" in epoch},
+        "curve": history,
+        "images": int(history[-1]["images"]) if history else 0,
+    }
+    if trained is not None and trained.resumed_step:
+        known |= {"resumed_after_epoch": trained.resumed_at, "resumed_after_step": trained.resumed_step}
+    elif begun_before:
+        known["started_again"] = True  # no checkpoint of it was found
+    if trained is not None and trained.at_once < schedule.batch:
+        known["pictures_at_once"] = trained.at_once
+    return known
 
 
 def _hand_back(study: optuna.Study, trial: optuna.Trial, owner: Owner | None) -> None:
