@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from nas.errors import UserError
+from nas.errors import TerminatedError, UserError
 
 console = Console(highlight=False)
 """Results, on standard output."""
@@ -33,7 +35,8 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
     """Run a command and end the process.
 
     Exit codes: 0, or what the command says; 2 for bad input (:class:`UserError`, unknown or ill-typed flags), with
-    one line on standard error; 130 after Ctrl-C. Anything else is a fault of ours and shows its traceback.
+    one line on standard error; 130 after Ctrl-C; 143 after SIGTERM, where a command makes something of it. Anything
+    else is a fault of ours and shows its traceback.
 
     Args:
         app: the command.
@@ -48,9 +51,23 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
         _fail(f"{message.rstrip('.')}; see --help")
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except TerminatedError as error:
+        print(error, file=sys.stderr)
+        code = 143
     if code == 130:
         print("interrupted", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def noting_sigterm() -> Iterator[Callable[[], bool]]:
+    """Let a SIGTERM not end the process, but be asked for: a scheduler gives some seconds to save what there is."""
+    asked = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str) -> NoReturn:

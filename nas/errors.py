@@ -1,4 +1,4 @@
-"""The one error a person sees: where, what value, what to do."""
+"""What ends a command without a traceback."""
 
 from __future__ import annotations
 
@@ -8,4 +8,11 @@ class UserError(Exception):
 
     The message is one line that names the file or flag, the value and the remedy. Commands print it
     without a traceback and exit with code 2 (:func:`nas.console.run`).
+    """
+
+
+class TerminatedError(Exception):
+    """A scheduler asked the command to end (SIGTERM), and everything that it did is kept: exit code 143.
+
+    The message says how to go on.
     """

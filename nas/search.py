@@ -12,7 +12,7 @@ import typer
 from optuna.study import Study
 from pydantic import ValidationError
 
-from nas.console import amount, console, default_workers, print_tables, run, writable_directory
+from nas.console import amount, console, default_workers, print_tables, run
 from nas.errors import UserError
 from nas.study import confirmation
 from nas.study.calibration import calibration_of, companion, queue, remember, remembered
@@ -28,7 +28,7 @@ from nas.study.display import (
     watching,
 )
 from nas.study.experiment import Experiment, points_of, prepare
-from nas.study.files import find
+from nas.study.files import checkpoint_folder, find
 from nas.study.front import hypervolume
 from nas.study.storage import count, masked
 from nas.study.workers import devices_for, search
@@ -47,7 +47,7 @@ def main(
     storage: Annotated[str | None, typer.Option(help="Database URL; by default SQLite in the runs folder.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs"),
     checkpoints: Annotated[
-        Path | None, typer.Option(help="Folder for unfinished trials that all machines reach; remembered.")
+        str | None, typer.Option(help="Folder or URL (s3://…) for unfinished trials, for all machines; remembered.")
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; by default one a core, or one a GPU.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -107,7 +107,7 @@ def main(
         },
     )
     places = devices_for(place, workers or (default_workers() if place == "cpu" else torch.cuda.device_count()))
-    kept = writable_directory(checkpoints, "--checkpoints").resolve() if checkpoints is not None else None
+    kept = checkpoint_folder(checkpoints, "--checkpoints") if checkpoints is not None else None
     experiment = prepare(config, runs, storage, kept)
     opened = experiment.open_study()
 

@@ -21,6 +21,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
+from upath import UPath
 
 from nas.architecture.cost import Cost, network_cost
 from nas.console import default_workers, progress
@@ -37,6 +38,7 @@ from nas.study.samplers import NoCandidateLeftError, Problem, draw_untried, make
 from nas.study.space import SearchSpace
 from nas.study.stopping import Finished
 from nas.study.storage import DONE, create_study, default_url, exclusive, load_study, open_storage
+from nas.training.checkpoint import AnyPath
 from nas.training.schedule import Schedule
 
 
@@ -50,7 +52,7 @@ class Experiment:
         summary: of the packed file: skeleton, people per split, checksum.
         folder: where everything of this study is kept.
         url: of the storage.
-        checkpoints: where unfinished trials are to be kept, if not where the study says.
+        checkpoints: folder or URL where unfinished trials are to be kept, if not where the study says.
     """
 
     config: StudyConfig
@@ -58,7 +60,7 @@ class Experiment:
     summary: PackedSummary
     folder: Path
     url: str = field(repr=False)  # may hold a password
-    checkpoints: Path | None = None
+    checkpoints: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker puts its own together: caches and locks do not travel between processes.
@@ -190,20 +192,20 @@ class Experiment:
             self.queue_baselines(study)
         return study
 
-    def checkpoints_of(self, study: Study) -> Path:
-        """Where unfinished trials of a study are kept: the same folder for all machines, if the study names one."""
+    def checkpoints_of(self, study: Study) -> AnyPath:
+        """Where unfinished trials of a study are kept: the same place for all machines, if the study names one."""
         named = study.user_attrs.get("checkpoints")
-        return Path(named) / self.config.name if named else self.folder / "checkpoints"
+        return UPath(named) / self.config.name if named else self.folder / "checkpoints"
 
     def load_people(self, split: str | tuple[str, ...], device: str) -> PackedPeople:
         """People of some splits, on the device."""
         return PackedPeople.load(people_file(self.config, self.folder), split, device)
 
 
-def _keep_checkpoints(study: Study, folder: Path) -> None:
+def _keep_checkpoints(study: Study, folder: str) -> None:
     """Put down where a study's unfinished trials are kept. Not while one runs: its worker would not be told."""
     stored = study.user_attrs.get("checkpoints")
-    if stored == str(folder):
+    if stored == folder:
         return
     if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         where = stored or "the study's folder"
@@ -211,17 +213,17 @@ def _keep_checkpoints(study: Study, folder: Path) -> None:
             f"--checkpoints {folder}: trials are running whose checkpoints are kept in {where}; leave the flag out, or "
             "wait until they have ended"
         )
-    study.set_user_attr("checkpoints", str(folder))
+    study.set_user_attr("checkpoints", folder)
 
 
-def prepare(config: StudyConfig, runs: Path, storage: str | None = None, checkpoints: Path | None = None) -> Experiment:
+def prepare(config: StudyConfig, runs: Path, storage: str | None = None, checkpoints: str | None = None) -> Experiment:
     """Read the space, find or make the people, and put a study's parts together.
 
     Args:
         config: the study.
         runs: folder of all studies.
         storage: database URL; by default SQLite in the study's folder.
-        checkpoints: folder for unfinished trials that all workers reach; by default the study's.
+        checkpoints: folder or URL for unfinished trials that all workers reach; by default the study's folder.
 
     Raises:
         UserError: a file is missing or wrong, the folder cannot be written, or the parts do not fit together.
@@ -258,7 +260,7 @@ def _make(folder: Path) -> None:
         ) from error
 
 
-def _database_file(url: str) -> Path | None:
+def database_file(url: str) -> Path | None:
     """The file of an SQLite database; None for any other, and for what is no URL."""
     try:
         parsed = make_url(url)
@@ -292,7 +294,7 @@ def stored_study(name: str, runs: Path, storage: str | None = None) -> Study:
         UserError: no such study in the storage.
     """
     url = storage or default_url(runs / name)
-    file = _database_file(url)
+    file = database_file(url)
     if file is not None and not file.is_file():
         raise UserError(f"--study {name}: there is no {file}; run `python -m nas.search` first")
     return load_study(open_storage(url), name)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tomllib
+import uuid
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from upath import UPath
 
+from nas.console import writable_directory
 from nas.errors import UserError
 from nas.training.checkpoint import write_atomically
 
@@ -54,6 +57,27 @@ def write_file(path: Path, data: bytes, flag: str) -> None:
         write_atomically(path, data)
     except OSError as error:
         raise UserError(f"{flag} {path}: cannot be written: {error.strerror}; choose another place") from error
+
+
+def checkpoint_folder(given: str, flag: str) -> str:
+    """A folder for checkpoints, on a disk (made absolute) or at a URL that fsspec understands, if it can be used.
+
+    Raises:
+        UserError: no such kind of URL, a driver is missing, or nothing can be written there.
+    """
+    if "://" not in given:
+        return str(writable_directory(Path(given), flag).resolve())
+    try:
+        folder = UPath(given)
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f"probe-{uuid.uuid4().hex[:8]}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except ImportError as error:
+        raise UserError(f"{flag} {given}: {error}, a Python package, to use such a URL") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{flag} {given}: cannot be written to: {error}; give a folder or URL that can") from error
+    return given
 
 
 def first_problem(path: Path, error: ValidationError, model: type[BaseModel]) -> UserError:

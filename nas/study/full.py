@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from optuna.trial import FrozenTrial, TrialState
 from torch.utils.tensorboard import SummaryWriter
 
 from nas.architecture.hourglass import build_network
+from nas.console import noting_sigterm
 from nas.data.batches import fit_to_input
-from nas.errors import UserError
+from nas.errors import TerminatedError, UserError
 from nas.study.candidate import Candidate
 from nas.study.comparison import PICKS, Limits, affordable
 from nas.study.comparison import pick as pick_one
@@ -35,7 +36,7 @@ from nas.study.front import front
 from nas.study.storage import create_study, database_of, exclusive
 from nas.training.checkpoint import write_atomically
 from nas.training.evaluation import evaluate
-from nas.training.loop import Epoch, train
+from nas.training.loop import Epoch, InterruptedTrainingError, train
 from nas.training.schedule import Schedule
 
 
@@ -167,6 +168,8 @@ def retrain(
 ) -> Result:
     """Train one network in full, from its last checkpoint if there is one, and store its result.
 
+    After a SIGTERM the checkpoint is written as it is, within the epoch; several processes lose the epoch.
+
     Args:
         experiment: of the study.
         study: that found it.
@@ -179,6 +182,7 @@ def retrain(
 
     Raises:
         UserError: the people have no validation split, the folder cannot be written, or training diverged.
+        TerminatedError: after a SIGTERM.
     """
     if not experiment.summary.counts.get("valid"):
         raise UserError(f"{experiment.config.data.file}: no valid people to score on; make it again with nas.prepare")
@@ -207,19 +211,26 @@ def retrain(
             _to_board(board, line)
         after_epoch(epoch)
 
-    trained = train(
-        network,
-        choice.candidate.losses,
-        schedule,
-        people,
-        valid,
-        seed=experiment.config.seed,
-        checkpoint=folder / "checkpoint.pt",
-        after_epoch=note,
-        after_step=after_step,
-    )
-    if board is not None:
-        board.close()
+    try:
+        with nullcontext(lambda: False) if dist.is_initialized() else noting_sigterm() as asked:
+            trained = train(
+                network,
+                choice.candidate.losses,
+                schedule,
+                people,
+                valid,
+                seed=experiment.config.seed,
+                checkpoint=folder / "checkpoint.pt",
+                after_epoch=note,
+                after_step=after_step,
+                asked_to_stop=asked,
+            )
+    except InterruptedTrainingError as error:
+        raise TerminatedError("stopped by SIGTERM; the same command goes on where it was") from error
+    finally:
+        if board is not None:
+            board.close()
+    if rank == 0:
         # All of them once more: killed between a checkpoint and its line, a run lacks that line.
         text = "".join(json.dumps(_line(figures, schedule)) + "\n" for figures in trained.history)
         write_atomically(folder / "metrics.jsonl", text.encode())

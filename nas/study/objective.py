@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gc
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
@@ -24,9 +22,12 @@ from nas.study.front import Point, front, hypervolume
 from nas.study.leases import Lease
 from nas.study.patience import patiently
 from nas.study.stopping import StoppingRule
-from nas.study.storage import DONE, Owner, earlier, exclusive, masked_url, still_ours
-from nas.training.loop import Epoch, train
+from nas.study.storage import DONE, Owner, earlier, exclusive, hand_back, masked_url, still_ours
+from nas.training.checkpoint import AnyPath
+from nas.training.devices import out_of_memory, release_memory
+from nas.training.loop import Epoch, InterruptedTrainingError, train
 
+HANDED_BACK = "asked to stop: handed back"
 TAKEN_OVER = "taken over by another worker: result dropped"
 
 
@@ -61,6 +62,7 @@ def run_trial(
     held_out: PackedPeople,
     after_step: Callable[[int], None] = lambda step: None,
     lease: Lease | None = None,
+    asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train the trial's candidate and tell the study how it went.
 
@@ -80,12 +82,14 @@ def run_trial(
         held_out: to score on, on the device.
         after_step: called with the number of steps done.
         lease: under which the trial was claimed.
+        asked_to_stop: asked after each step; once it says yes, the trial's state is saved as it is and the trial
+            handed back, for whoever asks next.
     """
     began = time.perf_counter()
     if lease is not None:
         lease.hold(trial._trial_id)
     try:
-        return _run(study, trial, experiment, people, held_out, after_step, lease, began)
+        return _run(study, trial, experiment, people, held_out, after_step, lease, asked_to_stop, began)
     except TakenOverError:
         return Outcome(trial.number, None, TAKEN_OVER, 0, time.perf_counter() - began)
     finally:
@@ -101,6 +105,7 @@ def _run(
     held_out: PackedPeople,
     after_step: Callable[[int], None],
     lease: Lease | None,
+    asked_to_stop: Callable[[], bool],
     began: float,
 ) -> Outcome:
     url = masked_url(study._storage)
@@ -135,6 +140,13 @@ def _run(
         finished = patiently(url, lambda: finished_of(study))
         return rule.reason(epoch.number, pckh, cost.params, cost.madds, finished)
 
+    def without_checkpoint(trouble: str) -> None:
+        # Once: a disk that is full fails every epoch. What is lost is that the trial could be taken up here.
+        if not troubles:
+            print(f"trial {trial.number} goes on, but cannot be taken up where it is: {trouble}", file=sys.stderr)
+        troubles.append(trouble)
+
+    troubles: list[str] = []
     trained = None
     try:
         network = build_network(candidate.architecture, experiment.joints, experiment.input_size, seed=seed)
@@ -149,26 +161,37 @@ def _run(
             evaluate_after=lambda epoch: epoch in rung_epochs,
             after_epoch=after_epoch,
             after_step=each_step,
+            asked_to_stop=asked_to_stop,
+            without_checkpoint=without_checkpoint,
         )
         reason = trained.stopped
-    except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+    except InterruptedTrainingError:
+        _hand_back(study, trial, owner)
+        return Outcome(trial.number, None, HANDED_BACK, 0, time.perf_counter() - began)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
         # Told as pruned, not failed: a sampler does not see failures and would propose the like again.
-        reason = f"out of memory: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = f"out of memory, parts of a batch at a time too: {what}"
+    if trained is None:
+        release_memory()
 
     history = trained.history if trained else []
     measured = [h for h in history if "pckh" in h]
     rungs = {str(h["epoch"]): h["pckh"] for h in measured}
-    resumed = trained.resumed_at if trained else 0
-    images = (len(history) - resumed) * schedule.steps_per_epoch * schedule.batch
+    resumed = trained.resumed_step if trained else 0
+    images = (len(history) * schedule.steps_per_epoch - resumed) * schedule.batch
     seen = int(history[-1]["images"]) if history else 0
     known: dict[str, Any] = {"rungs": rungs, "curve": history, "images": seen}
-    if resumed:
-        known["resumed_after_epoch"] = resumed
+    if trained is not None and resumed:
+        known |= {"resumed_after_epoch": trained.resumed_at, "resumed_after_step": resumed}
     elif earlier(frozen):
         known["started_again"] = True  # no checkpoint of it was found
+    if trained is not None and trained.at_once < schedule.batch:
+        known["pictures_at_once"] = trained.at_once
+    if troubles:
+        known["without_checkpoint"] = troubles[0]
     pckh = measured[-1]["pckh"] if measured else None
     if reason is None and pckh is not None and not experiment.within_budget(cost):
         known["final_pckh"] = pckh
@@ -192,6 +215,17 @@ def _run(
     _tell(study, trial, owner, values, progress)
     checkpoint.unlink(missing_ok=True)  # not where it was taken over: whoever did may still have to take this up
     return Outcome(trial.number, pckh, reason, images, time.perf_counter() - began)
+
+
+def _hand_back(study: optuna.Study, trial: optuna.Trial, owner: Owner | None) -> None:
+    """Give a trial back that is not at its end, if it is still its owner's."""
+
+    def attempt() -> None:
+        with exclusive(study._storage):
+            if still_ours(study, trial, owner):
+                hand_back(study, study._storage.get_trial(trial._trial_id), ended_by_us=True)
+
+    patiently(masked_url(study._storage), attempt)
 
 
 def _note(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
@@ -265,12 +299,12 @@ def _refusal(study: optuna.Study, trial: FrozenTrial, experiment: Experiment, ca
     return None
 
 
-def checkpoint_of(folder: Path, number: int) -> Path:
+def checkpoint_of(folder: AnyPath, number: int) -> AnyPath:
     """Where the state of an unfinished trial is kept: under its own number, so that no other worker writes to it."""
     return folder / f"trial-{number}.pt"
 
 
-def _taken_up(folder: Path, trial: FrozenTrial) -> Path:
+def _taken_up(folder: AnyPath, trial: FrozenTrial) -> AnyPath:
     """A trial's checkpoint: its predecessor's, if there is one, moved to this trial's name.
 
     A predecessor's worker that was only frozen may write its own again; nobody reads that.
@@ -284,8 +318,9 @@ def _taken_up(folder: Path, trial: FrozenTrial) -> Path:
         for number in reversed(earlier(trial)):
             if mine.exists():
                 break
+            before: Any = checkpoint_of(folder, number)
             with suppress(FileNotFoundError):
-                checkpoint_of(folder, number).rename(mine)
+                before.rename(mine)
     except OSError as error:
         raise UserError(
             f"--checkpoints {folder}: cannot be written to here: {error.strerror}; give one that all workers reach"

@@ -34,6 +34,16 @@ def is_away(error: BaseException) -> bool:
     return False
 
 
+def _broken(error: BaseException) -> str | None:
+    """What SQLite says of a file that it cannot use: full, read-only, removed; None for any other error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, sqlite3.OperationalError):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
 def patiently(url: str, do: Callable[[], T], patience: float | None = None) -> T:
     """Do something with the database; again, ever more slowly, while it is away.
 
@@ -45,7 +55,7 @@ def patiently(url: str, do: Callable[[], T], patience: float | None = None) -> T
         patience: seconds, by default :data:`PATIENCE`.
 
     Raises:
-        UserError: it stays away.
+        UserError: it stays away, or is a file that cannot be used.
     """
     began, pause = time.monotonic(), 0.1
     allowed = PATIENCE if patience is None else patience
@@ -54,6 +64,11 @@ def patiently(url: str, do: Callable[[], T], patience: float | None = None) -> T
             return do()
         except Exception as error:
             if not is_away(error):
+                if wrong := _broken(error):
+                    raise UserError(
+                        f"--storage {url}: {wrong}; see to the file and its disk and give the same command again, "
+                        "which goes on"
+                    ) from error
                 raise
             waited = time.monotonic() - began
             if waited + pause > allowed:

@@ -227,6 +227,8 @@ def exclusive(storage: BaseStorage) -> Iterator[None]:
     if engine.dialect.name == "sqlite":
         database = engine.url.database
         assert database, "SQLite databases are files here"
+        if not Path(database).is_file():
+            raise UserError(f"--storage {engine.url}: {database} was removed while it was in use; search anew")
         with _file_lock(database):
             yield
     else:
@@ -293,7 +295,7 @@ class Owner:
     Attributes:
         host: its machine.
         pid: its process there.
-        born: when that process was.
+        born: when that process was, in seconds since the machine was started.
         worker: id of its lease; empty if it has none.
     """
 
@@ -305,8 +307,7 @@ class Owner:
     @classmethod
     def me(cls, lease: Lease | None = None) -> Owner:
         """This process."""
-        born = round(psutil.Process().create_time(), 2)
-        return cls(socket.gethostname(), os.getpid(), born, lease.id if lease else "")
+        return cls(socket.gethostname(), os.getpid(), _born(psutil.Process()), lease.id if lease else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a user attribute."""
@@ -327,11 +328,21 @@ class Owner:
             return False
         try:
             process = psutil.Process(self.pid)
-            born: float = process.create_time()
+            born = _born(process)
             ended = process.status() == psutil.STATUS_ZOMBIE  # killed, and nobody has waited for it
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
             return True
         return ended or abs(born - self.born) > 1
+
+
+def _born(process: psutil.Process) -> float:
+    """When a process was begun: since the machine was, for the time of day may be set while it runs."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        born: float = process.create_time()
+        return round(born, 2)
+    # The 22nd field; the second one, a name in parentheses, may hold anything.
+    fields = Path(f"/proc/{process.pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    return round(int(fields[19]) / os.sysconf("SC_CLK_TCK"), 2)
 
 
 GIVEN = ("given", "published", "candidate", "times", "seed")

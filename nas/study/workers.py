@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -23,12 +24,18 @@ import torch
 from optuna.trial import TrialState
 
 from nas.data.batches import fit_to_input
-from nas.errors import UserError
-from nas.study.experiment import Experiment
+from nas.errors import TerminatedError, UserError
+from nas.study.experiment import Experiment, database_file
 from nas.study.objective import run_trial
 from nas.study.patience import patiently
 from nas.study.samplers import NoCandidateLeftError
 from nas.study.storage import claim, count, exclusive, forget_the_dead, hand_back_orphans, lease_of, masked
+
+GRACE = float(os.environ.get("HOURGLASS_GRACE", "20"))
+"""Seconds that workers have to hand their trials back after a SIGTERM; schedulers kill after 30 or more."""
+
+ENDED = 143
+"""A worker's exit code after a SIGTERM, as a shell would tell it."""
 
 RESTARTS = 5
 """How often a worker that dies before it has trained for an epoch is replaced; after that something is wrong with the
@@ -111,6 +118,7 @@ def search(
     Raises:
         UserError: workers keep dying, or the space is exhausted.
         KeyboardInterrupt: after the workers were ended and their trials handed back.
+        TerminatedError: after a SIGTERM: the workers have saved their trials as they were, and handed them back.
     """
     context = get_context("spawn")
     progress = Progress([WorkerView(i, device) for i, device in enumerate(devices)])
@@ -118,6 +126,7 @@ def search(
     restarts = [0] * len(devices)
     epoch = 1 / experiment.config.short_schedule().epochs
     trouble: str | None = None
+    deadline: float | None = None  # after a SIGTERM
 
     def start(index: int) -> None:
         mine, theirs = context.Pipe(duplex=False)
@@ -134,10 +143,19 @@ def search(
         theirs.close()
         processes[index] = (process, mine)
 
+    def pass_on(*_: object) -> None:
+        nonlocal deadline
+        deadline = deadline or time.monotonic() + GRACE
+        for process, _pipe in processes.values():
+            process.terminate()
+
+    before_us = signal.signal(signal.SIGTERM, pass_on)
     try:
         for index in range(len(devices)):
             start(index)
         while processes:
+            if deadline is not None and time.monotonic() > deadline:
+                break
             ready = wait([connection for _, connection in processes.values()], timeout=interval)
             for index, (process, connection) in list(processes.items()):
                 if connection not in ready:
@@ -156,6 +174,8 @@ def search(
                     progress.workers[index].trial = None
                     if process.exitcode == 0:
                         progress.workers[index].note = trouble or "done"
+                    elif deadline is not None:
+                        progress.workers[index].note = "ended"
                     elif restarts[index] < RESTARTS:
                         restarts[index] += 1
                         progress.workers[index].note = f"died (exit code {process.exitcode}); starting again"
@@ -166,6 +186,8 @@ def search(
                             f"{process.exitcode}; its message stands above; try --workers 1 and look at the memory"
                         ) from None
             show(progress)
+        if deadline is not None:
+            raise TerminatedError("stopped by SIGTERM; the same command goes on where it was")
         if trouble:  # the others have finished what they were training
             raise UserError(trouble)
     except BaseException:
@@ -173,6 +195,8 @@ def search(
         with suppress(UserError):  # a database that stays away: the trials' leases end by themselves
             _tidy(experiment, TIDY)
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before_us)
     _tidy(experiment)
     return progress
 
@@ -205,6 +229,10 @@ def _hear(progress: Progress, worker: WorkerView, kind: str, content: Any) -> No
 def _tidy(experiment: Experiment, patience: float | None = None) -> None:
     """Hand back what the workers just ended were training, and drop checkpoints that nobody will take up."""
 
+    file = database_file(experiment.url)
+    if file is not None and not file.is_file():
+        return  # removed meanwhile; opening it would make another
+
     def tidy() -> None:
         study = experiment.open_study()
         with exclusive(study._storage):
@@ -220,6 +248,8 @@ def _tidy(experiment: Experiment, patience: float | None = None) -> None:
 def _work(experiment: Experiment, total: int, device: str, say: Connection) -> None:
     """A worker's life. Its parent's death ends it; its own death loses at most the epoch that it was in."""
     parent = os.getppid()
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())
 
     def tell(kind: str, content: object) -> None:
         try:
@@ -231,6 +261,8 @@ def _work(experiment: Experiment, total: int, device: str, say: Connection) -> N
         if device == "cpu":
             # Small networks on many threads crawl; workers side by side do not.
             torch.set_num_threads(1)
+        else:
+            torch.cuda.set_device(device)  # nothing of this worker's on another's GPU
         size = experiment.config.data.input_size
         people = fit_to_input(experiment.load_people("train", device), size)
         held_out = fit_to_input(experiment.load_people("holdout", device), size)
@@ -241,6 +273,9 @@ def _work(experiment: Experiment, total: int, device: str, say: Connection) -> N
         while True:
             if os.getppid() != parent:
                 os._exit(1)
+            if asked.is_set():
+                lease.end()
+                os._exit(ENDED)
             trial = claim(study, total, experiment.space.choices, lease)
             if trial is None:
                 if patiently(url, lambda: count(study)).done >= total:
@@ -252,7 +287,7 @@ def _work(experiment: Experiment, total: int, device: str, say: Connection) -> N
             tell("training", (trial.number, experiment.title_of(frozen)))
             schedule = experiment.schedule_of(frozen)
             clock = _StepClock(schedule.steps, schedule.batch, parent, tell)
-            outcome = run_trial(study, trial, experiment, people, held_out, clock, lease)
+            outcome = run_trial(study, trial, experiment, people, held_out, clock, lease, asked.is_set)
             tell("ended", (outcome.number, outcome.pckh, outcome.reason, outcome.images, outcome.seconds))
         lease.end()
     except UserError as error:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
+from upath import UPath
 
 from nas.architecture.hourglass import HourglassNetwork, build_network
 from nas.architecture.spec import Architecture
@@ -21,34 +22,45 @@ from nas.training.schedule import Schedule
 FORMAT = "hourglass-nas checkpoint 1"
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of ``path`` once it is whole and on the disk."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+AnyPath = Path | UPath
+"""On a disk of this machine, or at a URL that fsspec understands."""
+
+
+def write_atomically(path: AnyPath, data: bytes | memoryview) -> None:
+    """Write a file so that a reader sees the old one or the new one, on a disk also after a power cut."""
+    part: Any = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with open(part, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        if isinstance(path, Path):
+            with open(part, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        else:
+            part.write_bytes(bytes(data))
+            part.rename(path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error says what is wrong
+            part.unlink(missing_ok=True)
         raise
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, also after a power cut."""
-    with _replacing(path) as file:
-        file.write(data)
+def save_checkpoint(path: AnyPath, content: dict[str, Any]) -> None:
+    """Save tensors and plain values; atomic. A folder that was removed is made again.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    buffer = io.BytesIO()  # torch's own writer turns a disk that is full into an error without a name
+    torch.save({"format": FORMAT, **content}, buffer)
+    try:
+        write_atomically(path, buffer.getbuffer())
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, buffer.getbuffer())
 
 
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Save tensors and plain values; atomic."""
-    with _replacing(path) as file:
-        torch.save({"format": FORMAT, **content}, file)
-
-
-def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: AnyPath, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a checkpoint of this project; only tensors and plain values are accepted.
 
     Raises:
@@ -57,11 +69,13 @@ def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict[str,
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; give the path of a .pt file that nas.retrain wrote")
     try:
-        with zipfile.ZipFile(path) as archive:
+        data = io.BytesIO(path.read_bytes())
+        with zipfile.ZipFile(data) as archive:
             damaged = archive.testzip()  # torch does not compare checksums
         if damaged:
             raise zipfile.BadZipFile(f"{damaged} is damaged")
-        content = torch.load(path, map_location=device, weights_only=True)
+        data.seek(0)
+        content = torch.load(data, map_location=device, weights_only=True)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # damaged bytes make the unpickler stumble in any way

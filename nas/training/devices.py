@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 from nas.errors import UserError
@@ -24,3 +26,16 @@ def device_named(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no CUDA device here; use --device cpu")
     return "cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device's memory, or the machine's, is full."""
+    full = "not enough memory" in str(error) or "can't allocate memory" in str(error)  # torch's, on a CPU
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (isinstance(error, RuntimeError) and full)
+
+
+def release_memory() -> None:
+    """Give back what nobody holds any more, so that something smaller can be tried."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nas.architecture.hourglass import STRIDE
 from nas.data.batches import centred, cut, to_original
 from nas.data.packed import PackedPeople
+from nas.training.devices import out_of_memory
 from nas.training.heatmaps import decode, flip_maps
 from nas.training.losses import as_maps
 from nas.training.metrics import Accuracy, pckh
@@ -70,7 +71,7 @@ def predict(
         input_size: H = W of the pictures.
         flips: one answer for each: whether to average the maps with those of the mirrored picture (Newell et al.
             2016, section 4.1). Both together cost no more than the second alone.
-        batch: pictures at a time.
+        batch: pictures at a time; fewer where memory is too small for them.
         after_batch: called with the number of people done.
     """
     training = network.training
@@ -80,18 +81,17 @@ def predict(
     peaks: list[list[Tensor]] = [[] for _ in flips]
     answers: list[list[Tensor]] = [[] for _ in flips]
     done = 0
-    for indices in torch.arange(len(people), device=device).split(batch):
+    while done < len(people):
+        indices = torch.arange(done, min(done + batch, len(people)), device=device)
         to_crop = centred(people, len(indices), input_size)
         images = cut(people, indices, input_size, to_crop).images
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            maps = [as_maps(raw, schedule.loss) for raw in network(images).heatmaps]
-            both = maps
-            if any(flips):
-                mirrored = network(images.flip(-1)).heatmaps
-                order = people.skeleton.flip_order
-                both = [
-                    (a + flip_maps(as_maps(b, schedule.loss), order)) / 2 for a, b in zip(maps, mirrored, strict=True)
-                ]
+        try:
+            maps, both = _maps(network, images, schedule, people.skeleton.flip_order if any(flips) else None)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or batch == 1:
+                raise
+            batch //= 2
+            continue
         for of_flip, flip in enumerate(flips):
             stages = []
             for heatmaps in both if flip else maps:
@@ -111,6 +111,20 @@ def predict(
         )
         for batches, peak, answer in zip(positions, peaks, answers, strict=True)
     ]
+
+
+def _maps(
+    network: nn.Module, images: Tensor, schedule: Schedule, flip_order: tuple[int, ...] | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Each hourglass's maps of some pictures; and averaged with those of the mirrored ones, if there is an order."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
+        maps = [as_maps(raw, schedule.loss) for raw in network(images).heatmaps]
+        if flip_order is None:
+            return maps, maps
+        mirrored = network(images.flip(-1)).heatmaps
+        return maps, [
+            (a + flip_maps(as_maps(b, schedule.loss), flip_order)) / 2 for a, b in zip(maps, mirrored, strict=True)
+        ]
 
 
 def evaluate(

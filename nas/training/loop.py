@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,11 +23,15 @@ from nas.architecture.hourglass import STRIDE, HourglassNetwork
 from nas.data.batches import augmented, cut, fit_to_input, recolour
 from nas.data.packed import PackedPeople
 from nas.errors import UserError
-from nas.training.checkpoint import description, load_checkpoint, save_checkpoint
+from nas.training.checkpoint import AnyPath, description, load_checkpoint, save_checkpoint
+from nas.training.devices import out_of_memory, release_memory
 from nas.training.evaluation import Evaluation, evaluate
 from nas.training.heatmaps import encode, inside
-from nas.training.losses import Losses, total_loss
+from nas.training.losses import HeatmapLoss, Losses, total_loss
 from nas.training.schedule import Schedule
+
+FEWEST = 4
+"""Pictures that are shown at once at least: the statistics of batch norm are noise below it."""
 
 COLLAPSED = 1e-3
 """Predictions that differ less than this between people, in box sides, have nothing to do with the pictures."""
@@ -63,6 +66,8 @@ class Trained:
         stopped: why it ended before its schedule did, or None.
         history: one record an epoch, plain values.
         resumed_at: the epoch that it was taken up after; 0 for a fresh start.
+        resumed_step: the step that it was taken up after.
+        at_once: pictures of a step that are shown at once; fewer than the batch where memory was too small for it.
     """
 
     network: nn.Module
@@ -70,6 +75,12 @@ class Trained:
     stopped: str | None
     history: list[dict[str, Any]] = field(default_factory=list)
     resumed_at: int = 0
+    resumed_step: int = 0
+    at_once: int = 0
+
+
+class InterruptedTrainingError(Exception):
+    """Training was asked to stop; what it had done is in its checkpoint."""
 
 
 def optimizer_for(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
@@ -119,16 +130,22 @@ def train(
     held_out: PackedPeople,
     *,
     seed: int,
-    checkpoint: Path | None = None,
+    checkpoint: AnyPath | None = None,
     evaluate_after: Callable[[int], bool] = lambda epoch: True,
     after_epoch: Callable[[Epoch], str | None] = lambda epoch: None,
     after_step: Callable[[int], None] = lambda step: None,
+    asked_to_stop: Callable[[], bool] = lambda: False,
+    without_checkpoint: Callable[[str], None] | None = None,
 ) -> Trained:
     """Train one network under one schedule.
 
     With several processes (``torch.distributed`` initialised), each one trains on its share of every batch; the
     result is the same network in all of them. The first one writes the checkpoint, which all of them read, and
     decides whether to stop.
+
+    Where the device's memory is too small for a batch, half of it is shown at once and the gradients are added up, and
+    so on down to :data:`FEWEST`. The step is the same but for batch norm, which sees fewer pictures, and for joints
+    that are not labelled: the loss is the mean of the parts' means.
 
     Args:
         network: freshly built, on the CPU; moved to the people's device.
@@ -142,9 +159,15 @@ def train(
         evaluate_after: which epochs (from 1) are followed by an evaluation; the last one always is.
         after_epoch: called after each epoch; a text stops the training for that reason.
         after_step: called with the number of steps done.
+        asked_to_stop: asked after each step; once it says yes, the state is saved as it is, within the epoch, and
+            training ends. Not with several processes, which would have to agree.
+        without_checkpoint: told why a checkpoint cannot be read or written; training then begins anew, or goes on.
+            Without it, that is an error.
 
     Raises:
-        UserError: the checkpoint at ``checkpoint`` cannot be read, or a batch cannot be shared equally.
+        UserError: the checkpoint at ``checkpoint`` cannot be read or written, or a batch cannot be shared equally.
+        InterruptedTrainingError: it was asked to stop.
+        torch.OutOfMemoryError: even the smallest part of a batch is too large for the device.
     """
     device = people.crops.device
     input_size = network.input_size[0]
@@ -159,22 +182,45 @@ def train(
     optimizer = optimizer_for(network, schedule)
     about = description(network.architecture, losses, schedule, people.skeleton, input_size)
     about |= {"seed": seed, "people": [people.checksum, len(people)]}
-    result = Trained(network, None, None)
+    result = Trained(network, None, None, at_once=share)
+    within: dict[str, Any] | None = None
     foreign = False
     if checkpoint is not None and checkpoint.exists():
-        state = load_checkpoint(checkpoint, device)
-        foreign = any(state.get(key) != value for key, value in about.items())
+        try:
+            state = load_checkpoint(checkpoint, device)
+            foreign = any(state.get(key) != value for key, value in about.items())
+        except UserError as error:
+            if without_checkpoint is None:
+                raise
+            foreign = True
+            without_checkpoint(str(error))
         if not foreign:
             network.load_state_dict(state["network"])
             average.network.load_state_dict(state["average"])
             optimizer.load_state_dict(state["optimizer"])
             result.history, result.resumed_at = state["history"], len(state["history"])
+            within = state.get("within")
     if world > 1:
         dist.barrier()  # all have read the checkpoint before it is removed or replaced
     if checkpoint is not None and foreign and rank == 0:
-        checkpoint.unlink()
+        checkpoint.unlink(missing_ok=True)
     learner: nn.Module = nn.parallel.DistributedDataParallel(network) if world > 1 else network
     seconds = result.history[-1]["seconds"] if result.history else 0.0
+    result.resumed_step = result.resumed_at * schedule.steps_per_epoch + (within["step"] if within else 0)
+
+    def save(**more: Any) -> None:
+        if checkpoint is None or rank:
+            return
+        state: dict[str, Any] = {"network": network.state_dict(), "average": average.network.state_dict()}
+        state |= {"optimizer": optimizer.state_dict(), "history": result.history, **more}
+        try:
+            save_checkpoint(checkpoint, {**about, **state})
+        except OSError as error:
+            trouble = f"{checkpoint}: cannot be written: {error.strerror or error}"
+            if without_checkpoint is None:
+                remedy = "make room there and give the same command again, which goes on from the last one"
+                raise UserError(f"{trouble}; {remedy}") from error
+            without_checkpoint(trouble)
 
     for epoch in range(result.resumed_at + 1, schedule.epochs + 1):
         # Order and augmentation depend on seed and epoch alone, so a resumed run sees what it would have seen.
@@ -183,9 +229,15 @@ def train(
         shown = islice(order(len(people), seed, first * schedule.batch), schedule.steps_per_epoch * schedule.batch)
         batches = torch.tensor(list(shown), device=device).view(schedule.steps_per_epoch, schedule.batch)
         summed = torch.zeros((), device=device)
+        done_before = 0
+        if within:  # it was asked to stop in this epoch
+            done_before, summed = within["step"], within["summed"]
+            seconds += within["seconds"]
+            generator.set_state(within["generator"].cpu())
+            within = None
         started = time.perf_counter()
 
-        for step, chosen in enumerate(batches[:, rank::world], first):  # (share,)
+        for step, chosen in enumerate(batches[done_before:, rank::world], first + done_before):  # (share,)
             to_crop, mirrored = augmented(people, share, input_size, schedule.augmentation, generator)
             batch = cut(people, chosen, input_size, to_crop, mirrored)
             images = recolour(batch.images, schedule.augmentation.colour, generator)  # (B, 3, H, W)
@@ -194,19 +246,30 @@ def train(
             target = encode(cells, size, schedule.sigma)  # (B, J, H/4, W/4)
             labelled = batch.labelled & inside(cells, size)  # (B, J)
 
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                output = learner(images)
-            loss = total_loss(output, target, labelled, losses, schedule.loss)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            while True:
+                optimizer.zero_grad(set_to_none=True)
+                try:
+                    loss = _gradients(learner, images, target, labelled, losses, schedule.loss, result.at_once)
+                    break
+                except (RuntimeError, MemoryError) as error:
+                    # Several processes would wait for the one that begins its step anew.
+                    if not out_of_memory(error) or world > 1 or result.at_once // 2 < FEWEST:
+                        raise
+                release_memory()
+                result.at_once //= 2
             if schedule.clip:
                 nn.utils.clip_grad_norm_(network.parameters(), schedule.clip)
             for group in optimizer.param_groups:
                 group["lr"] = schedule.learning_rate * schedule.rate(step)
             optimizer.step()
             average.update(step)
-            summed += loss.detach()
+            summed += loss
             after_step(step + 1)
+            if world == 1 and step + 1 < first + schedule.steps_per_epoch and asked_to_stop():
+                spent = seconds - (result.history[-1]["seconds"] if result.history else 0.0)
+                place = {"step": step + 1 - first, "summed": summed, "generator": generator.get_state()}
+                save(within={**place, "seconds": spent + time.perf_counter() - started})
+                raise InterruptedTrainingError
 
         # The one look at the loss: a value that is not finite anywhere makes the sum not finite.
         mean_loss = float(_over_processes(summed, world)) / schedule.steps_per_epoch
@@ -220,20 +283,39 @@ def train(
             evaluation = result.evaluation = evaluate(average.network, held_out, schedule, input_size)
         done = Epoch(epoch, epoch * schedule.steps_per_epoch * schedule.batch, mean_loss, seconds, evaluation)
         result.history.append(_record(done))
-        if checkpoint is not None and rank == 0:
-            state = {"network": network.state_dict(), "average": average.network.state_dict()}
-            save_checkpoint(
-                checkpoint, {**about, **state, "optimizer": optimizer.state_dict(), "history": result.history}
-            )
+        save()
         result.stopped = _decided(_collapse(done) or after_epoch(done), world)
         if result.stopped:
             break
+        if world == 1 and epoch < schedule.epochs and asked_to_stop():
+            raise InterruptedTrainingError
 
     result.network = average.network
     if result.evaluation is None and not result.stopped:
         # Taken up after its last epoch: only the evaluation's predictions are missing, and they are quick to make.
         result.evaluation = evaluate(average.network, held_out, schedule, input_size)
     return result
+
+
+def _gradients(
+    learner: nn.Module,
+    images: Tensor,
+    target: Tensor,
+    labelled: Tensor,
+    losses: Losses,
+    kind: HeatmapLoss,
+    at_once: int,
+) -> Tensor:
+    """Add a batch's gradients up, so many pictures at a time; gives its loss."""
+    whole = torch.zeros((), device=images.device)
+    for begin in range(0, len(images), at_once):
+        part = slice(begin, begin + at_once)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
+            output = learner(images[part])
+        loss = total_loss(output, target[part], labelled[part], losses, kind) * (len(images[part]) / len(images))
+        loss.backward()
+        whole += loss.detach()
+    return whole
 
 
 def _collapse(epoch: Epoch) -> str | None:

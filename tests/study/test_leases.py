@@ -455,7 +455,7 @@ def test_checkpoints_are_kept_where_the_study_says_and_their_loss_is_told(
 ) -> None:
     config = StudyConfig.read(write_study())
     kept = tmp_path / "shared"
-    first = prepare(config, tmp_path / "runs", url, kept)
+    first = prepare(config, tmp_path / "runs", url, str(kept))
     study = first.open_study(RandomSampler(seed=0))
     second = prepare(config, tmp_path / "elsewhere", url)  # another machine, without the flag
     assert second.checkpoints_of(second.open_study()) == kept / "tiny"
@@ -482,7 +482,7 @@ def test_checkpoints_are_kept_where_the_study_says_and_their_loss_is_told(
             file.unlink()
         else:
             with pytest.raises(UserError, match="trials are running whose checkpoints are kept in"):
-                prepare(config, tmp_path / "runs", url, tmp_path / "other").open_study()
+                prepare(config, tmp_path / "runs", url, str(tmp_path / "other")).open_study()
         with exclusive(study._storage):
             hand_back(study, study.trials[trial.number])
         other = second.open_study()

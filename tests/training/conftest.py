@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from training_runs import LOSSES, SHORT, build
 
 from nas.architecture.spec import Architecture
+from nas.data.batches import fit_to_input
 from nas.data.packed import MARGIN, PackedPeople
 from nas.data.people import MPII
 from nas.data.synthetic import Figures, render_person
+from nas.training.loop import Trained, train
 
 BOX = 64
 
@@ -57,3 +61,34 @@ def held_out() -> PackedPeople:
 def tiny() -> Architecture:
     """A network that trains in milliseconds a step."""
     return Architecture(stem=4, width=8, stacks=2, depth=1, narrow_res=True)
+
+
+@pytest.fixture(scope="session")
+def small_people(people: PackedPeople) -> PackedPeople:
+    return fit_to_input(people, 32)
+
+
+@pytest.fixture(scope="session")
+def small_held_out(held_out: PackedPeople) -> PackedPeople:
+    return fit_to_input(held_out, 32)
+
+
+@pytest.fixture
+def run(small_people: PackedPeople, small_held_out: PackedPeople, tiny: Architecture) -> Callable[..., Trained]:
+    """Trains the tiny network for three epochs of four steps; keywords change what is trained and how."""
+
+    def run(**changes: Any) -> Trained:
+        given = {
+            "network": build(tiny),
+            "losses": LOSSES,
+            "schedule": SHORT,
+            "people": small_people,
+            "held_out": small_held_out,
+            "seed": 0,
+            "evaluate_after": lambda epoch: False,
+            **changes,
+        }
+        positional = [given.pop(name) for name in ("network", "losses", "schedule", "people", "held_out")]
+        return train(*positional, **given)
+
+    return run

@@ -15,11 +15,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor, nn
+from training_runs import LOSSES, SHORT, build, same_weights
 
-from nas.architecture.hourglass import HourglassNetwork, build_network
+from nas.architecture.hourglass import HourglassNetwork
 from nas.architecture.spec import Architecture
 from nas.data import batches
-from nas.data.batches import Augmentation, fit_to_input
+from nas.data.batches import Augmentation
 from nas.data.packed import PackedPeople
 from nas.errors import UserError
 from nas.training.checkpoint import load_checkpoint, load_network
@@ -28,49 +29,6 @@ from nas.training.loop import Average, Epoch, Trained, optimizer_for, order, tra
 from nas.training.losses import Losses
 from nas.training.metrics import pckh
 from nas.training.schedule import Optimizer, Schedule
-
-SHORT = Schedule(3 * 4 * 8, epochs=3, batch=8, loss="cross_entropy", sigma=0.8, ema=0.5)
-LOSSES = Losses((0.5, 1.0), 0.7, 2.0)
-
-
-def build(architecture: Architecture, size: int = 32) -> HourglassNetwork:
-    return build_network(architecture, 16, (size, size), seed=0)
-
-
-def same_weights(a: nn.Module, b: nn.Module, tolerance: float = 0.0) -> bool:
-    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
-    return all(torch.allclose(x.double(), y.double(), rtol=tolerance, atol=tolerance) for x, y in pairs)
-
-
-@pytest.fixture(scope="session")
-def small_people(people: PackedPeople) -> PackedPeople:
-    return fit_to_input(people, 32)
-
-
-@pytest.fixture(scope="session")
-def small_held_out(held_out: PackedPeople) -> PackedPeople:
-    return fit_to_input(held_out, 32)
-
-
-@pytest.fixture
-def run(small_people: PackedPeople, small_held_out: PackedPeople, tiny: Architecture) -> Callable[..., Trained]:
-    """Trains the tiny network for three epochs of four steps; keywords change what is trained and how."""
-
-    def run(**changes: Any) -> Trained:
-        given = {
-            "network": build(tiny),
-            "losses": LOSSES,
-            "schedule": SHORT,
-            "people": small_people,
-            "held_out": small_held_out,
-            "seed": 0,
-            "evaluate_after": lambda epoch: False,
-            **changes,
-        }
-        positional = [given.pop(name) for name in ("network", "losses", "schedule", "people", "held_out")]
-        return train(*positional, **given)
-
-    return run
 
 
 @pytest.mark.slow

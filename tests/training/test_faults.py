@@ -1,0 +1,181 @@
+"""What training does when memory, disks and schedulers fail it."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from training_runs import SHORT, build, same_weights
+from upath import UPath
+
+from nas.architecture.spec import Architecture
+from nas.data.packed import PackedPeople
+from nas.errors import UserError
+from nas.training.checkpoint import load_checkpoint
+from nas.training.evaluation import evaluate
+from nas.training.loop import InterruptedTrainingError, Trained, _gradients
+from nas.training.losses import Losses
+
+Run = Callable[..., Trained]
+
+
+class SmallMemory:
+    """Raises as a GPU does when it is shown more pictures than it has room for."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.shown: list[int] = []
+
+    def __call__(self, network: nn.Module, given: tuple[Tensor]) -> None:
+        self.shown.append(len(given[0]))
+        if len(given[0]) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let no file grow beyond a size, as a disk that is full does not."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_batch_is_halved_until_it_fits(run: Run, tiny: Architecture) -> None:
+    memory, network = SmallMemory(5), build(tiny)
+    network.register_forward_pre_hook(memory)
+    result, whole = run(network=network), run()
+    assert (result.at_once, whole.at_once) == (4, 8)
+    training = memory.shown[:-1]
+    assert training[:3] == [8, 4, 4]  # the first step is begun anew, and none after it
+    assert set(training[1:]) == {4}
+    assert len(result.history) == 3
+    # The same pictures in the same order; only batch norm sees fewer at a time.
+    losses = [[epoch["loss"] for epoch in one.history] for one in (result, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+    assert not same_weights(result.network, whole.network)
+
+
+def test_parts_add_up_to_the_gradients_of_the_whole(tiny: Architecture) -> None:
+    torch.manual_seed(0)
+    network = build(tiny).eval()  # batch norm apart
+    images, target = torch.randn(8, 3, 32, 32), torch.rand(8, 16, 8, 8)
+    found = []
+    for at_once in (8, 4, 3):
+        network.zero_grad()
+        loss = _gradients(network, images, target, torch.ones(8, 16) > 0, Losses((), 0.7), "cross_entropy", at_once)
+        found.append([loss, *(p.grad.clone() for p in network.parameters() if p.grad is not None)])
+    for parts in found[1:]:
+        for a, b in zip(found[0], parts, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_a_part_that_is_still_too_large_is_an_error(run: Run, tiny: Architecture) -> None:
+    network = build(tiny)
+    network.register_forward_pre_hook(memory := SmallMemory(3))
+    with pytest.raises(torch.OutOfMemoryError):
+        run(network=network)
+    assert memory.shown == [8, 4]
+
+
+def test_an_evaluation_shows_fewer_at_once_too(tiny: Architecture, small_held_out: PackedPeople) -> None:
+    network = build(tiny)
+    whole = evaluate(network, small_held_out, SHORT, 32, flip=True)
+    network.register_forward_pre_hook(memory := SmallMemory(5))
+    parts = evaluate(network, small_held_out, SHORT, 32, flip=True)
+    assert memory.shown[-1] <= 4
+    torch.testing.assert_close(parts.predictions, whole.predictions, rtol=1e-3, atol=1e-2)
+    network.register_forward_pre_hook(SmallMemory(0))
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate(network, small_held_out, SHORT, 32)
+
+
+@pytest.mark.parametrize("kept", ["disk", "memory://kept"])
+@pytest.mark.parametrize("steps", [(1,), (6,), (8,), (5, 6, 7)])
+def test_who_is_asked_to_stop_goes_on_at_that_very_step(
+    run: Run, tmp_path: Path, kept: str, steps: tuple[int, ...]
+) -> None:
+    whole = run()
+    folder = tmp_path if kept == "disk" else UPath(kept) / tmp_path.name
+    checkpoint = folder / "a.pt"
+    done: list[int] = []
+    for step in steps:
+        with pytest.raises(InterruptedTrainingError):
+            run(checkpoint=checkpoint, after_step=done.append, asked_to_stop=lambda step=step: done[-1] >= step)
+    result = run(checkpoint=checkpoint, after_step=done.append)
+    assert done == list(range(1, 13))  # no step is done twice
+    assert (result.resumed_step, result.resumed_at) == (steps[-1], steps[-1] // 4)
+    assert same_weights(result.network, whole.network, 1e-6)
+    assert [epoch["loss"] for epoch in result.history] == pytest.approx([epoch["loss"] for epoch in whole.history])
+    seconds = [epoch["seconds"] for epoch in result.history]
+    assert seconds == sorted(seconds)
+    assert [file.name for file in folder.iterdir()] == ["a.pt"]
+
+
+def test_a_disk_that_is_full_costs_the_checkpoint_only(run: Run, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "a.pt"
+    with largest_file(1000):
+        with pytest.raises(UserError, match=r"a\.pt: cannot be written: File too large; make room there"):
+            run(checkpoint=checkpoint)
+        troubles: list[str] = []
+        result = run(checkpoint=checkpoint, without_checkpoint=troubles.append)
+    assert troubles == [f"{checkpoint}: cannot be written: File too large"] * 3
+    assert same_weights(result.network, run().network)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_checkpoint_outlives_a_disk_that_is_full(run: Run, tmp_path: Path) -> None:
+    run(checkpoint=tmp_path / "a.pt", after_epoch=lambda epoch: "enough")
+    with largest_file(1000), pytest.raises(UserError, match="cannot be written"):
+        run(checkpoint=tmp_path / "a.pt")
+    assert len(load_checkpoint(tmp_path / "a.pt")["history"]) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_a_folder_that_is_removed_is_made_again(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "kept"
+    folder.mkdir(parents=True)
+    run(checkpoint=folder / "a.pt", after_epoch=lambda epoch: shutil.rmtree(tmp_path / "deep", ignore_errors=True))
+    run(checkpoint=folder / "a.pt")
+    assert len(load_checkpoint(folder / "a.pt")["history"]) == 3
+
+
+def test_a_checkpoint_that_cannot_be_read_is_begun_anew_where_that_is_allowed(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(b"PK damaged")
+    troubles: list[str] = []
+    result = run(checkpoint=tmp_path / "a.pt", without_checkpoint=troubles.append)
+    assert [("not a readable checkpoint" in trouble) for trouble in troubles] == [True]
+    assert (result.resumed_at, result.resumed_step, len(result.history)) == (0, 0, 3)
+    assert len(load_checkpoint(tmp_path / "a.pt")["history"]) == 3
+
+
+def test_memory_that_is_full_on_a_cpu_counts_as_well(run: Run, tiny: Architecture) -> None:
+    network = build(tiny)
+
+    def allocate(module: nn.Module, given: tuple[Tensor]) -> Any:
+        if len(given[0]) > 4:
+            torch.empty(10**15)
+
+    network.register_forward_pre_hook(allocate)
+    assert run(network=network).at_once == 4
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(run: Run, tiny: Architecture) -> None:
+    network = build(tiny)
+
+    def fail(module: nn.Module, given: tuple[Tensor]) -> None:
+        raise RuntimeError("a fault of ours")
+
+    network.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        run(network=network, schedule=replace(SHORT, batch=32))
