@@ -13,7 +13,8 @@ import psutil
 import torch
 
 from nas.architecture.cost import network_cost
-from nas.data.batches import centred, cut
+from nas.data.batches import middles
+from nas.training.devices import out_of_memory
 from nas.training.floor import Floor, Rates, convolution_bytes, floor, training_dtype
 from nas.training.memory import footprint
 from nas.training.rivals import (
@@ -260,7 +261,7 @@ def measure(
         return replace(nothing, skipped=f"needs about {need / 1e9:.1f} GB, {room(device) / 1e9:.1f} GB are free")
 
     one = torch.zeros(1, dtype=torch.long, device=device)
-    images = cut(task.people, one, task.input_size, centred(task.people, 1, task.input_size)).images
+    images = middles(task.people, one, task.input_size)
     moved = batch * convolution_bytes(network.to(device), images, training_dtype(device))
     try:
         first, later = _beginnings(task)
@@ -292,7 +293,9 @@ def measure(
                 turns[plain_loop(threads)] = Turn(loop, batch, _AHEAD * cores, cores)
             turns["evaluation"] = Turn(here(lambda: Evaluating(task)), len(task.people))
             timed = take_turns(turns, seconds, rounds)
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
         return replace(nothing, skipped=f"out of memory: {str(error).strip().splitlines()[-1]}")
     return case(
         rates={way: Spread.of(values) for way, values in timed.items()},

@@ -75,9 +75,7 @@ class Graphed:
             # Other threads (progress, leases) may go on meanwhile. Recording does not do the work.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._work()
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:  # what CUDA says of anything that cannot be recorded
+        except RuntimeError as error:  # what CUDA says of anything that cannot be recorded; also too little memory
             self.fallback = f"trained without a CUDA graph: {str(error).splitlines()[0]}"
             log.warning(self.fallback)
             torch.cuda.synchronize()

@@ -33,9 +33,10 @@ from nas.training.evaluation import evaluate
 from nas.training.floor import wait_for
 from nas.training.graphed import Graphed
 from nas.training.heatmaps import encode, inside
-from nas.training.loop import optimizer_for, train
+from nas.training.loop import train
 from nas.training.losses import Losses, total_loss
 from nas.training.schedule import Schedule
+from nas.training.step import optimizer_for
 
 _EPOCH = 250  # steps, as in a short trial
 _PATIENCE = 20  # seconds that a process is given to end by itself

@@ -10,10 +10,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from nas.architecture.hourglass import HourglassNetwork, build_network
 from nas.architecture.spec import Architecture, BlockChoice
-from nas.training.loop import Average, optimizer_for
 from nas.training.losses import Losses, total_loss
 from nas.training.memory import Footprint, footprint
 from nas.training.schedule import Optimizer, Schedule
+from nas.training.step import Average, optimizer_for
 
 
 def measured_peak(network: HourglassNetwork, schedule: Schedule) -> int:
