@@ -14,8 +14,8 @@ import torch
 
 from nas.architecture.cost import network_cost
 from nas.data.batches import middles
-from nas.training.devices import out_of_memory
-from nas.training.floor import Floor, Rates, convolution_bytes, floor, training_dtype
+from nas.training.devices import out_of_memory, training_dtype
+from nas.training.floor import Floor, Rates, convolution_bytes, floor
 from nas.training.memory import footprint
 from nas.training.rivals import (
     Apart,

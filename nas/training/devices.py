@@ -28,6 +28,11 @@ def device_named(name: str) -> str:
     return "cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda"
 
 
+def training_dtype(device: torch.device) -> torch.dtype:
+    """What convolutions compute in during training: bfloat16 on CUDA, float32 on a CPU."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device's memory, or the machine's, is full."""
     full = "not enough memory" in str(error) or "can't allocate memory" in str(error)  # torch's, on a CPU

@@ -10,6 +10,8 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
+from nas.training.devices import training_dtype
+
 BACKWARD = 3
 """Multiply-adds of a training step over those of a forward pass: a gradient for the input, and one for the weights."""
 
@@ -48,11 +50,6 @@ class Floor:
     def seconds(self) -> float:
         """The larger one."""
         return max(self.madds_seconds, self.bytes_seconds)
-
-
-def training_dtype(device: torch.device) -> torch.dtype:
-    """What convolutions compute in during training: bfloat16 on CUDA, float32 on a CPU."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def measure_rates(device: torch.device) -> Rates:

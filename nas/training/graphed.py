@@ -45,34 +45,37 @@ class Graphed:
         self._work, self._generators = work, generators
         self._eager = not allowed or device.type != "cuda"
         self._done = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._replay: Callable[[], None] | None = None
 
     def __call__(self) -> None:
         """Do the work once."""
         if self._eager:
             self._work()
-        elif self._done < WARM:
-            self._done += 1
-            beside, here = torch.cuda.Stream(), torch.cuda.current_stream()  # capture wants no work of the main stream
-            beside.wait_stream(here)
-            with torch.cuda.stream(beside):
-                self._work()
-            here.wait_stream(beside)
-        else:
-            if self._graph is None:
-                self._graph = self._captured()
-            if self._graph is None:
-                self._eager = True
-                self._work()
-            else:
-                self._graph.replay()
+            return
+        self._done += 1
+        if self._done <= WARM:
+            self._warm_up()
+            return
+        if self._replay is None:
+            self._replay = self._captured()
+            self._eager = self._replay is None
+        (self._replay or self._work)()
 
-    def _captured(self) -> torch.cuda.CUDAGraph | None:
+    def _warm_up(self) -> None:
+        """Do the work as it stands, beside the main stream: whose work is no part of a graph."""
+        beside, here = torch.cuda.Stream(), torch.cuda.current_stream()
+        beside.wait_stream(here)
+        with torch.cuda.stream(beside):
+            self._work()
+        here.wait_stream(beside)
+
+    def _captured(self) -> Callable[[], None] | None:
+        """Record the work, which does not do it; how to replay it, or None if it cannot be recorded."""
         graph = torch.cuda.CUDAGraph()
         for generator in self._generators:
             graph.register_generator_state(generator)
         try:
-            # Other threads (progress, leases) may go on meanwhile. Recording does not do the work.
+            # Other threads (progress, leases) may go on meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._work()
         except RuntimeError as error:  # what CUDA says of anything that cannot be recorded; also too little memory
@@ -80,4 +83,5 @@ class Graphed:
             log.warning(self.fallback)
             torch.cuda.synchronize()
             return None
-        return graph
+        replay: Callable[[], None] = graph.replay
+        return replay
