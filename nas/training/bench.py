@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-import psutil
 import torch
 
 from nas.architecture.cost import network_cost
 from nas.data.batches import middles
-from nas.training.devices import out_of_memory, training_dtype
+from nas.training.devices import free_memory, out_of_memory, training_dtype
 from nas.training.floor import Floor, Rates, convolution_bytes, floor
 from nas.training.memory import footprint
 from nas.training.rivals import (
@@ -197,13 +196,6 @@ class Case:
         return {**asdict(self), **derived}
 
 
-def room(device: torch.device) -> int:
-    """Bytes that are free on a device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return int(psutil.virtual_memory().available)
-
-
 def _beginnings(task: Task) -> tuple[float, Spread]:
     """Seconds that the first trial of a process needs until it runs, and those of the later ones."""
     steps = 2 if task.device == "cpu" else 8  # until a CUDA graph is recorded, and replayed
@@ -257,8 +249,8 @@ def measure(
     need = together * footprint(
         network, task.losses, task.schedule, task.input_size, joints, training_dtype(device)
     ).peak(batch)
-    if need > room(device):
-        return replace(nothing, skipped=f"needs about {need / 1e9:.1f} GB, {room(device) / 1e9:.1f} GB are free")
+    if need > free_memory(device):
+        return replace(nothing, skipped=f"needs about {need / 1e9:.1f} GB, {free_memory(device) / 1e9:.1f} GB are free")
 
     one = torch.zeros(1, dtype=torch.long, device=device)
     images = middles(task.people, one, task.input_size)

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any
 
 import torch
@@ -117,7 +117,8 @@ def train(
         network: freshly built, on the CPU; moved to the people's device.
         losses: the terms' weights, canonical for this network.
         schedule: the recipe.
-        people: to train on; on the device to train on.
+        people: to train on; on the device to train on, but for crops that it has no memory for
+            (:mod:`nas.training.staging`).
         held_out: to evaluate on; on the same device.
         seed: of order and augmentation.
         checkpoint: where to keep the state after each epoch, and to take it up from where it is there already; one
@@ -135,7 +136,7 @@ def train(
         InterruptedTrainingError: it was asked to stop.
         torch.OutOfMemoryError: even the smallest part of a batch is too large for the device.
     """
-    device = people.crops.device
+    device = people.joints.device
     input_size = network.input_size[0]
     people, held_out = fit_to_input(people, input_size), fit_to_input(held_out, input_size)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -194,7 +195,7 @@ def train(
         one_step.generator.manual_seed((seed * 1_000_003 + epoch) * world + rank)
         first = (epoch - 1) * schedule.steps_per_epoch
         shown = islice(order(len(people), seed, first * schedule.batch), schedule.steps_per_epoch * schedule.batch)
-        batches = torch.tensor(list(shown), device=device).view(schedule.steps_per_epoch, schedule.batch)
+        batches = torch.tensor(list(shown), device=people.crops.device).view(schedule.steps_per_epoch, schedule.batch)
         one_step.summed.zero_()
         done_before = 0
         if within:  # it was asked to stop in this epoch
@@ -205,8 +206,9 @@ def train(
             within = None
         started = time.perf_counter()
 
-        for step, chosen in enumerate(batches[done_before:, rank::world], first + done_before):  # (share,)
-            one_step(chosen, step)
+        mine = [*batches[done_before:, rank::world]]  # (share,) each
+        for step, (chosen, upcoming) in enumerate(zip_longest(mine, mine[1:]), first + done_before):
+            one_step(chosen, step, upcoming)
             result.at_once, result.without_graph = one_step.at_once, one_step.fallback
             after_step(step + 1)
             if world == 1 and step + 1 < first + schedule.steps_per_epoch and asked_to_stop():

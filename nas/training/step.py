@@ -21,6 +21,7 @@ from nas.training.graphed import Graphed
 from nas.training.heatmaps import encode, inside
 from nas.training.losses import HeatmapLoss, Losses, total_loss
 from nas.training.schedule import Schedule
+from nas.training.staging import Staged, kept_on_host
 
 FEWEST = 4
 """Pictures that are shown at once at least: the statistics of batch norm are noise below it."""
@@ -98,7 +99,7 @@ class Step:
         optimizer: of its weights, from :func:`optimizer_for`.
         losses: the terms' weights.
         schedule: the recipe.
-        people: to train on, fitted to the input size.
+        people: to train on, fitted to the input size; their crops on the device, or on the host.
         input_size: H = W.
         share: pictures a step.
         alone: False with several processes, which is done without a graph, and cannot halve what is shown at once.
@@ -118,7 +119,7 @@ class Step:
         *,
         alone: bool = True,
     ) -> None:
-        device = people.crops.device
+        device = people.joints.device
         self.generator = torch.Generator(device)
         self.summed = torch.zeros((), device=device)
         self.at_once = share
@@ -127,6 +128,11 @@ class Step:
         self._alone = alone
         self._weights = list(network.parameters())  # walking through a network's modules takes a millisecond
         self._chosen = torch.zeros(share, dtype=torch.long, device=device)
+        # Crops on the host: a batch of them is everybody there is, in order.
+        self._staged = Staged(people, share) if kept_on_host(people) else None
+        if self._staged is not None:
+            self._people = self._staged.batch
+            self._chosen.copy_(torch.arange(share))
         self._work = Graphed(self._do, device, (self.generator,), allowed=alone)
 
     @property
@@ -134,14 +140,18 @@ class Step:
         """Why there is no CUDA graph on a CUDA device, or None."""
         return self._work.fallback
 
-    def __call__(self, chosen: Tensor, number: int) -> None:
+    def __call__(self, chosen: Tensor, number: int, upcoming: Tensor | None = None) -> None:
         """Do one step.
 
         Args:
-            chosen: (share,) which people, on the device.
+            chosen: (share,) which people, where their crops are.
             number: of the step in the schedule, from 0: decides learning rate and averaging.
+            upcoming: (share,) who will be chosen next, if that is known.
         """
-        self._chosen.copy_(chosen)
+        if self._staged is None:
+            self._chosen.copy_(chosen)
+        else:
+            self._staged.load(chosen)
         rate = self._schedule.learning_rate * self._schedule.rate(number)
         for group in self._optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
@@ -150,6 +160,8 @@ class Step:
                 group["lr"] = rate
         self._average.aim(number)
         self._work()
+        if self._staged is not None and upcoming is not None:
+            self._staged.fetch(upcoming)  # while the device is at work
 
     def _do(self) -> None:
         images, target, labelled = self._batch()

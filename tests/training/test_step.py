@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from training_runs import LOSSES, SHORT, build
+from training_runs import LOSSES, SHORT, build, same_weights
 
 from nas.architecture.spec import Architecture
 from nas.data.batches import PIXEL_MEAN, PIXEL_SCALE, augmented, centred, cut, middles
@@ -21,6 +21,7 @@ from nas.training.heatmaps import inside
 from nas.training.loop import Trained, order
 from nas.training.losses import total_loss
 from nas.training.schedule import Optimizer, Schedule
+from nas.training.staging import Staged, kept_on_host, place
 from nas.training.step import Average, optimizer_for, restore_optimizer
 
 
@@ -173,3 +174,29 @@ def test_on_a_cpu_nothing_is_recorded() -> None:
     for _ in range(WARM + 3):
         work()
     assert (len(done), work.fallback) == (WARM + 3, None)
+
+
+def test_crops_that_come_batch_by_batch_train_the_same_network(
+    run: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resident = run()
+    loaded, fetched = [], []
+    load, fetch = Staged.load, Staged.fetch
+    monkeypatch.setattr("nas.training.step.kept_on_host", lambda people: True)
+    monkeypatch.setattr(Staged, "load", lambda self, chosen: (loaded.append(1), load(self, chosen)))
+    monkeypatch.setattr(Staged, "fetch", lambda self, chosen: (fetched.append(1), fetch(self, chosen)))
+    staged = run()
+    assert same_weights(resident.network, staged.network)
+    assert [epoch["loss"] for epoch in resident.history] == [epoch["loss"] for epoch in staged.history]
+    assert len(loaded) == SHORT.steps
+    assert len(fetched) == SHORT.steps  # each batch once: in advance, but for the first of an epoch
+
+
+def test_crops_stay_on_the_host_where_the_device_is_too_small(
+    small_people: PackedPeople, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meta, crops = torch.device("meta"), small_people.crops.nbytes
+    monkeypatch.setattr("nas.training.staging.free_memory", lambda device: 10 * crops)
+    there, spilled = place(small_people, meta, 8 * crops), place(small_people, meta, 9 * crops)
+    assert (kept_on_host(there), there.crops.device) == (False, meta)
+    assert (kept_on_host(spilled), spilled.crops.device, spilled.joints.device) == (True, torch.device("cpu"), meta)
