@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from nas.data.packing import pack_synthetic
 from nas.data.plain import write_pictures
 from nas.data.synthetic import Figures
 from nas.errors import UserError
+from nas.study.candidate import Candidate
 from nas.study.experiment import record
 from nas.study.files import ROOT
 from nas.study.published import named
@@ -29,6 +31,7 @@ from nas.training.floor import Rates, measure_rates
 from nas.training.goals import Goal, goals
 from nas.training.rivals import Task
 from nas.training.schedule import Schedule
+from nas.training.sharing import COUNTS, Sharing, best_workers, measure_sharing
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -49,6 +52,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="In which rivals take turns.")] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads of each process.")] = 1,
+    workers: Annotated[bool, typer.Option("--workers", help="Find how many workers a device serves best.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the JSON to this file.")] = None,
     keep: Annotated[bool, typer.Option("--record", help="Write it to studies/records/, by device and date.")] = False,
@@ -73,29 +77,17 @@ def main(
     cores = default_workers()
     rates = measure_rates(torch.device(place))
     cases: list[Case] = []
+    shared: list[_Shared] = []
     total = len(chosen) * len(sides) * len(counts)
     with tempfile.TemporaryDirectory(prefix="nas-bench-") as folder, _shown(quiet, total) as advance:
-        pictures = Path(folder) / "pictures"
-        pictures.mkdir()
-        write_pictures(pictures, PICTURES)
-        for side in sides:
-            packed = Path(folder) / f"{side}.h5"
-            pack_synthetic(packed, {"train": PEOPLE}, side, 0, Figures(), cores)
-            scale = side / FULL_WIDTH
-            for name, candidate in chosen.items():
-                for batch in counts:
-                    task = Task(
-                        candidate.architecture.scaled(scale),
-                        candidate.losses,
-                        _schedule(side, batch),
-                        packed,
-                        pictures,
-                        side,
-                        place,
-                    )
-                    images = _trial_images(side)
-                    cases.append(measure(name, task, scale, rates, images, seconds=seconds, rounds=rounds, cores=cores))
-                    advance(len(cases))
+        for name, scale, task, images in _tasks(Path(folder), chosen, sides, counts, place, cores):
+            if workers:
+                tried = [count for count in COUNTS if place != "cpu" or count <= cores]
+                sharing = measure_sharing(task, images, counts=tried, seconds=seconds, rounds=rounds)
+                shared.append(_Shared(name, task.input_size, task.schedule.batch, sharing))
+            else:
+                cases.append(measure(name, task, scale, rates, images, seconds=seconds, rounds=rounds, cores=cores))
+            advance(len(cases) + len(shared))
     about = record()
     where = torch.cuda.get_device_name() if place == "cuda" else "cpu"
     found = [goal for case in cases for goal in goals(case, where, cores)]
@@ -107,6 +99,7 @@ def main(
         "rates": asdict(rates),
         "cases": [case.to_dict() for case in cases],
         "goals": [asdict(goal) for goal in found],
+        "sharing": [asdict(each) for each in shared],
     }
     text = json.dumps(content, indent=1, ensure_ascii=False)
     files = [out] if out is not None else []
@@ -118,12 +111,39 @@ def main(
         print(text)
     elif not quiet:
         console.print(_limits(where, threads, cores, rates), soft_wrap=True)
-        print_tables(_speeds(cases), _ratios(cases, found))
+        print_tables(_speeds(cases), _ratios(cases, found) if cases else None, _sharing(shared))
         for case in cases:
             if case.skipped:
                 console.print(f"{_title(case)}: skipped: {case.skipped}", soft_wrap=True)
         for file in files:
             console.print(f"written to {file}", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """How well workers share the device when they train one network."""
+
+    network: str
+    input_size: int
+    batch: int
+    tried: list[Sharing]
+
+
+def _tasks(
+    folder: Path, chosen: Mapping[str, Candidate], sides: list[int], batches: list[int], device: str, cores: int
+) -> Iterator[tuple[str, float, Task, int]]:
+    """Every network at every size and batch, with its people drawn: name, width scale, task, pictures of a trial."""
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    write_pictures(pictures, PICTURES)
+    for side in sides:
+        packed, scale = folder / f"{side}.h5", side / FULL_WIDTH
+        pack_synthetic(packed, {"train": PEOPLE}, side, 0, Figures(), cores)
+        for name, candidate in chosen.items():
+            for batch in batches:
+                architecture, schedule = candidate.architecture.scaled(scale), _schedule(side, batch)
+                task = Task(architecture, candidate.losses, schedule, packed, pictures, side, device)
+                yield name, scale, task, _trial_images(side)
 
 
 def _shown(quiet: bool, total: int) -> Any:
@@ -201,6 +221,28 @@ def _ratios(cases: list[Case], found: list[Goal]) -> Table:
         value = spreads.get((goal.case, goal.what)) or goal.value
         shown = "–" if value is None else str(value) if not isinstance(value, float) else f"{value:,.3g}"
         table.add_row(goal.case, goal.what, shown, goal.wanted, goal.verdict)
+    return table
+
+
+def _sharing(shared: list[_Shared]) -> Table | None:
+    if not shared:
+        return None
+    table = Table(box=None, padding=(0, 2, 0, 0), title="workers on one device", title_justify="left")
+    table.add_column("network")
+    for column in ("workers", "images/s", "a trial begins in", "trials/hour"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for each in shared:
+        best = best_workers(each.tried) if each.tried else None
+        for tried in each.tried:
+            table.add_row(
+                f"{each.network} {each.input_size}×{each.input_size} batch {each.batch}",
+                str(tried.workers),
+                f"{tried.images_per_second:,.4g}",
+                f"{tried.beginning:.2g} s",
+                f"{tried.trials_per_hour:,.4g}",
+                "best" if tried is best else "",
+            )
     return table
 
 

@@ -196,9 +196,14 @@ class Case:
         return {**asdict(self), **derived}
 
 
+def beginning_steps(device: str) -> int:
+    """How many steps show that a trial runs at its pace: on CUDA, until a graph is recorded and has been replayed."""
+    return 2 if device == "cpu" else 8
+
+
 def _beginnings(task: Task) -> tuple[float, Spread]:
     """Seconds that the first trial of a process needs until it runs, and those of the later ones."""
-    steps = 2 if task.device == "cpu" else 8  # until a CUDA graph is recorded, and replayed
+    steps = beginning_steps(task.device)
     apart = Apart(partial(Beginning, task), torch.get_num_threads())
     try:
         apart.settle()

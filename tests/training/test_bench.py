@@ -25,6 +25,7 @@ from nas.training.bench import Case, Spread, Turn, ratios_of, take_turns
 from nas.training.floor import Floor, Rates, convolution_bytes, floor
 from nas.training.goals import goals
 from nas.training.heatmaps import decode, encode
+from nas.training.sharing import Sharing, best_workers, trials_per_hour
 
 CASE = Case(
     name="hg2",
@@ -165,6 +166,35 @@ def test_plain_people_are_where_their_heatmaps_say(tmp_path: Path) -> None:
     changed = PlainPeople(tmp_path, 10, 64, 4, 1.0, Augmentation())
     assert changed[0][0].shape == (3, 64, 64)
     assert not torch.equal(changed[0][0], changed[2][0])  # the same picture, changed otherwise
+
+
+def test_the_fewest_workers_that_come_near_the_most_trials_are_best() -> None:
+    # One trial of 1,000 pictures begins in 2 s; the device is full with two workers.
+    found = [
+        Sharing(count, rate, 2.0, trials_per_hour(count, rate, 2.0, 1000))
+        for count, rate in ((1, 100.0), (2, 180.0), (4, 181.0), (8, 120.0))
+    ]
+    assert found[0].trials_per_hour == pytest.approx(3600 / 12)
+    assert found[1].trials_per_hour == pytest.approx(2 * 3600 / (2 + 1000 / 90))
+    assert found[2].trials_per_hour > found[1].trials_per_hour  # while one begins, another trains
+    assert best_workers(found).workers == 4
+    assert best_workers(found[:2]).workers == 2
+    assert best_workers([found[0], replace(found[1], trials_per_hour=310.0)]).workers == 1
+
+
+@pytest.mark.slow
+def test_workers_are_measured_side_by_side(
+    command: Callable[..., subprocess.CompletedProcess[str]], one_core: None
+) -> None:
+    flags = ["--networks", "hg1", "--sizes", "64", "--batches", "4", "--seconds", "0.05", "--rounds", "1"]
+    done = command("bench", "--workers", *flags, "--device", "cpu", "--json", timeout=300)
+    assert done.returncode == 0, done.stderr
+    content = json.loads(done.stdout)
+    assert content["cases"] == content["goals"] == []
+    (shared,) = content["sharing"]
+    (alone,) = shared["tried"]
+    assert (shared["network"], shared["batch"], alone["workers"]) == ("hg1", 4, 1)
+    assert 0 < alone["trials_per_hour"] < 3600 * alone["images_per_second"] / 4000
 
 
 @pytest.fixture
