@@ -52,7 +52,7 @@ class Task:
         losses: its terms, canonical for it.
         schedule: the recipe: optimiser, loss, sigma, batch and so on; its length does not matter.
         packed: file of the people, its split "train".
-        pictures: folder of the same kind of people as JPEG files.
+        pictures: folder of the same kind of people as JPEG files, for the plain loop.
         input_size: H = W.
         device: "cpu" or "cuda".
     """
@@ -61,7 +61,7 @@ class Task:
     losses: Losses
     schedule: Schedule
     packed: Path
-    pictures: Path
+    pictures: Path | None
     input_size: int
     device: str
 
@@ -226,6 +226,7 @@ class PlainLoop:
     def __init__(self, task: Task, workers: int) -> None:
         schedule = task.schedule
         self.device = torch.device(task.device)
+        assert task.pictures is not None, "the plain loop reads pictures"
         people = PlainPeople(
             task.pictures, _EPOCH * _ENDLESS, task.input_size, STRIDE, schedule.sigma, schedule.augmentation
         )
