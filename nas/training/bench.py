@@ -288,7 +288,8 @@ def measure(
                 turns["full on all cores"] = Turn(apart[0], batch, cores, cores)
             for threads, loop in zip(loops, apart[-len(loops) :], strict=True):
                 turns[plain_loop(threads)] = Turn(loop, batch, _AHEAD * cores, cores)
-            turns["evaluation"] = Turn(here(lambda: Evaluating(task)), len(task.people))
+            shown = min(len(task.people), 32) if on_cpu else len(task.people)
+            turns["evaluation"] = Turn(here(lambda: Evaluating(task, shown)), shown)
             timed = take_turns(turns, seconds, rounds)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):

@@ -262,17 +262,22 @@ class PlainLoop:
 
 
 class Evaluating:
-    """:func:`nas.training.evaluation.evaluate` on all of the task's people; one step is one evaluation."""
+    """:func:`nas.training.evaluation.evaluate` of some of the task's people; one step is one evaluation.
 
-    def __init__(self, task: Task) -> None:
+    Args:
+        task: what to evaluate.
+        count: of people, at most those that there are.
+    """
+
+    def __init__(self, task: Task, count: int) -> None:
         self.device = torch.device(task.device)
-        self._task = task
+        self._task, self._people = task, PackedPeople.load(task.packed, "train", task.device, count)
         self._network = task.network().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def seconds(self, steps: int) -> float:
         """Do so many evaluations; how long they took."""
         task = self._task
-        return _timed(lambda: evaluate(self._network, task.people, task.schedule, task.input_size), steps, self.device)
+        return _timed(lambda: evaluate(self._network, self._people, task.schedule, task.input_size), steps, self.device)
 
     def close(self) -> None:
         """Give everything back."""
