@@ -143,24 +143,63 @@ def cut(
         to_crop: (B, 2, 3) from input pixels to crop pixels.
         mirrored: (B,) bool: whose left and right joints change places.
     """
-    crops = people.crops[indices].float()
-    side = crops.shape[-1]
-    # grid_sample without aligned corners puts −1 and 1 on the crop's outer edges: x → 2x/side − 1.
-    theta = to_crop * (input_size / side)
-    theta = torch.cat([theta[:, :, :2], (to_crop[:, :, 2:] + to_crop[:, :, :2].sum(-1, keepdim=True) * input_size / 2)
-                       * 2 / side - 1], dim=-1)  # fmt: skip
-    grid = F.affine_grid(theta, [len(indices), 3, input_size, input_size], align_corners=False)
-    images = F.grid_sample(crops, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    images = ((images - PIXEL_MEAN) / PIXEL_SCALE).contiguous(memory_format=torch.channels_last)
+    grid = _grid(to_crop, people.crops.shape[-1], input_size)
+    images = F.grid_sample(
+        _chosen(people.crops, indices), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+    images = _normalised(images)
 
     joints, labelled = people.joints[indices], people.labelled[indices]
     if mirrored is not None:
         order = _on_device(people.skeleton.flip_order, joints.device)
         joints = torch.where(mirrored[:, None, None], joints[:, order], joints)
         labelled = torch.where(mirrored[:, None], labelled[:, order], labelled)
-    inverse = torch.linalg.inv_ex(to_crop[:, :, :2]).inverse  # unlike inv, it does not wait for the device
-    joints = (joints - to_crop[:, None, :, 2]) @ inverse.transpose(1, 2)
+    # The inverse in closed form: neither waits for the device, nor calls a library that a CUDA graph may not hold.
+    (a, b), (c, d) = (row.unbind(-1) for row in to_crop[:, None, :, :2].unbind(2))  # (B, 1) each
+    x, y = (joints - to_crop[:, None, :, 2]).unbind(-1)  # (B, J)
+    joints = torch.stack([d * x - b * y, a * y - c * x], dim=-1) / (a * d - b * c).unsqueeze(-1)
     return Batch(images, joints, labelled, to_crop)
+
+
+def middles(people: PackedPeople, indices: Tensor, input_size: int) -> Tensor:
+    """Pictures of the chosen people's boxes, unchanged: what :func:`cut` makes of :func:`centred`.
+
+    Args:
+        people: N of them, on the device.
+        indices: (B,) which people.
+        input_size: H = W of the pictures.
+
+    Returns:
+        (B, 3, H, W) float32, channels-last, normalised.
+    """
+    side = people.crops.shape[-1]
+    if people.box != input_size or (side - input_size) % 2:
+        return cut(people, indices, input_size, centred(people, len(indices), input_size)).images
+    margin = (side - input_size) // 2  # whole pixels: nothing is between them
+    middle = people.crops[:, :, margin : margin + input_size, margin : margin + input_size]
+    return _normalised(_chosen(middle, indices))
+
+
+def _chosen(crops: Tensor, indices: Tensor) -> Tensor:
+    """Some of the crops, uint8 (N, 3, S, S), as float32 (B, 3, S, S), channels-last."""
+    return crops.permute(0, 2, 3, 1).index_select(0, indices).float().permute(0, 3, 1, 2)
+
+
+def _normalised(images: Tensor) -> Tensor:
+    """Pixels, which are overwritten, as networks see them; channels-last."""
+    return images.sub_(PIXEL_MEAN).div_(PIXEL_SCALE).contiguous(memory_format=torch.channels_last)
+
+
+def _grid(to_crop: Tensor, side: int, input_size: int) -> Tensor:
+    """(B, H, W, 2): where each input pixel lies on the crop, as grid_sample wants it.
+
+    Without aligned corners, −1 and 1 are the crop's outer edges: x → 2x/side − 1. A sum of what the column and what
+    the row contribute costs a third of affine_grid, which multiplies matrices for every pixel.
+    """
+    at = (torch.arange(input_size, device=to_crop.device) + 0.5).unsqueeze(-1)
+    columns, rows, offset = (to_crop * (2 / side)).unsqueeze(1).unbind(-1)  # (B, 1, 2) each
+    across, down = columns * at, rows * at + (offset - 1)  # (B, W, 2), (B, H, 2)
+    return down.unsqueeze(2) + across.unsqueeze(1)
 
 
 @cache
@@ -175,7 +214,7 @@ def recolour(images: Tensor, strength: float, generator: torch.Generator) -> Ten
         return images
     u = torch.rand((len(images), 5, 1, 1), generator=generator, device=images.device) * 2 - 1
     gain = (1 + strength * u[:, :1]) * (1 + 0.5 * strength * u[:, 1:4])
-    return images * gain + strength * u[:, 4:] * (PIXEL_MEAN / PIXEL_SCALE) * 0.5
+    return torch.addcmul(strength * u[:, 4:] * (PIXEL_MEAN / PIXEL_SCALE) * 0.5, images, gain)
 
 
 def to_original(people: PackedPeople, indices: Tensor, positions: Tensor, to_crop: Tensor) -> Tensor:

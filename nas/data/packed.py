@@ -593,11 +593,11 @@ class PackedPeople:
     def __len__(self) -> int:
         return len(self.images)
 
-    def to(self, device: str | torch.device) -> PackedPeople:
-        """The same people with their tensors on ``device``; crops stay channels-last."""
+    def to(self, device: str | torch.device, *, crops: str | torch.device | None = None) -> PackedPeople:
+        """The same people with their tensors on ``device``, the crops elsewhere if need be; they stay channels-last."""
         return replace(
             self,
-            crops=self.crops.to(device),
+            crops=self.crops.to(device if crops is None else crops),
             joints=self.joints.to(device),
             labelled=self.labelled.to(device),
             head_size=self.head_size.to(device),

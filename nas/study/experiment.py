@@ -25,6 +25,7 @@ from sqlalchemy.exc import ArgumentError
 from upath import UPath
 
 from nas.architecture.cost import Cost, network_cost
+from nas.architecture.hourglass import build_network
 from nas.console import default_workers, progress
 from nas.data.packed import PackedPeople, PackedSummary, describe_packed
 from nas.data.packing import pack_synthetic
@@ -40,7 +41,10 @@ from nas.study.space import SearchSpace
 from nas.study.stopping import Finished
 from nas.study.storage import DONE, create_study, database_url, default_url, exclusive, load_study, open_storage
 from nas.training.checkpoint import AnyPath
+from nas.training.devices import training_dtype
+from nas.training.memory import footprint
 from nas.training.schedule import Schedule
+from nas.training.staging import place
 
 
 @dataclass(frozen=True)
@@ -222,8 +226,21 @@ class Experiment:
         return (Path(named) if named and "://" not in named else self.folder.parent) / "artifacts"
 
     def load_people(self, split: str | tuple[str, ...], device: str) -> PackedPeople:
-        """People of some splits, on the device."""
-        return PackedPeople.load(people_file(self.config, self.folder), split, device)
+        """People of some splits, on the device; crops to train on stay on the host where a GPU has no room for them."""
+        file = people_file(self.config, self.folder)
+        if device == "cpu" or "train" not in split:
+            return PackedPeople.load(file, split, device)
+        return place(PackedPeople.load(file, split), torch.device(device), self.training_bytes(torch.device(device)))
+
+    def training_bytes(self, device: torch.device) -> int:
+        """Bytes that the largest of the baselines, or hg2 where there are none, takes in training, predicted."""
+        schedule, size = self.config.short_schedule(), self.config.data.input_size
+        candidates = [self.published(name) for name in self.config.baselines or ("hg2",)]
+        networks = ((build_network(each.architecture, self.joints, self.input_size), each) for each in candidates)
+        return max(
+            footprint(network, each.losses, schedule, size, self.joints, training_dtype(device)).peak(schedule.batch)
+            for network, each in networks
+        )
 
 
 def _keep_checkpoints(study: Study, folder: str) -> None:

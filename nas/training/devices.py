@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 
+import psutil
 import torch
 
 from nas.errors import UserError
@@ -26,6 +27,18 @@ def device_named(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no CUDA device here; use --device cpu")
     return "cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda"
+
+
+def training_dtype(device: torch.device) -> torch.dtype:
+    """What convolutions compute in during training: bfloat16 on CUDA, float32 on a CPU."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device, or on this machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(psutil.virtual_memory().available)
 
 
 def out_of_memory(error: BaseException) -> bool:

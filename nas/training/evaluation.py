@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture.hourglass import STRIDE
-from nas.data.batches import as_pictures, centred, cut, to_original
+from nas.data.batches import as_pictures, centred, cut, middles, to_original
 from nas.data.packed import PackedPeople
 from nas.training.devices import out_of_memory
 from nas.training.heatmaps import decode, flip_maps
@@ -84,7 +84,7 @@ def predict(
     while done < len(people):
         indices = torch.arange(done, min(done + batch, len(people)), device=device)
         to_crop = centred(people, len(indices), input_size)
-        images = cut(people, indices, input_size, to_crop).images
+        images = middles(people, indices, input_size)
         try:
             maps, both = _maps(network, images, schedule, people.skeleton.flip_order if any(flips) else None)
         except (RuntimeError, MemoryError) as error:

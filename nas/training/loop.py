@@ -1,7 +1,7 @@
 """The training loop. It reads from top to bottom; everything that it needs is an argument.
 
-Resident uint8 crops → one warp a batch on the device → network → loss → step. Nothing in the loop waits for the device:
-the loss is summed there and looked at once an epoch.
+Resident uint8 crops → one warp a batch on the device → network → loss → weights: :mod:`nas.training.step`. Nothing in
+the loop waits for the device: the loss is summed there and looked at once an epoch.
 """
 
 from __future__ import annotations
@@ -9,29 +9,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from nas.architecture.hourglass import STRIDE, HourglassNetwork
-from nas.data.batches import augmented, cut, fit_to_input, recolour
+from nas.architecture.hourglass import HourglassNetwork
+from nas.data.batches import fit_to_input
 from nas.data.packed import PackedPeople
 from nas.errors import UserError
 from nas.training.checkpoint import AnyPath, description, load_checkpoint, save_checkpoint
-from nas.training.devices import out_of_memory, release_memory
 from nas.training.evaluation import Evaluation, evaluate
-from nas.training.heatmaps import encode, inside
-from nas.training.losses import HeatmapLoss, Losses, total_loss
+from nas.training.losses import Losses
 from nas.training.schedule import Schedule
-
-FEWEST = 4
-"""Pictures that are shown at once at least: the statistics of batch norm are noise below it."""
+from nas.training.step import Average, Step, optimizer_for, restore_optimizer
 
 COLLAPSED = 1e-3
 """Predictions that differ less than this between people, in box sides, have nothing to do with the pictures."""
@@ -68,6 +62,7 @@ class Trained:
         resumed_at: the epoch that it was taken up after; 0 for a fresh start.
         resumed_step: the step that it was taken up after.
         at_once: pictures of a step that are shown at once; fewer than the batch where memory was too small for it.
+        without_graph: why a CUDA device had to do without a graph of the step, or None.
     """
 
     network: nn.Module
@@ -77,20 +72,11 @@ class Trained:
     resumed_at: int = 0
     resumed_step: int = 0
     at_once: int = 0
+    without_graph: str | None = None
 
 
 class InterruptedTrainingError(Exception):
     """Training was asked to stop; what it had done is in its checkpoint."""
-
-
-def optimizer_for(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
-    """AdamW or RMSprop; weight decay on convolution weights only."""
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    if schedule.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=schedule.learning_rate, fused=True)
-    return torch.optim.RMSprop(groups, lr=schedule.learning_rate, foreach=True)
 
 
 def order(people: int, seed: int, start: int) -> Iterator[int]:
@@ -100,26 +86,6 @@ def order(people: int, seed: int, start: int) -> Iterator[int]:
         permutation = torch.randperm(people, generator=generator).tolist()
         yield from permutation[start % people :]
         start += people - start % people
-
-
-class Average:
-    """Exponential moving average of weights and batch norm statistics, in a network of its own."""
-
-    def __init__(self, network: nn.Module, horizon: float) -> None:
-        self.network = deepcopy(network).eval().requires_grad_(False)
-        self.horizon = horizon
-        self._pairs = [
-            (mine, theirs)
-            for mine, theirs in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True)
-            if mine.is_floating_point()
-        ]
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take one step's weights in; early on the average is short, so that the first weights are soon forgotten."""
-        decay = min(1 - 1 / max(1.0, self.horizon), (1 + step) / (10 + step)) if self.horizon else 0.0
-        mine, theirs = zip(*self._pairs, strict=True)
-        get_ema_multi_avg_fn(decay)(list(mine), list(theirs), None)
 
 
 def train(
@@ -144,14 +110,15 @@ def train(
     decides whether to stop.
 
     Where the device's memory is too small for a batch, half of it is shown at once and the gradients are added up, and
-    so on down to :data:`FEWEST`. The step is the same but for batch norm, which sees fewer pictures, and for joints
-    that are not labelled: the loss is the mean of the parts' means.
+    so on down to :data:`nas.training.step.FEWEST`. The step is the same but for batch norm, which sees fewer pictures,
+    and for joints that are not labelled: the loss is the mean of the parts' means.
 
     Args:
         network: freshly built, on the CPU; moved to the people's device.
         losses: the terms' weights, canonical for this network.
         schedule: the recipe.
-        people: to train on; on the device to train on.
+        people: to train on; on the device to train on, but for crops that it has no memory for
+            (:mod:`nas.training.staging`).
         held_out: to evaluate on; on the same device.
         seed: of order and augmentation.
         checkpoint: where to keep the state after each epoch, and to take it up from where it is there already; one
@@ -169,7 +136,7 @@ def train(
         InterruptedTrainingError: it was asked to stop.
         torch.OutOfMemoryError: even the smallest part of a batch is too large for the device.
     """
-    device = people.crops.device
+    device = people.joints.device
     input_size = network.input_size[0]
     people, held_out = fit_to_input(people, input_size), fit_to_input(held_out, input_size)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -197,7 +164,7 @@ def train(
         if not foreign:
             network.load_state_dict(state["network"])
             average.network.load_state_dict(state["average"])
-            optimizer.load_state_dict(state["optimizer"])
+            restore_optimizer(optimizer, state["optimizer"])
             result.history, result.resumed_at = state["history"], len(state["history"])
             within = state.get("within")
     if world > 1:
@@ -205,6 +172,7 @@ def train(
     if checkpoint is not None and foreign and rank == 0:
         checkpoint.unlink(missing_ok=True)
     learner: nn.Module = nn.parallel.DistributedDataParallel(network) if world > 1 else network
+    one_step = Step(learner, network, average, optimizer, losses, schedule, people, input_size, share, alone=world == 1)
     seconds = result.history[-1]["seconds"] if result.history else 0.0
     result.resumed_step = result.resumed_at * schedule.steps_per_epoch + (within["step"] if within else 0)
 
@@ -224,55 +192,37 @@ def train(
 
     for epoch in range(result.resumed_at + 1, schedule.epochs + 1):
         # Order and augmentation depend on seed and epoch alone, so a resumed run sees what it would have seen.
-        generator = torch.Generator(device).manual_seed((seed * 1_000_003 + epoch) * world + rank)
+        one_step.generator.manual_seed((seed * 1_000_003 + epoch) * world + rank)
         first = (epoch - 1) * schedule.steps_per_epoch
         shown = islice(order(len(people), seed, first * schedule.batch), schedule.steps_per_epoch * schedule.batch)
-        batches = torch.tensor(list(shown), device=device).view(schedule.steps_per_epoch, schedule.batch)
-        summed = torch.zeros((), device=device)
+        batches = torch.tensor(list(shown), device=people.crops.device).view(schedule.steps_per_epoch, schedule.batch)
+        one_step.summed.zero_()
         done_before = 0
         if within:  # it was asked to stop in this epoch
-            done_before, summed = within["step"], within["summed"]
+            done_before = within["step"]
             seconds += within["seconds"]
-            generator.set_state(within["generator"].cpu())
+            one_step.summed.copy_(within["summed"])
+            one_step.generator.set_state(within["generator"].cpu())
             within = None
         started = time.perf_counter()
 
-        for step, chosen in enumerate(batches[done_before:, rank::world], first + done_before):  # (share,)
-            to_crop, mirrored = augmented(people, share, input_size, schedule.augmentation, generator)
-            batch = cut(people, chosen, input_size, to_crop, mirrored)
-            images = recolour(batch.images, schedule.augmentation.colour, generator)  # (B, 3, H, W)
-            cells = batch.joints / STRIDE  # (B, J, 2)
-            size = (input_size // STRIDE, input_size // STRIDE)
-            target = encode(cells, size, schedule.sigma)  # (B, J, H/4, W/4)
-            labelled = batch.labelled & inside(cells, size)  # (B, J)
-
-            while True:
-                optimizer.zero_grad(set_to_none=True)
-                try:
-                    loss = _gradients(learner, images, target, labelled, losses, schedule.loss, result.at_once)
-                    break
-                except (RuntimeError, MemoryError) as error:
-                    # Several processes would wait for the one that begins its step anew.
-                    if not out_of_memory(error) or world > 1 or result.at_once // 2 < FEWEST:
-                        raise
-                release_memory()
-                result.at_once //= 2
-            if schedule.clip:
-                nn.utils.clip_grad_norm_(network.parameters(), schedule.clip)
-            for group in optimizer.param_groups:
-                group["lr"] = schedule.learning_rate * schedule.rate(step)
-            optimizer.step()
-            average.update(step)
-            summed += loss
+        mine = [*batches[done_before:, rank::world]]  # (share,) each
+        for step, (chosen, upcoming) in enumerate(zip_longest(mine, mine[1:]), first + done_before):
+            one_step(chosen, step, upcoming)
+            result.at_once, result.without_graph = one_step.at_once, one_step.fallback
             after_step(step + 1)
             if world == 1 and step + 1 < first + schedule.steps_per_epoch and asked_to_stop():
                 spent = seconds - (result.history[-1]["seconds"] if result.history else 0.0)
-                place = {"step": step + 1 - first, "summed": summed, "generator": generator.get_state()}
+                place = {
+                    "step": step + 1 - first,
+                    "summed": one_step.summed,
+                    "generator": one_step.generator.get_state(),
+                }
                 save(within={**place, "seconds": spent + time.perf_counter() - started})
                 raise InterruptedTrainingError
 
         # The one look at the loss: a value that is not finite anywhere makes the sum not finite.
-        mean_loss = float(_over_processes(summed, world)) / schedule.steps_per_epoch
+        mean_loss = float(_over_processes(one_step.summed, world)) / schedule.steps_per_epoch
         seconds += time.perf_counter() - started
         if not math.isfinite(mean_loss):
             result.stopped = f"diverged: the loss was not finite in epoch {epoch}"
@@ -295,27 +245,6 @@ def train(
         # Taken up after its last epoch: only the evaluation's predictions are missing, and they are quick to make.
         result.evaluation = evaluate(average.network, held_out, schedule, input_size)
     return result
-
-
-def _gradients(
-    learner: nn.Module,
-    images: Tensor,
-    target: Tensor,
-    labelled: Tensor,
-    losses: Losses,
-    kind: HeatmapLoss,
-    at_once: int,
-) -> Tensor:
-    """Add a batch's gradients up, so many pictures at a time; gives its loss."""
-    whole = torch.zeros((), device=images.device)
-    for begin in range(0, len(images), at_once):
-        part = slice(begin, begin + at_once)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
-            output = learner(images[part])
-        loss = total_loss(output, target[part], labelled[part], losses, kind) * (len(images[part]) / len(images))
-        loss.backward()
-        whole += loss.detach()
-    return whole
 
 
 def _collapse(epoch: Epoch) -> str | None:

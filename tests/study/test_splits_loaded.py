@@ -36,6 +36,7 @@ def test_only_retraining_and_evaluation_see_the_validation_people() -> None:
         "study/workers.py": {"train", "holdout"},
         "study/full.py": {"train", "holdout", "valid"},
         "study/experiment.py": {None},  # load_people itself
+        "training/rivals.py": {"train"},  # to measure speed
         "evaluate.py": {None},  # --split
         "export.py": {"valid"},  # how good a finished network is, for its card; nothing is chosen by it
     }

@@ -21,8 +21,9 @@ from nas.data.packed import PackedPeople
 from nas.errors import UserError
 from nas.training.checkpoint import load_checkpoint
 from nas.training.evaluation import evaluate
-from nas.training.loop import InterruptedTrainingError, Trained, _gradients
+from nas.training.loop import InterruptedTrainingError, Trained
 from nas.training.losses import Losses
+from nas.training.step import _gradients
 
 Run = Callable[..., Trained]
 

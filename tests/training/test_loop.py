@@ -25,10 +25,11 @@ from nas.data.packed import PackedPeople
 from nas.errors import UserError
 from nas.training.checkpoint import load_checkpoint, load_network
 from nas.training.evaluation import evaluate
-from nas.training.loop import Average, Epoch, Trained, optimizer_for, order, train
+from nas.training.loop import Epoch, Trained, order, train
 from nas.training.losses import Losses
 from nas.training.metrics import pckh
 from nas.training.schedule import Optimizer, Schedule
+from nas.training.step import Average, optimizer_for
 
 
 @pytest.mark.slow
@@ -254,7 +255,7 @@ def test_people_are_shown_in_that_order_never_twice_alike(
         return original(people, indices, size, to_crop, mirrored)
 
     original = batches.cut
-    monkeypatch.setattr("nas.training.loop.cut", spy)
+    monkeypatch.setattr("nas.training.step.cut", spy)
     run()
     assert shown == list(islice(order(len(small_people), 0, 0), 96))
     assert len(set(views)) == 96  # nobody is seen twice in the same way

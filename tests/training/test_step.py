@@ -1,0 +1,202 @@
+"""The training step beside the same step written plainly, and how work is recorded and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from training_runs import LOSSES, SHORT, build, same_weights
+
+from nas.architecture.spec import Architecture
+from nas.data.batches import PIXEL_MEAN, PIXEL_SCALE, augmented, centred, cut, middles
+from nas.data.packed import PackedPeople
+from nas.training.graphed import WARM, Graphed
+from nas.training.heatmaps import inside
+from nas.training.loop import Trained, order
+from nas.training.losses import total_loss
+from nas.training.schedule import Optimizer, Schedule
+from nas.training.staging import Staged, kept_on_host, place
+from nas.training.step import Average, optimizer_for, restore_optimizer
+
+
+def plain_losses(architecture: Architecture, people: PackedPeople, schedule: Schedule, seed: int) -> list[float]:
+    """Mean loss of every epoch, each thing done in the way that is easiest to believe."""
+    network = build(architecture).train()
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0}])
+    side, size = people.crops.shape[-1], 32
+    shown = order(len(people), seed, 0)
+    found = []
+    for epoch in range(1, schedule.epochs + 1):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        total = 0.0
+        for number in range((epoch - 1) * schedule.steps_per_epoch, epoch * schedule.steps_per_epoch):
+            maps, mirrored = augmented(people, schedule.batch, size, schedule.augmentation, generator)
+            images, cells, labelled = [], [], []
+            for index, matrix, flipped in zip(islice(shown, schedule.batch), maps, mirrored, strict=True):
+                at = torch.stack(torch.meshgrid(torch.arange(size), torch.arange(size), indexing="xy"), -1) + 0.5
+                grid = (at @ matrix[:, :2].T + matrix[:, 2]) * 2 / side - 1
+                crop = (people.crops[index].float() - PIXEL_MEAN) / PIXEL_SCALE
+                beyond = -PIXEL_MEAN / PIXEL_SCALE  # black
+                images.append(F.grid_sample((crop - beyond)[None], grid[None], align_corners=False)[0] + beyond)
+                joints, known = people.joints[index], people.labelled[index]
+                if flipped:
+                    joints, known = joints[[*people.skeleton.flip_order]], known[[*people.skeleton.flip_order]]
+                cells.append(torch.linalg.solve(matrix[:, :2], (joints - matrix[:, 2]).T).T / 4)
+                labelled.append(known)
+            u = torch.rand((schedule.batch, 5, 1, 1), generator=generator) * 2 - 1
+            colour = schedule.augmentation.colour
+            gain = (1 + colour * u[:, :1]) * (1 + colour / 2 * u[:, 1:4])
+            pictures = torch.stack(images) * gain + colour * u[:, 4:] * PIXEL_MEAN / PIXEL_SCALE / 2
+            where = torch.stack(cells)
+            down, across = torch.meshgrid(torch.arange(8) + 0.5, torch.arange(8) + 0.5, indexing="ij")
+            distance = (across - where[..., 0, None, None]) ** 2 + (down - where[..., 1, None, None]) ** 2
+            target = torch.exp(-distance / (2 * schedule.sigma**2))
+            counted = torch.stack(labelled) & inside(where, (8, 8))
+            loss = total_loss(network(pictures), target, counted, LOSSES, schedule.loss)
+            optimizer.zero_grad()
+            loss.backward()
+            norm = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]).norm()
+            for p in network.parameters():
+                if p.grad is not None:
+                    p.grad *= min(1.0, schedule.clip / (float(norm) + 1e-6))
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.learning_rate * schedule.rate(number)
+            optimizer.step()
+            total += float(loss.detach())
+        found.append(total / schedule.steps_per_epoch)
+    return found
+
+
+def test_the_loss_falls_as_on_the_plain_path(
+    run: Callable[..., Trained], tiny: Architecture, small_people: PackedPeople
+) -> None:
+    # At a small rate: at a larger one, rounding grows into another run within ten steps.
+    schedule = replace(SHORT, images=8 * 2 * 8, epochs=8, learning_rate=5e-5)
+    plain = plain_losses(tiny, small_people, schedule, seed=3)
+    fast, other = ([epoch["loss"] for epoch in run(schedule=schedule, seed=seed).history] for seed in (3, 4))
+    assert fast[0] == pytest.approx(plain[0], rel=1e-4)
+    between_seeds = max(abs(a - b) for a, b in zip(fast, other, strict=True))
+    assert max(abs(a - b) for a, b in zip(fast, plain, strict=True)) < between_seeds / 10
+
+
+def test_bfloat16_learns_as_single_precision_does(run: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = replace(SHORT, images=4 * 8 * 8, epochs=4)
+    single, other = ([epoch["loss"] for epoch in run(schedule=schedule, seed=seed).history] for seed in (3, 4))
+    monkeypatch.setattr("nas.training.step.training_dtype", lambda device: torch.bfloat16)  # as on CUDA
+    half = [epoch["loss"] for epoch in run(schedule=schedule, seed=3).history]
+    assert half != single
+    assert half[0] == pytest.approx(single[0], rel=0.01)
+    between_seeds = max(abs(a - b) for a, b in zip(single, other, strict=True))
+    assert max(abs(a - b) for a, b in zip(single, half, strict=True)) < 2 * between_seeds
+
+
+def test_the_middle_of_a_crop_is_what_a_centred_cut_gives(people: PackedPeople, small_people: PackedPeople) -> None:
+    indices = torch.tensor([5, 3])
+    for given, size in ((people, 64), (small_people, 32), (people, 32)):
+        exact = cut(given, indices, size, centred(given, 2, size)).images
+        assert (middles(given, indices, size) - exact).abs().max() < 1e-3
+        assert middles(given, indices, size).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_average_is_the_same_with_a_decay_on_the_device() -> None:
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    as_number, as_tensor = Average(layer, 10), Average(layer, 10)
+    as_tensor._decay = torch.zeros(())
+    for step in range(30):
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        as_number.update(step)
+        as_tensor.update(step)
+    for a, b in zip(as_number.network.state_dict().values(), as_tensor.network.state_dict().values(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "rmsprop"])
+def test_an_optimizer_keeps_its_own_ways_when_it_is_restored(tiny: Architecture, kind: Optimizer) -> None:
+    schedule = replace(SHORT, optimizer=kind)
+    network = build(tiny)
+    saved = optimizer_for(network, schedule)
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    saved.step()
+    state = deepcopy(saved.state_dict())
+    state["param_groups"][0] |= {"lr": torch.tensor(7.0), "capturable": True}  # as a CUDA device keeps them
+    restored = optimizer_for(network, schedule)
+    restore_optimizer(restored, state)
+    group = restored.param_groups[0]
+    assert (group["lr"], group["capturable"]) == (schedule.learning_rate, False)
+    assert all(
+        torch.equal(value, saved.state[parameter][name])
+        for parameter, values in restored.state.items()
+        for name, value in values.items()
+    )
+    restored.step()
+
+
+class Recorded(Graphed):
+    """Work for a CUDA device that is not there: recording is told from doing, as on one."""
+
+    def __init__(self, work: Callable[[], None], fails: bool = False) -> None:
+        super().__init__(work, torch.device("cuda"))
+        self.recorded, self._fails = 0, fails
+
+    def _warm_up(self) -> None:
+        self._work()
+
+    def _captured(self) -> Callable[[], None] | None:
+        self.recorded += 1
+        return None if self._fails else self._work
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_every_call_does_the_work_once_and_it_is_recorded_once(fails: bool) -> None:
+    done: list[int] = []
+    work = Recorded(lambda: done.append(len(done)), fails)
+    for call in range(1, WARM + 4):
+        work()
+        assert len(done) == call
+        assert work.recorded == (call > WARM)
+
+
+def test_on_a_cpu_nothing_is_recorded() -> None:
+    done: list[Tensor] = []
+    work = Graphed(lambda: done.append(torch.zeros(1)), torch.device("cpu"))
+    for _ in range(WARM + 3):
+        work()
+    assert (len(done), work.fallback) == (WARM + 3, None)
+
+
+def test_crops_that_come_batch_by_batch_train_the_same_network(
+    run: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resident = run()
+    loaded, fetched = [], []
+    load, fetch = Staged.load, Staged.fetch
+    monkeypatch.setattr("nas.training.step.kept_on_host", lambda people: True)
+    monkeypatch.setattr(Staged, "load", lambda self, chosen: (loaded.append(1), load(self, chosen)))
+    monkeypatch.setattr(Staged, "fetch", lambda self, chosen: (fetched.append(1), fetch(self, chosen)))
+    staged = run()
+    assert same_weights(resident.network, staged.network)
+    assert [epoch["loss"] for epoch in resident.history] == [epoch["loss"] for epoch in staged.history]
+    assert len(loaded) == SHORT.steps
+    assert len(fetched) == SHORT.steps  # each batch once: in advance, but for the first of an epoch
+
+
+def test_crops_stay_on_the_host_where_the_device_is_too_small(
+    small_people: PackedPeople, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meta, crops = torch.device("meta"), small_people.crops.nbytes
+    monkeypatch.setattr("nas.training.staging.free_memory", lambda device: 10 * crops)
+    there, spilled = place(small_people, meta, 8 * crops), place(small_people, meta, 9 * crops)
+    assert (kept_on_host(there), there.crops.device) == (False, meta)
+    assert (kept_on_host(spilled), spilled.crops.device, spilled.joints.device) == (True, torch.device("cpu"), meta)
