@@ -6,17 +6,16 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from rich.table import Table
 
-from nas.console import console, default_workers, print_tables, progress, run
+from nas.console import Quiet, console, default_workers, print_tables, progress, run
 from nas.data.packing import pack_synthetic
 from nas.data.plain import write_pictures
 from nas.data.synthetic import Figures
@@ -56,7 +55,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the JSON to this file.")] = None,
     keep: Annotated[bool, typer.Option("--record", help="Write it to studies/records/, by device and date.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Time training here, beside plain PyTorch and the least time possible.
 
@@ -79,7 +78,7 @@ def main(
     cases: list[Case] = []
     shared: list[_Shared] = []
     total = len(chosen) * len(sides) * len(counts)
-    with tempfile.TemporaryDirectory(prefix="nas-bench-") as folder, _shown(quiet, total) as advance:
+    with tempfile.TemporaryDirectory(prefix="nas-bench-") as folder, progress("measuring", total) as advance:
         for name, scale, task, images in _tasks(Path(folder), chosen, sides, counts, place, cores):
             if workers:
                 tried = [count for count in COUNTS if place != "cpu" or count <= cores]
@@ -109,7 +108,7 @@ def main(
         file.write_text(text + "\n", encoding="utf-8")
     if as_json:
         print(text)
-    elif not quiet:
+    else:
         console.print(_limits(where, threads, cores, rates), soft_wrap=True)
         print_tables(_speeds(cases), _ratios(cases, found) if cases else None, _sharing(shared))
         for case in cases:
@@ -144,10 +143,6 @@ def _tasks(
                 architecture, schedule = candidate.architecture.scaled(scale), _schedule(side, batch)
                 task = Task(architecture, candidate.losses, schedule, packed, pictures, side, device)
                 yield name, scale, task, _trial_images(side)
-
-
-def _shown(quiet: bool, total: int) -> Any:
-    return nullcontext(lambda done: None) if quiet else progress("measuring", total)
 
 
 def _schedule(side: int, batch: int) -> Schedule:

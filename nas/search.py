@@ -21,6 +21,7 @@ from nas.study.display import Standing, comparison_table, elsewhere, front_recor
 from nas.study.experiment import Experiment, points_of, prepare
 from nas.study.files import checkpoint_folder, find
 from nas.study.front import hypervolume
+from nas.study.sharing import best_workers
 from nas.study.storage import count, masked
 from nas.study.workers import devices_for, search
 from nas.training.devices import device_named
@@ -37,10 +38,10 @@ def main(
     data: Annotated[Path | None, typer.Option(help="Packed people (nas.prepare) instead of the study's.")] = None,
     storage: Annotated[str | None, typer.Option(help="Database URL; by default SQLite in the runs folder.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs"),
-    checkpoints: Annotated[
-        str | None, typer.Option(help="Folder or URL for unfinished trials, for all machines; remembered.")
+    checkpoints: Annotated[str | None, typer.Option(help="Folder or URL for unfinished trials; remembered.")] = None,
+    workers: Annotated[
+        str | None, typer.Option(metavar="N|auto", help="Processes; by default one a core or GPU; auto: tried.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; by default one a core, or one a GPU.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     images: Annotated[int | None, typer.Option(help="Of each trial, instead of the study's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Equal parts of that schedule.")] = None,
@@ -76,8 +77,8 @@ def main(
         raise UserError(f"--confirm {confirm}: must be at least 1")
     if confirm is not None and calibrate is not None:
         raise UserError("give either --calibrate or --confirm")
-    if workers is not None and workers < 1:
-        raise UserError(f"--workers {workers}: must be at least 1")
+    if workers not in (None, "auto") and not (workers.isdecimal() and int(workers) > 0):
+        raise UserError(f"--workers {workers}: must be a number of processes from 1 on, or auto")
     place = device_named(device)
     config = _with_flags(
         StudyConfig.read(study),
@@ -95,10 +96,10 @@ def main(
             "sampler.name": sampler,
         },
     )
-    places = devices_for(place, workers or (default_workers() if place == "cpu" else torch.cuda.device_count()))
     kept = checkpoint_folder(checkpoints, "--checkpoints") if checkpoints is not None else None
     experiment = prepare(config, runs, storage, kept)
     opened = experiment.open_study()
+    places = devices_for(place, _workers(workers, experiment, place, quiet or as_json))
 
     if calibrate is not None:
         _calibrate(experiment, opened, calibrate, places, quiet, as_json)
@@ -128,6 +129,26 @@ def main(
         print(json.dumps(front_records(experiment, opened)))
     elif not quiet:
         _conclude(experiment, opened, time.monotonic() - began)
+
+
+def _workers(given: str | None, experiment: Experiment, place: str, silent: bool) -> int:
+    """How many processes: so many as a person says, or as the devices serve best, or one for each core or GPU."""
+    devices = default_workers() if place == "cpu" else torch.cuda.device_count()
+    if given is None:
+        return devices
+    if given != "auto":
+        return int(given)
+    found = best_workers(experiment, place)
+    if found is None:
+        raise UserError("--workers auto: this device has too little memory for one; choose smaller networks or batches")
+    count = found.workers if place == "cpu" else found.workers * devices
+    if not silent:
+        each = "" if count == found.workers else f", {found.workers} on each GPU"
+        console.print(
+            f"--workers auto: {count}{each}: {found.trials_per_hour * count / found.workers:,.0f} whole trials an hour",
+            soft_wrap=True,
+        )
+    return count
 
 
 def _with_flags(config: StudyConfig, changes: dict[str, object]) -> StudyConfig:

@@ -112,7 +112,7 @@ def _process(experiment: Experiment, total: int, starts: list[float], seconds: f
     objective.train = _sleeping(seconds)  # type: ignore[assignment]
     people = fit_to_input(experiment.load_people("train", "cpu"), experiment.config.data.input_size)
     url = masked(experiment.url)
-    experiment.count_beforehand()
+    experiment.sample()
 
     def work(start: float) -> None:
         time.sleep(start)

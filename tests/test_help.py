@@ -18,7 +18,7 @@ COMMANDS = [
     if not module.ispkg and hasattr(importlib.import_module(f"nas.{module.name}"), "app")
 ]
 PACKERS = ("lsp", "mpii", "flic", "coco", "synthetic")
-LONG = {"search", "retrain", "evaluate", "predict", "report", "export", "replay", "describe"} | {
+LONG = {"search", "retrain", "evaluate", "predict", "report", "export", "replay", "describe", "bench"} | {
     f"prepare {packer}" for packer in PACKERS
 }
 

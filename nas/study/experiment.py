@@ -106,12 +106,21 @@ class Experiment:
         """Exact costs at the study's input size and number of joints."""
         return network_cost(candidate.architecture, self.joints, self.input_size)
 
-    def count_beforehand(self, networks: int = 300) -> None:
-        """Count the blocks of some random networks. A worker's first proposal would do it, while all others wait."""
+    def sample(self, networks: int = 300) -> list[Candidate]:
+        """Random networks of the space within budget, the fewest MAdds first; of so many draws, always the same.
+
+        Who claims trials calls it before: the blocks' costs are then counted, which the first proposal would do while
+        all others wait.
+        """
         rng = random.Random(0)
+        drawn: list[tuple[int, Candidate]] = []
         for _ in range(networks):
             with suppress(ValueError):  # values that cannot be built together
-                self.problem.cost(self.problem.candidate(self.space.random(rng)))
+                candidate = self.problem.candidate(self.space.random(rng))
+                cost = self.problem.cost(candidate)
+                if self.within_budget(cost):
+                    drawn.append((cost.madds, candidate))
+        return [candidate for _, candidate in sorted(drawn, key=lambda pair: pair[0])]
 
     def within_budget(self, cost: Cost) -> bool:
         """Whether a cost may be trained."""
@@ -233,9 +242,9 @@ class Experiment:
         return place(PackedPeople.load(file, split), torch.device(device), self.training_bytes(torch.device(device)))
 
     def training_bytes(self, device: torch.device) -> int:
-        """Bytes that the largest of the baselines, or hg2 where there are none, takes in training, predicted."""
+        """Bytes that training takes at most, predicted: of the baselines and the costliest of a sample of networks."""
         schedule, size = self.config.short_schedule(), self.config.data.input_size
-        candidates = [self.published(name) for name in self.config.baselines or ("hg2",)]
+        candidates = [*(self.published(name) for name in self.config.baselines), *self.sample()[-1:]]
         networks = ((build_network(each.architecture, self.joints, self.input_size), each) for each in candidates)
         return max(
             footprint(network, each.losses, schedule, size, self.joints, training_dtype(device)).peak(schedule.batch)

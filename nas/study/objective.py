@@ -24,7 +24,7 @@ from nas.study.leases import Lease
 from nas.study.patience import patiently
 from nas.study.speed import Speed, known_speeds, measure
 from nas.study.stopping import StoppingRule
-from nas.study.storage import DONE, Owner, earlier, exclusive, hand_back, masked_url, rest, still_ours
+from nas.study.storage import DONE, Owner, attempt_of, earlier, exclusive, hand_back, masked_url, rest, still_ours
 from nas.training.checkpoint import AnyPath
 from nas.training.devices import out_of_memory, release_memory
 from nas.training.loop import Epoch, InterruptedTrainingError, Trained, train
@@ -117,6 +117,7 @@ def _run(
     candidate = experiment.candidate_of(frozen)
     cost = experiment.cost(candidate)
     given = "given" in frozen.user_attrs
+    attempt = attempt_of(frozen)
     seed = int(frozen.user_attrs.get("seed", experiment.config.seed))
     schedule = experiment.schedule_of(frozen)
     rule = StoppingRule(experiment.config.stopping.quantile, experiment.config.stopping.least)
@@ -146,6 +147,11 @@ def _run(
             raise TakenOverError
 
     def after_epoch(epoch: Epoch) -> str | None:
+        nonlocal attempt
+        if attempt > 1:
+            # Its workers died, but it goes forward: only one that stands still is to be given up.
+            attempt = 1
+            _note(trial, {"attempt": attempt})
         if given or epoch.number not in rung_epochs or epoch.evaluation is None:
             return None
         pckh = epoch.evaluation.accuracy.mean

@@ -407,7 +407,8 @@ GIVEN = ("given", "published", "candidate", "times", "seed")
 """User attributes with which a trial is queued whose network is given, not proposed: what it tries, under what."""
 
 ATTEMPTS = 5
-"""How often a trial's worker may die before it is given up: a network that kills its worker must not do so for ever."""
+"""How often a trial's worker may die, without an epoch done in between, before the trial is given up: a network that
+kills its worker must not do so for ever."""
 
 
 def orphans(study: Study) -> list[FrozenTrial]:
@@ -445,7 +446,7 @@ def hand_back_orphans(study: Study, ended_by_us: bool = False) -> list[int]:
 
 def hand_back(study: Study, trial: FrozenTrial, ended_by_us: bool = False) -> None:
     """End a running trial unfinished and queue its parameters for whoever asks next."""
-    attempt = int(trial.user_attrs.get("attempt", 1)) - ended_by_us
+    attempt = attempt_of(trial) - ended_by_us
     storage = study._storage
     if attempt >= ATTEMPTS:
         storage.set_trial_user_attr(trial._trial_id, "reason", f"its worker died {ATTEMPTS} times; given up")
@@ -476,6 +477,11 @@ def _queue_what_is_missing(study: Study) -> None:
     for trial in ended:
         if trial.number not in queued:
             _queue_again(study, trial, int(trial.user_attrs["next_attempt"]))
+
+
+def attempt_of(trial: FrozenTrial) -> int:
+    """How often it was begun since it last did an epoch, this time counted."""
+    return int(trial.user_attrs.get("attempt", 1))
 
 
 def first_number(trial: FrozenTrial) -> int:

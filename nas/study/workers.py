@@ -266,7 +266,7 @@ def _work(experiment: Experiment, total: int, device: str, say: Connection) -> N
         size = experiment.config.data.input_size
         people = fit_to_input(experiment.load_people("train", device), size)
         held_out = fit_to_input(experiment.load_people("holdout", device), size)
-        experiment.count_beforehand()
+        experiment.sample()
         url = masked(experiment.url)
         study = patiently(url, lambda: experiment.open_study(experiment.sampler()))
         lease = lease_of(study, device)

@@ -18,6 +18,7 @@ SEARCH = [
     (["--trials", "-1"], "--trials -1: "),
     (["--trials", "many"], "'--trials'"),
     (["--workers", "0"], "--workers 0: "),
+    (["--workers", "many"], "--workers many: must be a number of processes from 1 on, or auto"),
     (["--trails", "3"], "--trails"),
     (["everything"], "everything"),
     (["--sampler", "magic"], "--sampler magic: "),

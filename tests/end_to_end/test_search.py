@@ -321,3 +321,13 @@ def test_how_far_the_search_has_come_is_noted_with_every_trial(finished: Workpla
         assert seen["hypervolume"] == pytest.approx(
             hypervolume(points, Scale((10_000, 100_000), (500_000, 10_000_000)))
         )
+
+
+def test_the_number_of_workers_can_be_left_to_a_measurement(place: Workplace) -> None:
+    done = place.search("--trials", 2, "--workers", "auto")
+    found = re.search(r"^--workers auto: (\d+): [\d,]+ whole trials an hour$", done.stdout, re.M)
+    assert found
+    workers = int(found[1])
+    assert 1 <= workers <= (os.cpu_count() or 1)
+    assert f"2 trials, {workers} worker" in done.stdout
+    assert len(place.done()) == 2

@@ -98,7 +98,7 @@ def test_where_nothing_is_left_the_lock_is_not_waited_for(
 def test_blocks_are_counted_before_a_proposal_holds_the_lock(config: StudyConfig, tmp_path: Path) -> None:
     experiment = prepare(config, tmp_path / "runs")
     block_cost.cache_clear()
-    experiment.count_beforehand()
+    experiment.sample()
     counted = block_cost.cache_info().misses
     rng = random.Random(1)
     for _ in range(100):

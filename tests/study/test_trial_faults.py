@@ -27,7 +27,7 @@ from nas.study.config import StudyConfig
 from nas.study.experiment import Experiment, prepare
 from nas.study.files import checkpoint_folder
 from nas.study.objective import HANDED_BACK, Outcome, run_trial
-from nas.study.storage import Counts, Owner, claim, count, engine_of, exclusive
+from nas.study.storage import ATTEMPTS, Counts, Owner, claim, count, engine_of, exclusive, hand_back
 from nas.study.workers import devices_for
 
 
@@ -140,6 +140,29 @@ def test_a_trial_within_its_first_epoch_is_taken_up_as_well(place: Place) -> Non
     told = place.study.trials[again.number].user_attrs
     assert told["resumed_after_step"] == 1
     assert "started_again" not in told
+
+
+def test_only_a_trial_that_stands_still_is_given_up(place: Place) -> None:
+    def die(at: int) -> None:
+        """One more worker of the same trial dies after so many steps in all."""
+
+        def killed(step: int) -> None:
+            if step == at:
+                raise KeyboardInterrupt
+
+        trial = place.claim()
+        with pytest.raises(KeyboardInterrupt):
+            run_trial(place.study, trial, place.experiment, place.people, place.held_out, killed)
+        with exclusive(place.study._storage):
+            hand_back(place.study, place.study.trials[trial.number])
+
+    for at in (1, 1, 3, 3, 5, 5):  # an epoch has two steps
+        die(at)
+    assert count(place.study) == Counts(complete=0, pruned=0, running=0, waiting=1)
+    for _ in range(ATTEMPTS - 2):  # two have died there already
+        die(5)
+    assert count(place.study) == Counts(complete=0, pruned=1, running=0, waiting=0)
+    assert "given up" in place.study.trials[-1].user_attrs["reason"]
 
 
 def test_a_disk_that_is_full_costs_no_trial(
