@@ -22,7 +22,6 @@ from nas.data.batches import fit_to_input
 from nas.data.packed import PackedPeople
 from nas.errors import UserError
 from nas.training.checkpoint import AnyPath, description, load_checkpoint, save_checkpoint
-from nas.training.distillation import Teacher
 from nas.training.evaluation import Evaluation, evaluate
 from nas.training.losses import Losses
 from nas.training.schedule import Schedule
@@ -103,7 +102,6 @@ def train(
     after_step: Callable[[int], None] = lambda step: None,
     asked_to_stop: Callable[[], bool] = lambda: False,
     without_checkpoint: Callable[[str], None] | None = None,
-    teacher: Teacher | None = None,
 ) -> Trained:
     """Train one network under one schedule.
 
@@ -132,7 +130,6 @@ def train(
             training ends. Not with several processes, which would have to agree.
         without_checkpoint: told why a checkpoint cannot be read or written; training then begins anew, or goes on.
             Without it, that is an error.
-        teacher: a trained network to learn from as well, on the device.
 
     Raises:
         UserError: the checkpoint at ``checkpoint`` cannot be read or written, or a batch cannot be shared equally.
@@ -151,7 +148,7 @@ def train(
     average = Average(network, schedule.ema * schedule.steps)
     optimizer = optimizer_for(network, schedule)
     about = description(network.architecture, losses, schedule, people.skeleton, input_size)
-    about |= {"seed": seed, "people": [people.checksum, len(people)], "teacher": teacher.id if teacher else None}
+    about |= {"seed": seed, "people": [people.checksum, len(people)]}
     result = Trained(network, None, None, at_once=share)
     within: dict[str, Any] | None = None
     foreign = False
@@ -175,19 +172,7 @@ def train(
     if checkpoint is not None and foreign and rank == 0:
         checkpoint.unlink(missing_ok=True)
     learner: nn.Module = nn.parallel.DistributedDataParallel(network) if world > 1 else network
-    one_step = Step(
-        learner,
-        network,
-        average,
-        optimizer,
-        losses,
-        schedule,
-        people,
-        input_size,
-        share,
-        alone=world == 1,
-        teacher=teacher,
-    )
+    one_step = Step(learner, network, average, optimizer, losses, schedule, people, input_size, share, alone=world == 1)
     seconds = result.history[-1]["seconds"] if result.history else 0.0
     result.resumed_step = result.resumed_at * schedule.steps_per_epoch + (within["step"] if within else 0)
 

@@ -17,7 +17,6 @@ from nas.architecture.hourglass import STRIDE
 from nas.data.batches import augmented, cut, recolour
 from nas.data.packed import PackedPeople
 from nas.training.devices import out_of_memory, release_memory, training_dtype
-from nas.training.distillation import Teacher
 from nas.training.graphed import Graphed
 from nas.training.heatmaps import encode, inside
 from nas.training.losses import HeatmapLoss, Losses, total_loss
@@ -103,7 +102,6 @@ class Step:
         people: to train on, fitted to the input size; their crops on the device, or on the host.
         input_size: H = W.
         share: pictures a step.
-        teacher: whose maps are part of the targets, if there is one.
         alone: False with several processes, which is done without a graph, and cannot halve what is shown at once.
     """
 
@@ -120,7 +118,6 @@ class Step:
         share: int,
         *,
         alone: bool = True,
-        teacher: Teacher | None = None,
     ) -> None:
         device = people.joints.device
         self.generator = torch.Generator(device)
@@ -128,7 +125,7 @@ class Step:
         self.at_once = share
         self._learner, self._average, self._optimizer = learner, average, optimizer
         self._losses, self._schedule, self._people, self._input_size = losses, schedule, people, input_size
-        self._alone, self._teacher = alone, teacher
+        self._alone = alone
         self._weights = list(network.parameters())  # walking through a network's modules takes a millisecond
         self._chosen = torch.zeros(share, dtype=torch.long, device=device)
         # Crops on the host: a batch of them is everybody there is, in order.
@@ -196,8 +193,6 @@ class Step:
         images = recolour(batch.images, augmentation.colour, self.generator)  # (B, 3, H, W)
         cells, map_size = batch.joints / STRIDE, (size // STRIDE, size // STRIDE)  # (B, J, 2)
         target = encode(cells, map_size, self._schedule.sigma)  # (B, J, H/4, W/4)
-        if self._teacher is not None:
-            target = self._teacher.taught(images, target, self._schedule.loss)
         return images, target, batch.labelled & inside(cells, map_size)  # (B, J)
 
 
