@@ -26,6 +26,9 @@ console = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
 """Progress and errors."""
 
+TERMINATED = 143
+"""Exit code after a SIGTERM, as a shell tells it."""
+
 _showing = True
 """Whether progress is to be shown; results, notes and errors always are."""
 
@@ -66,7 +69,7 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
         code = 130
     except TerminatedError as error:
         print(error, file=sys.stderr)
-        code = 143
+        code = TERMINATED
     if code == 130:
         print("interrupted", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)

@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 class TerminatedError(Exception):
-    """A scheduler asked the command to end (SIGTERM), and everything that it did is kept: exit code 143.
+    """A scheduler asked the command to end (SIGTERM), and everything that it did is kept: exit code 143."""
 
-    The message says how to go on.
-    """
+    def __init__(self) -> None:
+        super().__init__("stopped by SIGTERM; the same command goes on where it was")

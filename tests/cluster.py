@@ -30,10 +30,10 @@ from optuna.trial import FrozenTrial, TrialState
 from postgres import PASSWORD, Server
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "end_to_end"))
-from workplace import DONE, ENVIRONMENT, LONGER, REPOSITORY, STUDY, Workplace, until
+from workplace import DONE, ENVIRONMENT, LONGER, REPOSITORY, STUDY, Workplace, study_at, until
 
 from nas.study.candidate import Candidate
-from nas.study.storage import Owner, earlier, engine_of, open_storage
+from nas.study.storage import Owner, earlier, engine_of
 
 SCRIPT = REPOSITORY / "studies" / "cluster" / "search.sbatch"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
@@ -218,12 +218,8 @@ class Search:
 
     def all(self) -> list[FrozenTrial]:
         """The trials; none before the study is there."""
-        if self._study is None:
-            try:
-                self._study = optuna.load_study(study_name="tiny", storage=open_storage(self.url))
-            except KeyError:
-                return []
-        return self._study.get_trials(deepcopy=False)
+        self._study = self._study or study_at(self.url)
+        return self._study.get_trials(deepcopy=False) if self._study is not None else []
 
     def done(self) -> int:
         """How many trials have finished."""

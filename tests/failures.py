@@ -28,11 +28,11 @@ from optuna.trial import FrozenTrial, TrialState
 from postgres import Server
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "end_to_end"))
-from workplace import ENVIRONMENT, STUDY, Workplace, living
+from workplace import ENVIRONMENT, STUDY, Workplace, living, study_at
 
 from nas.study.candidate import Candidate
 from nas.study.patience import patiently
-from nas.study.storage import DONE, Owner, earlier, engine_of, masked_url, open_storage
+from nas.study.storage import DONE, Owner, earlier, engine_of, masked_url
 
 SPACE = """\
 [choices]
@@ -111,12 +111,9 @@ class Run:
 
     def all(self) -> list[FrozenTrial]:
         """The trials; none before the study is there."""
-        if self._study is None:
-            try:
-                self._study = optuna.load_study(study_name="tiny", storage=open_storage(self.url))
-            except KeyError:
-                return []
-        study = self._study
+        study = self._study = self._study or study_at(self.url)
+        if study is None:
+            return []
         return patiently(masked_url(study._storage), lambda: study.get_trials(deepcopy=False))
 
     def watch(self) -> list[FrozenTrial]:

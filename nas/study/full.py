@@ -255,7 +255,7 @@ def retrain(
                 asked_to_stop=asked,
             )
     except InterruptedTrainingError as error:
-        raise TerminatedError("stopped by SIGTERM; the same command goes on where it was") from error
+        raise TerminatedError from error
     finally:
         if board is not None:
             board.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 from optuna.trial import TrialState
 
+from nas.console import TERMINATED, noting_sigterm
 from nas.data.batches import fit_to_input
 from nas.errors import TerminatedError, UserError
 from nas.study.experiment import Experiment, database_file
@@ -33,9 +33,6 @@ from nas.study.storage import claim, count, exclusive, forget_the_dead, hand_bac
 
 GRACE = float(os.environ.get("HOURGLASS_GRACE", "20"))
 """Seconds that workers have to hand their trials back after a SIGTERM; schedulers kill after 30 or more."""
-
-ENDED = 143
-"""A worker's exit code after a SIGTERM, as a shell would tell it."""
 
 RESTARTS = 5
 """How often a worker that dies before it has trained for an epoch is replaced; after that something is wrong with the
@@ -187,7 +184,7 @@ def search(
                         ) from None
             show(progress)
         if deadline is not None:
-            raise TerminatedError("stopped by SIGTERM; the same command goes on where it was")
+            raise TerminatedError
         if trouble:  # the others have finished what they were training
             raise UserError(trouble)
     except BaseException:
@@ -247,9 +244,12 @@ def _tidy(experiment: Experiment, patience: float | None = None) -> None:
 
 def _work(experiment: Experiment, total: int, device: str, say: Connection) -> None:
     """A worker's life. Its parent's death ends it; its own death loses at most the epoch that it was in."""
+    with noting_sigterm() as asked_to_stop:
+        _live(experiment, total, device, say, asked_to_stop)
+
+
+def _live(experiment: Experiment, total: int, device: str, say: Connection, asked_to_stop: Callable[[], bool]) -> None:
     parent = os.getppid()
-    asked = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: asked.set())
 
     def tell(kind: str, content: object) -> None:
         try:
@@ -274,9 +274,9 @@ def _work(experiment: Experiment, total: int, device: str, say: Connection) -> N
         while True:
             if os.getppid() != parent:
                 os._exit(1)
-            if asked.is_set():
+            if asked_to_stop():
                 lease.end()
-                os._exit(ENDED)
+                os._exit(TERMINATED)
             trial = claim(study, total, experiment.space.choices, lease)
             if trial is None:
                 if patiently(url, lambda: count(study)).done >= total:
@@ -288,7 +288,7 @@ def _work(experiment: Experiment, total: int, device: str, say: Connection) -> N
             tell("training", (trial.number, experiment.title_of(frozen)))
             schedule = experiment.schedule_of(frozen)
             clock = _StepClock(schedule.steps, schedule.batch, parent, tell)
-            outcome = run_trial(study, trial, experiment, people, held_out, clock, lease, asked.is_set)
+            outcome = run_trial(study, trial, experiment, people, held_out, clock, lease, asked_to_stop)
             tell("ended", (outcome.number, outcome.pckh, outcome.reason, outcome.images, outcome.seconds))
         lease.end()
     except UserError as error:

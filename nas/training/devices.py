@@ -34,6 +34,13 @@ def training_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """In which networks are trained and evaluated: :func:`training_dtype` where that is a lower precision."""
+    dtype = training_dtype(device)
+    # No cache: a weight that was cast before a CUDA graph was recorded would be no part of it.
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16, cache_enabled=False)
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that are free on a device, or on this machine."""
     if device.type == "cuda":

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nas.architecture.hourglass import STRIDE
 from nas.data.batches import as_pictures, centred, cut, middles, to_original
 from nas.data.packed import PackedPeople
-from nas.training.devices import out_of_memory
+from nas.training.devices import mixed_precision, out_of_memory
 from nas.training.heatmaps import decode, flip_maps
 from nas.training.losses import as_maps
 from nas.training.metrics import Accuracy, pckh
@@ -117,7 +117,7 @@ def _maps(
     network: nn.Module, images: Tensor, schedule: Schedule, flip_order: tuple[int, ...] | None
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Each hourglass's maps of some pictures; and averaged with those of the mirrored ones, if there is an order."""
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
+    with mixed_precision(images.device):
         maps = [as_maps(raw, schedule.loss) for raw in network(images).heatmaps]
         if flip_order is None:
             return maps, maps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,12 +70,3 @@ def _goal(what: str, case: Case, value: float | None, wanted: str, reached: bool
     where = f"{case.name} {case.input_size}×{case.input_size} batch {case.batch}"
     verdict: Verdict = "not applicable here" if not applies or value is None else "met" if reached else "not met"
     return Goal(what, where, value, wanted, verdict)
-
-
-def summary(found: Sequence[Goal]) -> dict[str, dict[str, int]]:
-    """How many cases reach each goal: what → verdict → count."""
-    counted: dict[str, dict[str, int]] = {}
-    for goal in found:
-        verdicts = counted.setdefault(goal.what, {})
-        verdicts[goal.verdict] = verdicts.get(goal.verdict, 0) + 1
-    return counted

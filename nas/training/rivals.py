@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from multiprocessing.connection import Connection
@@ -29,6 +29,7 @@ from nas.architecture.spec import Architecture
 from nas.data.batches import centred, cut
 from nas.data.packed import PackedPeople
 from nas.data.plain import PlainPeople, one_thread
+from nas.training.devices import mixed_precision
 from nas.training.evaluation import evaluate
 from nas.training.floor import wait_for
 from nas.training.graphed import Graphed
@@ -126,11 +127,10 @@ class BareStep:
         network: nn.Module = task.network().to(self.device, memory_format=layout)  # type: ignore[call-overload]
         network.train()
         optimizer = _plain_optimizer(network, schedule) if plain else optimizer_for(network, schedule)
-        mixed = self.device.type == "cuda" and not plain
 
         def step() -> None:
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed, cache_enabled=False):
+            with nullcontext() if plain else mixed_precision(self.device):
                 output = network(images)
             total_loss(output, target, labelled, task.losses, schedule.loss).backward()
             optimizer.step()

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from nas.architecture.hourglass import STRIDE
 from nas.data.batches import augmented, cut, recolour
 from nas.data.packed import PackedPeople
-from nas.training.devices import out_of_memory, release_memory, training_dtype
+from nas.training.devices import mixed_precision, out_of_memory, release_memory
 from nas.training.graphed import Graphed
 from nas.training.heatmaps import encode, inside
 from nas.training.losses import HeatmapLoss, Losses, total_loss
@@ -206,12 +206,10 @@ def _gradients(
     at_once: int,
 ) -> Tensor:
     """Add a batch's gradients up, so many pictures at a time; gives its loss."""
-    device, mixed = images.device, training_dtype(images.device) == torch.bfloat16
-    whole = torch.zeros((), device=device)
+    whole = torch.zeros((), device=images.device)
     for begin in range(0, len(images), at_once):
         part = slice(begin, begin + at_once)
-        # No cache: a weight that was cast before a graph was recorded would be no part of it.
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed, cache_enabled=False):
+        with mixed_precision(images.device):
             output = learner(images[part])
         loss = total_loss(output, target[part], labelled[part], losses, kind) * (len(images[part]) / len(images))
         loss.backward()

@@ -192,6 +192,14 @@ class Workplace:
         }
 
 
+def study_at(url: str) -> optuna.Study | None:
+    """The tiny study of a database; None before it is there."""
+    try:
+        return optuna.load_study(study_name="tiny", storage=open_storage(url))
+    except KeyError:
+        return None
+
+
 def essence(trial: FrozenTrial) -> tuple[object, ...]:
     """What must not change in a trial that is done."""
     return (trial.number, trial.state, trial.values, trial.params, trial.user_attrs, trial.datetime_complete)

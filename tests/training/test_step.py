@@ -90,7 +90,7 @@ def test_the_loss_falls_as_on_the_plain_path(
 def test_bfloat16_learns_as_single_precision_does(run: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch) -> None:
     schedule = replace(SHORT, images=4 * 8 * 8, epochs=4)
     single, other = ([epoch["loss"] for epoch in run(schedule=schedule, seed=seed).history] for seed in (3, 4))
-    monkeypatch.setattr("nas.training.step.training_dtype", lambda device: torch.bfloat16)  # as on CUDA
+    monkeypatch.setattr("nas.training.devices.training_dtype", lambda device: torch.bfloat16)  # as on CUDA
     half = [epoch["loss"] for epoch in run(schedule=schedule, seed=3).history]
     assert half != single
     assert half[0] == pytest.approx(single[0], rel=0.01)
