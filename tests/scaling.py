@@ -1,26 +1,29 @@
 """How much the coordination of many workers costs: trials a minute, training replaced by sleeping.
 
-    python tests/scaling.py                                         # 1, 2, 4, 8 workers × 20 s, SQLite and PostgreSQL
+    python tests/scaling.py                                  # 1, 2, 4, 8 workers × 20 s, SQLite and PostgreSQL
+    python tests/scaling.py --spread 0                       # all trials equally long: all ask at the same moments
     python tests/scaling.py --workers 256 --seconds 60 --database postgresql
     python tests/scaling.py --workers 256 --seconds 60 --database postgresql --sampler random   # coordination alone
 
-All else is real: claims, leases, proposals of the study's sampler, looks at each rung, telling. From 16 workers on they
-are threads of eight processes, begin one after the other over the length of one trial, and PostgreSQL is given more
-connections; the rate is then that of the middle of the run. Prints a line of JSON for each number of workers.
+All else is real: claims, leases, proposals of the study's sampler, looks at each rung, telling. Trials last from half
+to one and a half times as long, by their network's size, since real ones differ. A worker's time counts from its first
+claim to the last trial that it tells; efficiency is the share of it that was slept, beside that of one worker. From 16
+workers on they are threads of eight processes, begin one after the other over the length of one trial, and PostgreSQL
+is given more connections; the rate is then that of the middle of the run. Prints a line of JSON for each number.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -33,12 +36,14 @@ from optuna.trial import TrialState
 from postgres import Server
 from thousand import begin, fill
 
+from nas.architecture.cost import Cost, Shape, counted, take_over
 from nas.data.batches import fit_to_input
 from nas.study import objective, storage
 from nas.study.config import StudyConfig
 from nas.study.experiment import Experiment, prepare
 from nas.study.patience import patiently
 from nas.study.storage import claim, count, engine_of, lease_of, masked
+from nas.study.workers import SAMPLED, context_for
 from nas.training.loop import Epoch, Trained
 
 PROCESSES = 8
@@ -55,6 +60,8 @@ class Times:
         proposing: inside it or not.
         claiming: in all.
         told: when each trial was told, in seconds since 1970.
+        slept: in each trial.
+        working: from each worker's first claim to the last trial that it told.
     """
 
     waiting: list[float] = field(default_factory=list)
@@ -62,6 +69,8 @@ class Times:
     proposing: list[float] = field(default_factory=list)
     claiming: list[float] = field(default_factory=list)
     told: list[float] = field(default_factory=list)
+    slept: list[float] = field(default_factory=list)
+    working: list[float] = field(default_factory=list)
 
 
 def _timed(
@@ -83,11 +92,14 @@ def _timed(
     return held
 
 
-def _sleeping(seconds: float) -> Callable[..., Trained]:
-    """What stands for training: as long for every network, with a look at each rung."""
+def _sleeping(mean: float, spread: float, times: Times) -> Callable[..., Trained]:
+    """What stands for training: so long on average, and always the same for one size of network; looks at each rung."""
 
     def train(network: Any, losses: Any, schedule: Any, *_: Any, **given: Any) -> Trained:
         history = []
+        params = sum(p.numel() for p in network.parameters())
+        seconds = mean * random.Random(params).uniform(1 - spread, 1 + spread)
+        times.slept.append(seconds)
         for epoch in range(1, EPOCHS + 1):
             time.sleep(seconds / EPOCHS)
             given["after_step"](epoch * schedule.steps_per_epoch)
@@ -105,14 +117,23 @@ def _sleeping(seconds: float) -> Callable[..., Trained]:
     return train
 
 
-def _process(experiment: Experiment, total: int, starts: list[float], seconds: float, go: Any, answers: Any) -> None:
+def _process(
+    experiment: Experiment,
+    known: Mapping[Shape, Cost],
+    total: int,
+    starts: list[float],
+    seconds: float,
+    spread: float,
+    go: Any,
+    answers: Any,
+) -> None:
     """Some workers, each a thread; their times go into a queue."""
     torch.set_num_threads(1)
     times = Times()
-    objective.train = _sleeping(seconds)  # type: ignore[assignment]
+    objective.train = _sleeping(seconds, spread, times)  # type: ignore[assignment]
     people = fit_to_input(experiment.load_people("train", "cpu"), experiment.config.data.input_size)
     url = masked(experiment.url)
-    experiment.sample()
+    take_over(known)
 
     def work(start: float) -> None:
         time.sleep(start)
@@ -129,6 +150,7 @@ def _process(experiment: Experiment, total: int, starts: list[float], seconds: f
         study = patiently(url, lambda: experiment.open_study(sampler))
         lease = lease_of(study, "cpu")
         patiently(url, lease.start)
+        first = last = time.time()
         while True:
             began = time.perf_counter()
             trial = claim(study, total, experiment.space.choices, lease)
@@ -139,7 +161,9 @@ def _process(experiment: Experiment, total: int, starts: list[float], seconds: f
                 continue
             times.claiming.append(time.perf_counter() - began)
             objective.run_trial(study, trial, experiment, people, people, lease=lease)
-            times.told.append(time.time())
+            last = time.time()
+            times.told.append(last)
+        times.working.append(last - first)
         lease.end()
         engine_of(study._storage).dispose()
 
@@ -168,7 +192,14 @@ def _connections(server: Server, url: str, stop: threading.Event, seen: list[int
 
 
 def measure(
-    folder: Path, workers: int, seconds: float, rounds: int, sampler: str, filled: int, server: Server | None
+    folder: Path,
+    workers: int,
+    seconds: float,
+    spread: float,
+    rounds: int,
+    sampler: str,
+    filled: int,
+    server: Server | None,
 ) -> dict[str, Any]:
     """Trials a minute of so many workers, each of which has some trials in turn."""
     many = workers > 2 * PROCESSES
@@ -179,11 +210,14 @@ def measure(
         experiment.open_study()
         total = filled + workers * rounds
         starts = [seconds * i / workers if many else 0.0 for i in range(workers)]
-        context = get_context("spawn")
+        context = context_for(["cpu"])
+        experiment.sample(SAMPLED)
+        known = counted()
         go, answers = context.Event(), context.Queue()
         shares = [starts[i :: min(PROCESSES, workers)] for i in range(min(PROCESSES, workers))]
         processes = [
-            context.Process(target=_process, args=(experiment, total, share, seconds, go, answers)) for share in shares
+            context.Process(target=_process, args=(experiment, known, total, share, seconds, spread, go, answers))
+            for share in shares
         ]
         stop, seen = threading.Event(), list[int]()
         watcher = threading.Thread(target=_connections, args=(server, url, stop, seen)) if server else None
@@ -192,7 +226,6 @@ def measure(
                 process.start()
             for _ in processes:
                 assert answers.get(timeout=300) == "ready"
-            began = time.time()
             if watcher:
                 watcher.start()
             go.set()
@@ -208,20 +241,21 @@ def measure(
         networks = {t.params and experiment.candidate_of(t).id for t in study.get_trials(deepcopy=False)}
         engine_of(study._storage).dispose()
     told = sorted(moment for times in found for moment in times.told)
-    edge = workers // 2 if many else 0
+    slept = [s for times in found for s in times.slept]
     if many:
+        edge = workers // 2
         rate = (len(told) - 2 * edge - 1) / (told[-edge - 1] - told[edge]) * 60
     else:
-        rate = len(told) / (told[-1] - began) * 60
+        rate = workers * len(told) / sum(sum(times.working) for times in found) * 60
     return {
         "database": "postgresql" if server else "sqlite",
         "workers": workers,
         "sampler": sampler,
-        "trial_seconds": seconds,
+        "trial_seconds": round(float(np.mean(slept)), 2),
         "trials": len(told),
         "filled": filled,
         "trials_per_minute": round(rate, 2),
-        "time_spent_training": round(rate * seconds / 60 / workers, 4),
+        "time_spent_training": round(rate * float(np.mean(slept)) / 60 / workers, 4),
         "lock_waited_for": _quantiles([s for times in found for s in times.waiting]),
         "lock_held": _quantiles([s for times in found for s in times.holding]),
         "proposal": _quantiles([s for times in found for s in times.proposing]),
@@ -253,7 +287,8 @@ def _quantiles(seconds: list[float]) -> dict[str, float]:
 
 def main(
     workers: Annotated[list[int] | None, typer.Option(help="How many; repeat it. Default: 1, 2, 4, 8.")] = None,
-    seconds: Annotated[float, typer.Option(help="That a trial sleeps.")] = 20.0,
+    seconds: Annotated[float, typer.Option(help="That a trial sleeps, on average.")] = 20.0,
+    spread: Annotated[float, typer.Option(help="From 1 - this to 1 + this times as long.")] = 0.5,
     rounds: Annotated[int, typer.Option(help="Trials of each worker.")] = 4,
     sampler: Annotated[str, typer.Option(help="As in nas.search.")] = "front",
     filled: Annotated[int, typer.Option(help="Finished trials before.")] = 0,
@@ -270,11 +305,11 @@ def main(
             alone = None
             with tempfile.TemporaryDirectory(prefix="scaling-") as name:
                 for number in numbers:
-                    found = measure(Path(name), number, seconds, rounds, sampler, filled, server)
+                    found = measure(Path(name), number, seconds, spread, rounds, sampler, filled, server)
                     if number == 1:
-                        alone = found["trials_per_minute"]
+                        alone = found["time_spent_training"]
                     if alone:
-                        found["efficiency"] = round(found["trials_per_minute"] / (number * alone), 4)
+                        found["efficiency"] = round(found["time_spent_training"] / alone, 4)
                     exact &= found["exact"]
                     print(json.dumps(found), flush=True)
         finally:

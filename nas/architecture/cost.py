@@ -68,13 +68,35 @@ def _size(module: nn.Module) -> Cost:
     return Cost(params=sum(p.numel() for p in module.parameters()), layers=layers)
 
 
-@lru_cache(maxsize=65536)
+Shape = tuple[BlockChoice, int, int, tuple[int, int]]
+"""A block, its in_channels, width and resolution (H, W)."""
+
+_counted: dict[Shape, Cost] = {}
+
+
+def counted() -> dict[Shape, Cost]:
+    """The blocks that this process has counted, for others to :func:`take_over`."""
+    return dict(_counted)
+
+
+def take_over(costs: Mapping[Shape, Cost]) -> None:
+    """Know what another process has counted."""
+    _counted.update(costs)
+
+
 def block_cost(choice: BlockChoice, in_channels: int, width: int, resolution: tuple[int, int]) -> Cost:
     """Cost of one block at one shape; counted once for each process.
 
     Raises:
         ValueError: it cannot be built at this width.
     """
+    shape = choice, in_channels, width, resolution
+    if shape not in _counted:
+        _counted[shape] = _count(*shape)
+    return _counted[shape]
+
+
+def _count(choice: BlockChoice, in_channels: int, width: int, resolution: tuple[int, int]) -> Cost:
     if ":" not in choice.kind:
         block, size = _weightless(choice, in_channels, width, resolution if needs_resolution(choice.kind) else None)
         try:

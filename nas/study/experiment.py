@@ -107,11 +107,7 @@ class Experiment:
         return network_cost(candidate.architecture, self.joints, self.input_size)
 
     def sample(self, networks: int = 300) -> list[Candidate]:
-        """Random networks of the space within budget, the fewest MAdds first; of so many draws, always the same.
-
-        Who claims trials calls it before: the blocks' costs are then counted, which the first proposal would do while
-        all others wait.
-        """
+        """Random networks of the space within budget, the fewest MAdds first; of so many draws, always the same."""
         rng = random.Random(0)
         drawn: list[tuple[int, Candidate]] = []
         for _ in range(networks):

@@ -215,9 +215,10 @@ def _lock_over(engine: sqlalchemy.Engine, key: int) -> sqlalchemy.Connection:
     """Wait for an advisory lock; gives the connection that holds it.
 
     Who waits asks again and again and has no connection in between: where hundreds wait, who has the lock must find one
-    to work over. The server could make them wait, but each over a connection.
+    to work over. The server could make them wait, but each over a connection. The longer the queue, the longer each
+    waits and the less often it asks, so that the asking, a new connection each time, stays bounded.
     """
-    pause = 0.02
+    began = time.monotonic()
     while True:
         engine.dispose()
         connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
@@ -229,8 +230,8 @@ def _lock_over(engine: sqlalchemy.Engine, key: int) -> sqlalchemy.Connection:
             raise
         connection.close()
         engine.dispose()
+        pause = min(5.0, max(0.02, 0.1 * (time.monotonic() - began)))
         time.sleep(pause * _uneven.uniform(0.5, 1.0))
-        pause = min(0.5, 1.5 * pause)
 
 
 _uneven = random.Random()

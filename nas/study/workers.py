@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import forkserver, get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
 from optuna.trial import TrialState
 
+from nas.architecture.cost import Cost, Shape, counted, take_over
 from nas.console import TERMINATED, noting_sigterm
 from nas.data.batches import fit_to_input
 from nas.errors import TerminatedError, UserError
@@ -37,6 +40,20 @@ GRACE = float(os.environ.get("HOURGLASS_GRACE", "20"))
 RESTARTS = 5
 """How often a worker that dies before it has trained for an epoch is replaced; after that something is wrong with the
 machine, not with a trial."""
+
+SAMPLED = 1000
+"""Networks whose blocks are counted before any worker starts, so that none counts them while all others wait."""
+
+NEEDED = (
+    "alembic.command",
+    "sqlalchemy.dialects.postgresql",
+    "sqlalchemy.dialects.sqlite",
+    "sqlalchemy.orm",
+    "sympy",
+    "torch._dynamo",
+    "torch.fx.experimental.symbolic_shapes",
+)
+"""What a worker's first trial imports: seconds of each start."""
 
 TIDY = 10.0
 """Seconds that a database which is away is waited for at the end of a search that is broken off."""
@@ -96,6 +113,36 @@ def devices_for(device: str, workers: int) -> list[str]:
     return [device] * workers
 
 
+def context_for(devices: Sequence[str]) -> ForkServerContext | SpawnContext:
+    """How workers on these devices are started.
+
+    On Linux CPUs they are forked from a server that imports what they need, from now on, beside this process. CUDA
+    does not outlive a fork once anything has asked for it, so there they start anew.
+    """
+    if sys.platform != "linux" or set(devices) != {"cpu"}:
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__, *NEEDED])
+    with _signals_held():
+        forkserver.ensure_running()
+    return context
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let processes inherit that Ctrl-C and SIGTERM are blocked.
+
+    Ctrl-C is the coordinator's alone, where it only waits for this. A SIGTERM waits until a worker can note it, and
+    never ends the server that forks them.
+    """
+    resource_tracker.ensure_running()  # starting it with the first process would lift the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def search(
     experiment: Experiment,
     total: int,
@@ -117,7 +164,7 @@ def search(
         KeyboardInterrupt: after the workers were ended and their trials handed back.
         TerminatedError: after a SIGTERM: the workers have saved their trials as they were, and handed them back.
     """
-    context = get_context("spawn")
+    context = context_for(devices)
     progress = Progress([WorkerView(i, device) for i, device in enumerate(devices)])
     processes: dict[int, tuple[BaseProcess, Connection]] = {}
     restarts = [0] * len(devices)
@@ -128,17 +175,12 @@ def search(
     def start(index: int) -> None:
         mine, theirs = context.Pipe(duplex=False)
         process = context.Process(
-            target=_work, args=(experiment, total, devices[index], theirs), daemon=True, name=f"worker-{index}"
+            target=_work, args=(experiment, total, devices[index], known, theirs), daemon=True, name=f"worker-{index}"
         )
-        # The worker inherits what is blocked: Ctrl-C is the coordinator's alone, where it only waits for this.
-        resource_tracker.ensure_running()  # starting it with the first process would lift the block
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _signals_held():
             process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            processes[index] = (process, mine)
         theirs.close()
-        processes[index] = (process, mine)
 
     def pass_on(*_: object) -> None:
         nonlocal deadline
@@ -148,6 +190,9 @@ def search(
 
     before_us = signal.signal(signal.SIGTERM, pass_on)
     try:
+        show(progress)
+        experiment.sample(SAMPLED)
+        known = counted()
         for index in range(len(devices)):
             start(index)
         while processes:
@@ -242,15 +287,15 @@ def _tidy(experiment: Experiment, patience: float | None = None) -> None:
     patiently(masked(experiment.url), tidy, patience)
 
 
-def _work(experiment: Experiment, total: int, device: str, say: Connection) -> None:
+def _work(experiment: Experiment, total: int, device: str, known: Mapping[Shape, Cost], say: Connection) -> None:
     """A worker's life. Its parent's death ends it; its own death loses at most the epoch that it was in."""
     with noting_sigterm() as asked_to_stop:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        take_over(known)
         _live(experiment, total, device, say, asked_to_stop)
 
 
 def _live(experiment: Experiment, total: int, device: str, say: Connection, asked_to_stop: Callable[[], bool]) -> None:
-    parent = os.getppid()
-
     def tell(kind: str, content: object) -> None:
         try:
             say.send((kind, content))
@@ -266,13 +311,12 @@ def _live(experiment: Experiment, total: int, device: str, say: Connection, aske
         size = experiment.config.data.input_size
         people = fit_to_input(experiment.load_people("train", device), size)
         held_out = fit_to_input(experiment.load_people("holdout", device), size)
-        experiment.sample()
         url = masked(experiment.url)
         study = patiently(url, lambda: experiment.open_study(experiment.sampler()))
         lease = lease_of(study, device)
         patiently(url, lease.start)
         while True:
-            if os.getppid() != parent:
+            if _orphaned():
                 os._exit(1)
             if asked_to_stop():
                 lease.end()
@@ -287,7 +331,7 @@ def _live(experiment: Experiment, total: int, device: str, say: Connection, aske
             frozen = patiently(url, partial(study._storage.get_trial, trial._trial_id))
             tell("training", (trial.number, experiment.title_of(frozen)))
             schedule = experiment.schedule_of(frozen)
-            clock = _StepClock(schedule.steps, schedule.batch, parent, tell)
+            clock = _StepClock(schedule.steps, schedule.batch, tell)
             outcome = run_trial(study, trial, experiment, people, held_out, clock, lease, asked_to_stop)
             tell("ended", (outcome.number, outcome.pckh, outcome.reason, outcome.images, outcome.seconds))
         lease.end()
@@ -300,18 +344,24 @@ def _live(experiment: Experiment, total: int, device: str, say: Connection, aske
         os._exit(70)
 
 
+def _orphaned() -> bool:
+    """Whether the coordinator is gone: the parent of this process need not be it."""
+    coordinator = parent_process()
+    return coordinator is not None and not coordinator.is_alive()
+
+
 class _StepClock:
     """Called after each step: reports now and then, and ends the process when its coordinator is gone."""
 
-    def __init__(self, steps: int, batch: int, parent: int, tell: Callable[[str, object], None]) -> None:
-        self.steps, self.batch, self.parent, self.tell = steps, batch, parent, tell
+    def __init__(self, steps: int, batch: int, tell: Callable[[str, object], None]) -> None:
+        self.steps, self.batch, self.tell = steps, batch, tell
         self.last, self.last_step = time.monotonic(), 0
 
     def __call__(self, step: int) -> None:
         now = time.monotonic()
         if now - self.last < 0.5:
             return
-        if os.getppid() != self.parent:
+        if _orphaned():
             os._exit(1)
         rate = (step - self.last_step) * self.batch / (now - self.last)
         self.last, self.last_step = now, step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -31,7 +32,7 @@ from nas.training.rivals import (
 EVALUATED = 3000
 """People whose evaluation is compared with a short trial."""
 
-_LATER = 3  # trials begun after the first
+_LATER = 3  # trials begun after the first; fewer where they are slow
 _AHEAD = 2  # batches that each worker of a DataLoader makes in advance
 
 
@@ -201,14 +202,17 @@ def beginning_steps(device: str) -> int:
     return 2 if device == "cpu" else 8
 
 
-def _beginnings(task: Task) -> tuple[float, Spread]:
+def _beginnings(task: Task, seconds: float) -> tuple[float, Spread]:
     """Seconds that the first trial of a process needs until it runs, and those of the later ones."""
     steps = beginning_steps(task.device)
     apart = Apart(partial(Beginning, task), torch.get_num_threads())
     try:
         apart.settle()
         first = apart.seconds(steps)
-        return first, Spread.of([apart.seconds(steps) for _ in range(_LATER)])
+        began, later = time.monotonic(), [apart.seconds(steps)]
+        while len(later) < _LATER and time.monotonic() - began < seconds:
+            later.append(apart.seconds(steps))
+        return first, Spread.of(later)
     finally:
         apart.close()
 
@@ -261,7 +265,7 @@ def measure(
     images = middles(task.people, one, task.input_size)
     moved = batch * convolution_bytes(network.to(device), images, training_dtype(device))
     try:
-        first, later = _beginnings(task)
+        first, later = _beginnings(task, seconds)
         with ExitStack() as stack:
             apart: list[Apart | SideBySide] = []
             if on_cpu:

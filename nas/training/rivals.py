@@ -298,7 +298,7 @@ class Beginning:
     def seconds(self, steps: int) -> float:
         """Begin a trial and do so many steps, at least 2; how long that took, without the steps at their last pace."""
         task = self._task
-        architecture = task.architecture.scaled(1 + self._begun / 4)
+        architecture = task.architecture.scaled(1 + self._begun / 8)
         self._begun += 1
         ends: list[float] = []
 

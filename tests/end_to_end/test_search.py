@@ -213,9 +213,9 @@ def test_a_terminal_shows_it_live(place: Workplace) -> None:
 
 
 def _imports_torch(pid: int) -> bool:
-    """Whether a worker has come as far as to load PyTorch; a child of the command's own imports is no worker."""
+    """Whether what forks the workers has come as far as to load PyTorch; other children have no part in that."""
     try:
-        worker = b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        worker = b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()
         return worker and "libtorch" in Path(f"/proc/{pid}/maps").read_text()
     except OSError:
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import threading
 import time
@@ -15,13 +16,14 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 from postgres import Server
 
-from nas.architecture.cost import block_cost
+from nas.architecture import cost
 from nas.data.batches import fit_to_input
 from nas.study import objective
 from nas.study.config import StudyConfig
 from nas.study.experiment import prepare
 from nas.study.objective import run_trial
 from nas.study.storage import claim, create_study, default_url, engine_of, exclusive, lease_of, open_storage
+from nas.study.workers import SAMPLED
 from nas.training.loop import Trained, train
 
 CHOICES = {"width": IntDistribution(4, 64)}
@@ -95,13 +97,20 @@ def test_where_nothing_is_left_the_lock_is_not_waited_for(
     engine_of(study._storage).dispose()
 
 
-def test_blocks_are_counted_before_a_proposal_holds_the_lock(config: StudyConfig, tmp_path: Path) -> None:
+def test_workers_know_what_blocks_cost_before_a_proposal_holds_the_lock(
+    config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     experiment = prepare(config, tmp_path / "runs")
-    block_cost.cache_clear()
-    experiment.sample()
-    counted = block_cost.cache_info().misses
+    monkeypatch.setattr(cost, "_counted", {})
+    experiment.sample(SAMPLED)
+    known = pickle.loads(pickle.dumps(cost.counted()))
+    monkeypatch.setattr(cost, "_counted", {})
     rng = random.Random(1)
+    candidate = experiment.problem.candidate(experiment.space.random(rng))
+    counted = experiment.cost(candidate)
+    monkeypatch.setattr(cost, "_counted", {})
+    monkeypatch.delattr(cost, "_count")  # who counts now fails
+    cost.take_over(known)
+    assert experiment.cost(candidate) == counted
     for _ in range(100):
         experiment.cost(experiment.problem.candidate(experiment.space.random(rng)))
-    assert counted > 0
-    assert block_cost.cache_info().misses == counted
