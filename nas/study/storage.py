@@ -40,6 +40,7 @@ from nas.study.patience import patiently
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
+logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # of connections that a stopped server has ended
 
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"pckh": "maximize", "params": "minimize", "madds": "minimize"}
 METRIC_NAMES = {"pckh": "PCKh", "params": "params", "madds": "MAdds"}
@@ -132,6 +133,7 @@ def open_storage(url: str) -> RDBStorage:
                 create_table(storage.engine)
             engine.dispose()
             _fence(storage.engine)
+            _bound(storage.engine)
     except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, OSError, RuntimeError) as error:
         cause = error.__cause__ or error
         first = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
@@ -177,6 +179,7 @@ def lease_of(study: Study, device: str, **seconds: float) -> Lease:
     else:
         # A connection for each sign of life: a server has a hundred for all workers.
         engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args=_waits(url))
+        _bound(engine)
     me = Owner.me()
     return Lease(engine, study.study_name, me.host, me.pid, me.born, device, **seconds)
 
@@ -277,6 +280,23 @@ def _fence(engine: sqlalchemy.Engine) -> None:
             except SQLAlchemyError as error:
                 cause = ConnectionError("the lock ended with its connection")
                 raise OperationalError("SELECT 1", {}, cause) from error
+
+
+def _bound(engine: sqlalchemy.Engine) -> None:
+    """Let the server end transactions in which nothing happens.
+
+    Who is stopped (SIGSTOP) or cut off in the middle of one would keep its rows from all others. It finds its
+    connection lost, and does it again if it may.
+    """
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"SET idle_in_transaction_session_timeout = {round(1000 * LEASE)}")
+        cursor.close()
+        connection.commit()
+
+    engine.dispose()
 
 
 @contextmanager

@@ -596,22 +596,59 @@ def _there(url: str) -> Study | None:
 
 
 @pytest.mark.slow
-def test_who_is_frozen_inside_the_lock_does_not_hold_it(server: Server, processes: Start) -> None:
+def test_who_is_frozen_inside_the_lock_does_not_hold_it(
+    server: Server, processes: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = server.new_database()
     study = create_study(open_storage(url), "tiny", OBJECTIVES)
     script = START.replace("from nas.study.storage import", "from nas.study.storage import exclusive,") + (
         "\nwith exclusive(study._storage):\n    print('inside', flush=True)\n    time.sleep(600)\n"
     )
-    os.environ["HOURGLASS_LEASE"] = "1"
-    try:
-        (worker,) = processes(script, url, 1, 10, 1)
-    finally:
-        del os.environ["HOURGLASS_LEASE"]
+    monkeypatch.setenv("HOURGLASS_LEASE", "1")
+    (worker,) = processes(script, url, 1, 10, 1)
     assert line_of(worker) == "inside"
     worker.send_signal(signal.SIGSTOP)
     began = time.monotonic()
     with exclusive(study._storage):
         assert time.monotonic() - began < 10
+
+
+WRITE = (
+    START
+    + """
+from sqlalchemy import text
+from nas.study.storage import engine_of
+
+trial = claim(study, 10, choices, lease)
+def write():
+    with engine_of(study._storage).begin() as connection:
+        connection.execute(text("UPDATE trials SET datetime_start = now()"))
+        print(trial.number, flush=True)
+        sys.stdin.readline()  # frozen and let go meanwhile, once
+patiently(masked(url), write)
+tell(trial, [99, 1, 1])
+"""
+)
+
+
+@pytest.mark.slow
+def test_who_is_frozen_while_it_writes_keeps_no_row_from_others(
+    server: Server, processes: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server.new_database()
+    study = create_study(open_storage(url), "tiny", OBJECTIVES)
+    monkeypatch.setenv("HOURGLASS_LEASE", "1")
+    (worker,) = processes(WRITE, url, 1, 10, 1)
+    assert line_of(worker) == "0"
+    worker.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    assert until(lambda: hand_back_orphans(study)) == [0]
+    assert time.monotonic() - began < 10
+    worker.send_signal(signal.SIGCONT)
+    assert worker.stdin is not None
+    worker.stdin.write("\n\n")
+    worker.stdin.flush()
+    assert [line_of(worker), line_of(worker)] == ["0", "dropped 0"]
 
 
 # Patience
