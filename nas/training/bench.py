@@ -232,8 +232,8 @@ def measure(
 
     In turns, on one and the same device: the bare step; the bare step in plain PyTorch; full training; the plain loop,
     with ``cores`` DataLoader workers; evaluation. On a CPU, full training also runs in ``cores`` processes of one
-    thread each, as a search uses the cores, and the plain loop with one thread and with ``cores``: of the two, the
-    faster one counts.
+    thread each, as a search uses the cores, if memory is enough for them, and the plain loop with one thread and with
+    ``cores``: of the two, the faster one counts.
 
     Args:
         name: of the network, for the record.
@@ -253,13 +253,11 @@ def measure(
     case = partial(Case, name, task.input_size, width_scale, batch, cost.params, cost.madds, trial_images=trial_images)
     nothing = case(rates={}, ratios={}, floor=None, first=None, later=None)
     on_cpu = device.type == "cpu"
-    # At once in memory: full training in every process, or one alone and what the others keep.
-    together = cores if on_cpu else 1
-    need = together * footprint(
-        network, task.losses, task.schedule, task.input_size, joints, training_dtype(device)
-    ).peak(batch)
-    if need > free_memory(device):
-        return replace(nothing, skipped=f"needs about {need / 1e9:.1f} GB, {free_memory(device) / 1e9:.1f} GB are free")
+    need = footprint(network, task.losses, task.schedule, task.input_size, joints, training_dtype(device)).peak(batch)
+    free = free_memory(device)
+    if need > free:
+        return replace(nothing, skipped=f"needs about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+    on_all_cores = on_cpu and cores * need <= free
 
     one = torch.zeros(1, dtype=torch.long, device=device)
     images = middles(task.people, one, task.input_size)
@@ -268,7 +266,7 @@ def measure(
         first, later = _beginnings(task, seconds)
         with ExitStack() as stack:
             apart: list[Apart | SideBySide] = []
-            if on_cpu:
+            if on_all_cores:
                 apart.append(SideBySide(partial(FullTraining, task), cores))
             loops = sorted({1, cores}) if on_cpu else [cores]
             apart += [Apart(partial(PlainLoop, task, cores), threads) for threads in loops]
@@ -288,7 +286,7 @@ def measure(
                 "plain step": Turn(here(lambda: BareStep(task, plain=True)), batch, warm),
                 "full": Turn(here(lambda: FullTraining(task)), batch, warm),
             }
-            if on_cpu:
+            if on_all_cores:
                 turns["full on all cores"] = Turn(apart[0], batch, cores, cores)
             for threads, loop in zip(loops, apart[-len(loops) :], strict=True):
                 turns[plain_loop(threads)] = Turn(loop, batch, _AHEAD * cores, cores)
