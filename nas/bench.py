@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ from nas.study.experiment import record
 from nas.study.files import ROOT
 from nas.study.published import named
 from nas.training.bench import EVALUATED, Case, measure
+from nas.training.checkpoint import write_atomically
 from nas.training.devices import device_named
 from nas.training.floor import Rates, measure_rates
 from nas.training.goals import Goal, goals
@@ -75,37 +77,39 @@ def main(
     torch.set_num_threads(threads)
     cores = default_workers()
     rates = measure_rates(torch.device(place))
+    about = record()
+    where = torch.cuda.get_device_name() if place == "cuda" else "cpu"
+    files = [out] if out is not None else []
+    if keep:
+        files.append(_free(ROOT / "studies" / "records", str(about["device"]) if where == "cpu" else where))
+    settings = {"device": where, "threads": threads, "cores": cores, "seconds": seconds, "rounds": rounds}
     cases: list[Case] = []
     shared: list[_Shared] = []
+    found: list[Goal] = []
+    text = ""
     total = len(chosen) * len(sides) * len(counts)
     with tempfile.TemporaryDirectory(prefix="nas-bench-") as folder, progress("measuring", total) as advance:
         for name, scale, task, images in _tasks(Path(folder), chosen, sides, counts, place, cores):
             if workers:
-                tried = [count for count in COUNTS if place != "cpu" or count <= cores]
+                tried = [number for number in COUNTS if place != "cpu" or number <= cores]
                 sharing = measure_sharing(task, images, counts=tried, seconds=seconds, rounds=rounds)
                 shared.append(_Shared(name, task.input_size, task.schedule.batch, sharing))
             else:
                 cases.append(measure(name, task, scale, rates, images, seconds=seconds, rounds=rounds, cores=cores))
+                found += goals(cases[-1], where, cores)
+            content = {
+                "date": date.today().isoformat(),
+                "record": dict(about),
+                **settings,
+                "rates": asdict(rates),
+                "cases": [case.to_dict() for case in cases],
+                "goals": [asdict(goal) for goal in found],
+                "sharing": [asdict(each) for each in shared],
+            }
+            text = json.dumps(content, indent=1, ensure_ascii=False)
+            for file in files:  # each time: a large network takes long, and what was measured stays measured
+                write_atomically(file, f"{text}\n".encode())
             advance(len(cases) + len(shared))
-    about = record()
-    where = torch.cuda.get_device_name() if place == "cuda" else "cpu"
-    found = [goal for case in cases for goal in goals(case, where, cores)]
-    settings = {"device": where, "threads": threads, "cores": cores, "seconds": seconds, "rounds": rounds}
-    content = {
-        "date": date.today().isoformat(),
-        "record": dict(about),
-        **settings,
-        "rates": asdict(rates),
-        "cases": [case.to_dict() for case in cases],
-        "goals": [asdict(goal) for goal in found],
-        "sharing": [asdict(each) for each in shared],
-    }
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    files = [out] if out is not None else []
-    if keep:
-        files.append(ROOT / "studies" / "records" / _file_name(str(about["device"]) if where == "cpu" else where))
-    for file in files:
-        file.write_text(text + "\n", encoding="utf-8")
     if as_json:
         print(text)
     else:
@@ -166,9 +170,12 @@ def _numbers(text: str, flag: str, multiple: int) -> list[int]:
     return values
 
 
-def _file_name(device: str) -> str:
+def _free(folder: Path, device: str) -> Path:
+    """A record's file, by device and date; a second one of a day has a number."""
     plain = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-    return f"bench-{plain}-{date.today().isoformat()}.json"
+    name = f"bench-{plain}-{date.today().isoformat()}"
+    there = (folder / f"{name}{f'-{number}' if number > 1 else ''}.json" for number in count(1))
+    return next(file for file in there if not file.exists())
 
 
 def _title(case: Case) -> str:

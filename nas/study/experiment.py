@@ -421,6 +421,16 @@ def finished_of(study: Study) -> list[Finished]:
     ]
 
 
+def _processor() -> str:
+    """The CPU's name; its architecture where the system does not tell."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def record() -> Mapping[str, Any]:
     """What is needed to know how a result came about: commit, versions, machine."""
     packages = {}
@@ -429,7 +439,7 @@ def record() -> Mapping[str, Any]:
             packages[name] = version(name)
         except PackageNotFoundError:
             packages[name] = "absent"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     return {"commit": _commit(), "packages": packages, "python": platform.python_version(), "device": device}
 
 

@@ -214,27 +214,37 @@ _held = threading.local()
 """The connection over which this thread holds the lock."""
 
 
+WAITING = 16
+"""Workers that wait for the lock over a connection of their own, at most; a server has a hundred for all."""
+
+
 def _lock_over(engine: sqlalchemy.Engine, key: int) -> sqlalchemy.Connection:
     """Wait for an advisory lock; gives the connection that holds it.
 
-    Who waits asks again and again and has no connection in between: where hundreds wait, who has the lock must find one
-    to work over. The server could make them wait, but each over a connection. The longer the queue, the longer each
-    waits and the less often it asks, so that the asking, a new connection each time, stays bounded.
+    The server lets waiting ones in first come, first served. So that who has the lock finds a connection to work over
+    where hundreds wait, only so many wait in line, each with a place of its own (an advisory lock as well); the others
+    ask for a place now and then, without a connection in between.
     """
-    began = time.monotonic()
+    place = text(
+        "SELECT place FROM generate_series(1, :places) AS place WHERE pg_try_advisory_lock(:line, place) LIMIT 1"
+    )
     while True:
         engine.dispose()
         connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
-            if connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
+            # Who is stopped (SIGSTOP) with the lock in hand would stop all others: the server (14 on) ends its session.
+            if (connection.dialect.server_version_info or (0,)) >= (14,):
+                connection.execute(text(f"SET idle_session_timeout = {round(1000 * LEASE)}"))
+            if connection.execute(place, {"places": WAITING, "line": key - 2**31}).scalar() is not None:
+                connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
                 return connection
         except BaseException:
+            connection.invalidate()  # what it holds ends with it
             connection.close()
             raise
         connection.close()
         engine.dispose()
-        pause = min(5.0, max(0.02, 0.1 * (time.monotonic() - began)))
-        time.sleep(pause * _uneven.uniform(0.5, 1.0))
+        time.sleep(_uneven.uniform(1.0, 3.0))
 
 
 _uneven = random.Random()
@@ -244,21 +254,14 @@ _uneven = random.Random()
 def _server_lock(engine: sqlalchemy.Engine) -> Iterator[None]:
     key = zlib.crc32(f"hourglass-nas {engine.url.database}".encode())
     with _lock_over(engine, key) as connection:
-        # Who is stopped (SIGSTOP) while it holds the lock would stop everybody: the server ends its session. Since 14.
-        version = connection.dialect.server_version_info or (0,)
-        timed = version >= (14,)
-        if timed:
-            set_timeout = text("SELECT set_config('idle_session_timeout', :idle, false)")
-            connection.execute(set_timeout, {"idle": str(round(1000 * LEASE))})
         _held.connection = connection
         try:
             yield
         finally:
             _held.connection = None
             try:
-                connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
-                if timed:
-                    connection.execute(set_timeout, {"idle": "0"})
+                connection.execute(text("SELECT pg_advisory_unlock_all()"))
+                connection.execute(text("RESET idle_session_timeout"))
             except SQLAlchemyError:
                 connection.invalidate()  # the lock ended with its session; what was done inside stays done
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import random
 import threading
@@ -22,7 +23,18 @@ from nas.study import objective
 from nas.study.config import StudyConfig
 from nas.study.experiment import prepare
 from nas.study.objective import run_trial
-from nas.study.storage import claim, create_study, default_url, engine_of, exclusive, lease_of, open_storage
+from nas.study.patience import patiently
+from nas.study.storage import (
+    claim,
+    create_study,
+    database_of,
+    default_url,
+    engine_of,
+    exclusive,
+    lease_of,
+    open_storage,
+    rest,
+)
 from nas.study.workers import SAMPLED
 from nas.training.loop import Trained, train
 
@@ -69,6 +81,55 @@ def test_a_worker_holds_no_connection_while_it_trains(
     lease.end()
     for engine in (outside, engine_of(study._storage)):
         engine.dispose()
+
+
+def test_who_waits_for_the_lock_is_let_in_first_come_first_served(server: Server) -> None:
+    storage = open_storage(server.new_database())
+    let_in: list[int] = []
+
+    def wait(number: int) -> None:
+        with exclusive(storages[number]):
+            let_in.append(number)
+
+    storages = [open_storage(str(engine_of(storage).url)) for _ in range(5)]
+    waiting = [threading.Thread(target=wait, args=(number,)) for number in range(5)]
+    with exclusive(storage):
+        for thread in waiting:
+            thread.start()
+            time.sleep(0.5)
+        assert let_in == []
+    for thread in waiting:
+        thread.join(timeout=30)
+    assert let_in == [0, 1, 2, 3, 4]
+    for each in (storage, *storages):
+        engine_of(each).dispose()
+
+
+@pytest.mark.slow
+def test_more_may_wait_for_the_lock_than_the_server_has_connections() -> None:
+    with contextlib.closing(Server(max_connections=30)) as server:
+        url = server.new_database()
+        storages = [open_storage(url) for _ in range(50)]
+        let_in: list[int] = []
+
+        def once(number: int) -> None:
+            with exclusive(storages[number]):
+                database_of(storages[number]).get_all_studies()  # over another connection
+                let_in.append(number)
+
+        def work(number: int) -> None:
+            for _ in range(2):
+                patiently(url, lambda: once(number))
+                rest(storages[number])
+
+        working = [threading.Thread(target=work, args=(number,)) for number in range(50)]
+        for thread in working:
+            thread.start()
+        for thread in working:
+            thread.join(timeout=120)
+        assert sorted(let_in) == sorted([*range(50)] * 2)
+        for each in storages:
+            engine_of(each).dispose()
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
