@@ -8,20 +8,24 @@ Exits with 1 if any run lost anything.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import optuna
 import psutil
+import sqlalchemy
 import torch
 import typer
 from optuna.trial import FrozenTrial, TrialState
@@ -163,6 +167,9 @@ class Run:
             return False
         trial, worker = self.rng.choice(there)
         worker.send_signal(signal.SIGSTOP)
+        if self.server is None and not self.writable():  # no server can take SQLite's lock from who is frozen inside it
+            worker.send_signal(signal.SIGCONT)
+            return False
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.2)
@@ -172,6 +179,20 @@ class Run:
         if worker.is_running():
             worker.send_signal(signal.SIGCONT)
         return True
+
+    def writable(self, seconds: float = 3) -> bool:
+        """Whether the SQLite file and its lock can be had: others keep them for moments only."""
+        file = str(sqlalchemy.make_url(self.url).database)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                with open(f"{file}.lock", "ab") as lock, closing(sqlite3.connect(file, timeout=0.1)) as database:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    database.execute("BEGIN IMMEDIATE")
+                    return True
+            except (BlockingIOError, sqlite3.OperationalError):
+                time.sleep(0.01)
+        return False
 
     def stop(self, how: str) -> None:
         """Stop the database and start it again."""
