@@ -288,7 +288,7 @@ def _tidy(experiment: Experiment, patience: float | None = None) -> None:
 
 
 def _work(experiment: Experiment, total: int, device: str, known: Mapping[Shape, Cost], say: Connection) -> None:
-    """A worker's life. Its parent's death ends it; its own death loses at most the epoch that it was in."""
+    """A worker's life. Its coordinator's death ends it; its own death loses at most the epoch that it was in."""
     with noting_sigterm() as asked_to_stop:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         take_over(known)

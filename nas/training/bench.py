@@ -32,7 +32,7 @@ from nas.training.rivals import (
 EVALUATED = 3000
 """People whose evaluation is compared with a short trial."""
 
-_LATER = 3  # trials begun after the first; fewer where they are slow
+_LATER, _LONG = 3, 10.0  # trials begun after the first; no further one after so many seconds
 _AHEAD = 2  # batches that each worker of a DataLoader makes in advance
 
 
@@ -202,7 +202,7 @@ def beginning_steps(device: str) -> int:
     return 2 if device == "cpu" else 8
 
 
-def _beginnings(task: Task, seconds: float) -> tuple[float, Spread]:
+def _beginnings(task: Task) -> tuple[float, Spread]:
     """Seconds that the first trial of a process needs until it runs, and those of the later ones."""
     steps = beginning_steps(task.device)
     apart = Apart(partial(Beginning, task), torch.get_num_threads())
@@ -210,7 +210,7 @@ def _beginnings(task: Task, seconds: float) -> tuple[float, Spread]:
         apart.settle()
         first = apart.seconds(steps)
         began, later = time.monotonic(), [apart.seconds(steps)]
-        while len(later) < _LATER and time.monotonic() - began < seconds:
+        while len(later) < _LATER and time.monotonic() - began < _LONG:
             later.append(apart.seconds(steps))
         return first, Spread.of(later)
     finally:
@@ -263,7 +263,7 @@ def measure(
     images = middles(task.people, one, task.input_size)
     moved = batch * convolution_bytes(network.to(device), images, training_dtype(device))
     try:
-        first, later = _beginnings(task, seconds)
+        first, later = _beginnings(task)
         with ExitStack() as stack:
             apart: list[Apart | SideBySide] = []
             if on_all_cores:
