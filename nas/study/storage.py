@@ -37,6 +37,7 @@ from sqlalchemy.pool import NullPool
 from nas.errors import UserError
 from nas.study.leases import FORGET, LEASE, Lease, create_table, forget, signs_of_life
 from nas.study.patience import patiently
+from nas.study.remembering import RememberingStorage
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -331,9 +332,16 @@ def database_of(storage: BaseStorage) -> RDBStorage:
 
 
 def create_study(storage: RDBStorage, name: str, objectives: Sequence[str], sampler: Any = None) -> Study:
-    """Create a study with named objectives, or load the one of that name."""
+    """Create a study with named objectives, or load the one of that name.
+
+    Args:
+        storage: the database.
+        name: of the study.
+        objectives: keys of :data:`DIRECTIONS`.
+        sampler: of a worker, who lists the trials often: its lists are a :class:`RememberingStorage`'s.
+    """
     study = optuna.create_study(
-        storage=storage,
+        storage=storage if sampler is None else RememberingStorage(storage),
         study_name=name,
         directions=[DIRECTIONS[o] for o in objectives],
         load_if_exists=True,
@@ -470,6 +478,7 @@ def hand_back_orphans(study: Study, ended_by_us: bool = False) -> list[int]:
 
 def hand_back(study: Study, trial: FrozenTrial, ended_by_us: bool = False) -> None:
     """End a running trial unfinished and queue its parameters for whoever asks next."""
+    trial = study._storage.get_trial(trial._trial_id)  # as it is now: lists may tell what it was when it was claimed
     attempt = attempt_of(trial) - ended_by_us
     storage = study._storage
     if attempt >= ATTEMPTS:
