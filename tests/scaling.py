@@ -42,7 +42,7 @@ from nas.study import objective, storage
 from nas.study.config import StudyConfig
 from nas.study.experiment import Experiment, prepare
 from nas.study.patience import patiently
-from nas.study.storage import claim, count, engine_of, lease_of, masked
+from nas.study.storage import claim, count, engine_of, lease_of, masked, rest, until_next_look
 from nas.study.workers import SAMPLED, context_for
 from nas.training.loop import Epoch, Trained
 
@@ -150,18 +150,19 @@ def _process(
         study = patiently(url, lambda: experiment.open_study(sampler))
         lease = lease_of(study, "cpu")
         patiently(url, lease.start)
-        first = last = time.time()
+        first = last = idle = time.time()
         while True:
             began = time.perf_counter()
             trial = claim(study, total, experiment.space.choices, lease)
             if trial is None:
                 if patiently(url, lambda: count(study)).done >= total:
                     break
-                time.sleep(1)
+                rest(study._storage)
+                time.sleep(until_next_look(time.time() - idle))
                 continue
             times.claiming.append(time.perf_counter() - began)
             objective.run_trial(study, trial, experiment, people, people, lease=lease)
-            last = time.time()
+            last = idle = time.time()
             times.told.append(last)
         times.working.append(last - first)
         lease.end()

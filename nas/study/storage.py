@@ -245,7 +245,7 @@ def _lock_over(engine: sqlalchemy.Engine, key: int) -> sqlalchemy.Connection:
             raise
         connection.close()
         engine.dispose()
-        time.sleep(_uneven.uniform(1.0, 3.0))
+        time.sleep(_uneven.uniform(2.0, 6.0))
 
 
 _uneven = random.Random()
@@ -445,7 +445,10 @@ kills its worker must not do so for ever."""
 
 def orphans(study: Study) -> list[FrozenTrial]:
     """The trials that are left running: their process is gone, or their worker has given no sign of life for long."""
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return _orphans(study, study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+
+def _orphans(study: Study, running: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     signs = signs_of_life(engine_of(study._storage), study.study_name) if running else {}
 
     def left(owner: Owner | None) -> bool:
@@ -554,13 +557,26 @@ class Counts:
 
 def count(study: Study) -> Counts:
     """Count a study's trials."""
-    states = [trial.state for trial in study.get_trials(deepcopy=False)]
+    return _counts(study.get_trials(deepcopy=False))
+
+
+def _counts(trials: Sequence[FrozenTrial]) -> Counts:
+    states = [trial.state for trial in trials]
     return Counts(
         complete=states.count(TrialState.COMPLETE),
         pruned=states.count(TrialState.PRUNED),
         running=states.count(TrialState.RUNNING),
         waiting=states.count(TrialState.WAITING),
     )
+
+
+def until_next_look(waited: float) -> float:
+    """Seconds after which a worker that has found no trial to begin for so long asks again.
+
+    At most a tenth longer than it waits anyhow, so that the hundreds who are done do not keep the last ones from the
+    database.
+    """
+    return min(10.0, max(1.0, waited / 10))
 
 
 def claim(
@@ -611,11 +627,12 @@ def _claim(
 
 def _something_left(study: Study, total: int, me: Owner) -> bool:
     """Whether it is worth waiting for the lock: at the end of a study many workers ask, again and again."""
-    counts = count(study)
+    trials = study.get_trials(deepcopy=False)
+    counts = _counts(trials)
     if counts.done + counts.running < total:
         return True
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return any(Owner.of(trial) == me for trial in running) or bool(orphans(study))
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    return any(Owner.of(trial) == me for trial in running) or bool(_orphans(study, running))
 
 
 def still_ours(study: Study, trial: optuna.Trial, owner: Owner | None) -> bool:

@@ -32,7 +32,17 @@ from nas.study.experiment import Experiment, database_file
 from nas.study.objective import run_trial
 from nas.study.patience import patiently
 from nas.study.samplers import NoCandidateLeftError
-from nas.study.storage import claim, count, exclusive, forget_the_dead, hand_back_orphans, lease_of, masked
+from nas.study.storage import (
+    claim,
+    count,
+    exclusive,
+    forget_the_dead,
+    hand_back_orphans,
+    lease_of,
+    masked,
+    rest,
+    until_next_look,
+)
 
 GRACE = float(os.environ.get("HOURGLASS_GRACE", "20"))
 """Seconds that workers have to hand their trials back after a SIGTERM; schedulers kill after 30 or more."""
@@ -315,19 +325,27 @@ def _live(experiment: Experiment, total: int, device: str, say: Connection, aske
         study = patiently(url, lambda: experiment.open_study(experiment.sampler()))
         lease = lease_of(study, device)
         patiently(url, lease.start)
+        waiting_since = next_look = 0.0
         while True:
             if _orphaned():
                 os._exit(1)
             if asked_to_stop():
                 lease.end()
                 os._exit(TERMINATED)
+            if (early := next_look - time.monotonic()) > 0:
+                time.sleep(min(1.0, early))
+                continue
             trial = claim(study, total, experiment.space.choices, lease)
             if trial is None:
                 if patiently(url, lambda: count(study)).done >= total:
                     break
+                rest(study._storage)
                 tell("waiting", None)
-                time.sleep(1)
+                now = time.monotonic()
+                waiting_since = waiting_since or now
+                next_look = now + until_next_look(now - waiting_since)
                 continue
+            waiting_since = 0.0
             frozen = patiently(url, partial(study._storage.get_trial, trial._trial_id))
             tell("training", (trial.number, experiment.title_of(frozen)))
             schedule = experiment.schedule_of(frozen)
