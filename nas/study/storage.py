@@ -215,20 +215,22 @@ _held = threading.local()
 """The connection over which this thread holds the lock."""
 
 
-WAITING = 16
-"""Workers that wait for the lock over a connection of their own, at most; a server has a hundred for all."""
+PLACES = """
+SELECT place
+FROM generate_series(1, greatest(16, (current_setting('max_connections')::int - 40) / 4)) AS place
+WHERE pg_try_advisory_lock(:line, place)
+LIMIT 1
+"""
+"""Takes a place in line. A server that has the usual hundred connections for all has 16, one that has more has more."""
 
 
-def _lock_over(engine: sqlalchemy.Engine, key: int) -> sqlalchemy.Connection:
-    """Wait for an advisory lock; gives the connection that holds it.
+def _lock_over(engine: sqlalchemy.Engine, keys: Sequence[int]) -> sqlalchemy.Connection:
+    """Wait for advisory locks, one after the other; gives the connection that holds them.
 
     The server lets waiting ones in first come, first served. So that who has the lock finds a connection to work over
-    where hundreds wait, only so many wait in line, each with a place of its own (an advisory lock as well); the others
-    ask for a place now and then, without a connection in between.
+    where hundreds wait, only so many wait in line for the first one, each with a place of its own (an advisory lock as
+    well); the others ask for a place now and then, without a connection in between.
     """
-    place = text(
-        "SELECT place FROM generate_series(1, :places) AS place WHERE pg_try_advisory_lock(:line, place) LIMIT 1"
-    )
     while True:
         engine.dispose()
         connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
@@ -236,8 +238,9 @@ def _lock_over(engine: sqlalchemy.Engine, key: int) -> sqlalchemy.Connection:
             # Who is stopped (SIGSTOP) with the lock in hand would stop all others: the server (14 on) ends its session.
             if (connection.dialect.server_version_info or (0,)) >= (14,):
                 connection.execute(text(f"SET idle_session_timeout = {round(1000 * LEASE)}"))
-            if connection.execute(place, {"places": WAITING, "line": key - 2**31}).scalar() is not None:
-                connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
+            if connection.execute(text(PLACES), {"line": keys[0] - 2**31}).scalar() is not None:
+                for key in keys:
+                    connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
                 return connection
         except BaseException:
             connection.invalidate()  # what it holds ends with it
@@ -252,9 +255,12 @@ _uneven = random.Random()
 
 
 @contextmanager
-def _server_lock(engine: sqlalchemy.Engine) -> Iterator[None]:
-    key = zlib.crc32(f"hourglass-nas {engine.url.database}".encode())
-    with _lock_over(engine, key) as connection:
+def _server_lock(engine: sqlalchemy.Engine, claiming: bool = False) -> Iterator[None]:
+    keys = [zlib.crc32(f"hourglass-nas {engine.url.database}".encode())]
+    if claiming:
+        # One after the other, so that who only has to tell a trial's end waits for one proposal, not for all.
+        keys.insert(0, zlib.crc32(f"hourglass-nas claims {engine.url.database}".encode()))
+    with _lock_over(engine, keys) as connection:
         _held.connection = connection
         try:
             yield
@@ -304,8 +310,14 @@ def _bound(engine: sqlalchemy.Engine) -> None:
 
 
 @contextmanager
-def exclusive(storage: BaseStorage) -> Iterator[None]:
-    """Hold the lock that all workers on this database share. Not reentrant."""
+def exclusive(storage: BaseStorage, claiming: bool = False) -> Iterator[None]:
+    """Hold the lock that all workers on this database share. Not reentrant.
+
+    Args:
+        storage: the database.
+        claiming: a proposal, which takes long, is to be made: those who want that wait in a line of their own before
+            (with a server; at a file there are few).
+    """
     engine = engine_of(storage)
     if engine.dialect.name == "sqlite":
         database = engine.url.database
@@ -315,7 +327,7 @@ def exclusive(storage: BaseStorage) -> Iterator[None]:
         with _file_lock(database):
             yield
     else:
-        with _server_lock(engine):
+        with _server_lock(engine, claiming):
             yield
 
 
@@ -606,7 +618,7 @@ def _claim(
     me = Owner.me(lease)
     if not _something_left(study, total, me):
         return None
-    with exclusive(study._storage):
+    with exclusive(study._storage, claiming=True):
         if lease is not None:
             # Claimed already, though the answer was lost with the connection.
             for running in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy
 from optuna.distributions import IntDistribution
 from optuna.samplers import RandomSampler
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from postgres import Server
 
@@ -101,6 +102,29 @@ def test_who_waits_for_the_lock_is_let_in_first_come_first_served(server: Server
     for thread in waiting:
         thread.join(timeout=30)
     assert let_in == [0, 1, 2, 3, 4]
+    for each in (storage, *storages):
+        engine_of(each).dispose()
+
+
+def test_who_tells_waits_for_one_claim_and_not_for_all(server: Server) -> None:
+    storage = open_storage(server.new_database())
+    let_in: list[str] = []
+
+    def wait(name: str, each: RDBStorage) -> None:
+        with exclusive(each, claiming=name == "claim"):
+            let_in.append(name)
+
+    storages = [open_storage(str(engine_of(storage).url)) for _ in range(5)]
+    names = ["claim", "claim", "claim", "tell", "tell"]
+    waiting = [threading.Thread(target=wait, args=pair) for pair in zip(names, storages, strict=True)]
+    with exclusive(storage, claiming=True):
+        for thread in waiting:
+            thread.start()
+            time.sleep(0.5)
+        assert let_in == []
+    for thread in waiting:
+        thread.join(timeout=30)
+    assert let_in == ["tell", "tell", "claim", "claim", "claim"]
     for each in (storage, *storages):
         engine_of(each).dispose()
 
