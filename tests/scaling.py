@@ -2,8 +2,8 @@
 
     python tests/scaling.py                                  # 1, 2, 4, 8 workers × 20 s, SQLite and PostgreSQL
     python tests/scaling.py --spread 0                       # all trials equally long: all ask at the same moments
-    python tests/scaling.py --workers 256 --seconds 60 --database postgresql
-    python tests/scaling.py --workers 256 --seconds 60 --database postgresql --sampler random   # coordination alone
+    python tests/scaling.py --workers 256 --seconds 300 --database postgresql --rounds 2
+    python tests/scaling.py --workers 256 --seconds 60 --database postgresql --sampler random   # cheap proposals
 
 All else is real: claims, leases, proposals of the study's sampler, looks at each rung, telling. Trials last from half
 to one and a half times as long, by their network's size, since real ones differ. A worker's time counts from its first
