@@ -258,7 +258,10 @@ class Run:
             if states[state]:
                 report.losses.append(f"{states[state]} left {state.lower()}")
         twice = Counter(Candidate.from_dict(t.user_attrs["candidate"]).id for t in done)
-        report.losses += [f"{n} times: {name}" for name, n in twice.items() if n > 1]
+        for name in [name for name, n in twice.items() if n > 1]:
+            same = [t for t in done if Candidate.from_dict(t.user_attrs["candidate"]).id == name]
+            told = [(t.number, t.state.name, t.user_attrs.get("reason"), earlier(t)) for t in same]
+            report.losses.append(f"more than once: {name}: {told}")
         for trial in done:
             if "given up" in trial.user_attrs.get("reason", ""):
                 report.given_up += 1

@@ -25,6 +25,8 @@ class RememberingStorage(_CachedStorage):
     def __init__(self, backend: RDBStorage) -> None:
         super().__init__(backend)
         self._written: set[int] = set()
+        self._owned: set[int] = set()  # found to be claimed when they were last read
+        self._whole: set[int] = set()  # … and already before that
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """As in any storage."""
@@ -47,7 +49,9 @@ class RememberingStorage(_CachedStorage):
             states = self._states(study_id)
             known = {trial._trial_id: trial for trial in there.values()}
             written = set(self._written)
-            wanted = {each for each, state in states.items() if each in written or not _stays(known.get(each), state)}
+            wanted = {
+                each for each, state in states.items() if each in written or not self._stays(known.get(each), state)
+            }
             if wanted or not states:  # no trial, and perhaps no such study: for Optuna to say
                 first = len(wanted) == len(states)
                 trials = self._backend._get_trials(
@@ -58,15 +62,19 @@ class RememberingStorage(_CachedStorage):
                 )
                 self._add_trials_to_cache(study_id, trials)
                 self._written -= written
+                # Parameters and owner are not read at the same moment: who reads while a trial is being claimed might
+                # find its owner, which is noted last, and not all of its parameters. Read once more, it is whole.
+                claimed = {trial._trial_id for trial in trials if "owner" in trial.user_attrs}
+                self._whole |= claimed & self._owned
+                self._owned |= claimed
+
+    def _stays(self, known: FrozenTrial | None, state: TrialState) -> bool:
+        """Whether a trial is still as it was read."""
+        if known is None or known.state != state:
+            return False
+        return state != TrialState.RUNNING or known._trial_id in self._whole
 
     def _states(self, study_id: int) -> dict[int, TrialState]:
         query = text("SELECT trial_id, state FROM trials WHERE study_id = :study")
         with self._backend.engine.connect() as connection:
             return {row.trial_id: TrialState[row.state] for row in connection.execute(query, {"study": study_id})}
-
-
-def _stays(known: FrozenTrial | None, state: TrialState) -> bool:
-    """Whether a trial is still as it was read."""
-    if known is None or known.state != state:
-        return False
-    return state != TrialState.RUNNING or "owner" in known.user_attrs  # noted last when it is claimed

@@ -511,7 +511,9 @@ def hand_back(study: Study, trial: FrozenTrial, ended_by_us: bool = False) -> No
 def _queue_again(study: Study, trial: FrozenTrial, attempt: int) -> None:
     given = "given" in trial.user_attrs
     kept = {name: value for name, value in trial.user_attrs.items() if given and name in GIVEN}
-    params = trial.params or trial.system_attrs.get("fixed_params", {})
+    # One without an owner was left while it was being claimed and may lack some of its parameters, which, drawn anew,
+    # would make another network of it. If it was queued, it is queued as it was; else its place is proposed for again.
+    params = trial.params if Owner.of(trial) is not None else trial.system_attrs.get("fixed_params", {})
     if params or kept:
         before = {"first_number": first_number(trial), "earlier": [*earlier(trial), trial.number]}
         study.enqueue_trial(params, user_attrs={**kept, "attempt": attempt, **before})

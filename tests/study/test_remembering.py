@@ -12,6 +12,7 @@ from optuna.distributions import IntDistribution
 from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import TrialState
+from postgres import Server
 from sqlalchemy.engine import Engine
 
 from nas.study.storage import (
@@ -115,11 +116,37 @@ def test_a_list_asks_for_states_only_however_many_are_running(address: str) -> N
     for _ in range(6):
         claim(other, 99, CHOICES)
     other.enqueue_trial({"width": 5})
-    study.get_trials(deepcopy=False)
+    for _ in range(2):
+        study.get_trials(deepcopy=False)
     with statements() as seen:
         assert len(study.get_trials(deepcopy=False)) == 7
     asked = [s for s in seen if "FROM trial" in s or "JOIN" in s]
     assert [s.partition(" WHERE")[0] for s in asked] == ["SELECT trial_id, state FROM trials"]
+    for each in (study, other):
+        engine_of(each._storage).dispose()
+
+
+def test_a_trial_that_is_claimed_while_it_is_read_is_read_again(server: Server) -> None:
+    # At a server, which lets others write between the statements of one list.
+    address = server.new_database()
+    study, other = worker(address), worker(address, seed=1)
+    assert told(study) == []
+    trial = other.ask()
+    claimed = []
+
+    def claim_meanwhile(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "FROM trial_user_attributes" in statement and not claimed:
+            claimed.append(True)
+            trial.set_user_attr("owner", Owner.me().to_dict())
+
+    engine = engine_of(study._storage)
+    sqlalchemy.event.listen(engine, "before_cursor_execute", claim_meanwhile)
+    half = study.get_trials(deepcopy=False)[0]
+    assert "owner" in half.user_attrs
+    assert half.params == {}
+    trial.suggest_int("width", 4, 10**9)
+    assert told(study) == stored(address)
+    assert study.trials[0].params == trial.params != {}
     for each in (study, other):
         engine_of(each._storage).dispose()
 

@@ -30,6 +30,7 @@ from nas.study.storage import (
     count,
     create_study,
     default_url,
+    earlier,
     engine_of,
     exclusive,
     first_number,
@@ -308,18 +309,24 @@ def test_orphans_are_handed_back_once_and_others_left_alone(study: Study) -> Non
     assert [t.state.name for t in study.trials] == ["RUNNING", "FAIL", "RUNNING", "RUNNING", "WAITING"]
 
 
-def test_a_trial_without_an_owner_is_an_orphan(study: Study) -> None:
-    asked = study.ask(CHOICES)  # its worker died before it could put down its name
-    drawn = asked.params
+def test_a_trial_that_was_left_while_it_was_being_claimed_is_an_orphan(study: Study) -> None:
+    left = [study.ask(CHOICES), study.ask()]  # with parameters, without; nothing was trained
     again = claim(study, 1, CHOICES)
     assert again is not None
-    assert again.params == drawn
-    bare = study.ask()  # … or before it had its parameters: there is nothing to hand on
-    study.tell(again, [1, 1, 1])
-    another = claim(study, 2, CHOICES)
-    assert another is not None
-    assert study.trials[bare.number].state == TrialState.FAIL
-    assert "first_number" not in study.trials[another.number].user_attrs
+    assert [study.trials[trial.number].state for trial in left] == [TrialState.FAIL] * 2
+    assert "first_number" not in study.trials[again.number].user_attrs
+    assert count(study) == Counts(complete=0, pruned=0, running=1, waiting=0)
+
+
+def test_a_queued_trial_that_was_left_while_it_was_being_claimed_is_the_same_again(study: Study) -> None:
+    before = {"attempt": 2, "first_number": 0, "earlier": [0]}
+    study.enqueue_trial({"block": "separable", "width": 7}, user_attrs=before)
+    left = study.ask()
+    left.suggest_categorical("block", ["bottleneck", "separable"])  # … and then its worker, or the database, was gone
+    again = claim(study, 1, CHOICES)
+    assert again is not None
+    assert again.params == {"block": "separable", "width": 7}
+    assert earlier(study.trials[again.number]) == [0, left.number]
 
 
 def test_handing_back_by_hand(study: Study) -> None:
