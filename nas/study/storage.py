@@ -41,7 +41,9 @@ from nas.study.remembering import RememberingStorage
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
-logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)  # of connections that a stopped server has ended
+# Connections that a stopped server has ended: whoever waits for it says so.
+logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
 
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"pckh": "maximize", "params": "minimize", "madds": "minimize"}
 METRIC_NAMES = {"pckh": "PCKh", "params": "params", "madds": "MAdds"}
