@@ -80,7 +80,7 @@ def test_a_workers_list_tells_what_others_do(address: str) -> None:
         lambda: claim(one, 99, CHOICES),
         lambda: claim(other, 99, CHOICES),
         lambda: other.ask(CHOICES),  # a worker that dies in the middle of a claim
-        lambda: claim(one, 99, CHOICES),  # … whose trial is handed back here, and taken up
+        lambda: claim(one, 99, CHOICES),  # … whose trial is ended here
         lambda: other.enqueue_trial({"width": 5}, user_attrs={"given": True}),
         lambda: claim(other, 99, CHOICES),
         lambda: other.tell(1, [50.0, 1.0, 2.0]),
