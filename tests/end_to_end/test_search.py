@@ -106,7 +106,8 @@ def test_ctrl_c_while_workers_start_is_quiet(place: Workplace) -> None:
 
 
 def test_a_killed_search_leaves_no_orphans_and_goes_on_from_its_checkpoints(place: Workplace) -> None:
-    arguments = ("--trials", 4, "--workers", 2, *LONGER)
+    # Workers look for their coordinator twice a second: a trial of LONGER may end before that.
+    arguments = ("--trials", 4, "--workers", 2, "--images", 1536, "--epochs", 8)
     with place.begun("search", "--study", "tiny.toml", *arguments) as process:
         until(lambda: _second_round(place, 2), "a trial begun after another's end is past its first epoch")
         process.kill()  # the coordinator alone
