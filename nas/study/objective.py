@@ -255,7 +255,7 @@ def _hand_back(study: optuna.Study, trial: optuna.Trial, owner: Owner | None) ->
     def attempt() -> None:
         with exclusive(study._storage):
             if still_ours(study, trial, owner):
-                hand_back(study, study._storage.get_trial(trial._trial_id), ended_by_us=True)
+                hand_back(study, trial, ended_by_us=True)
 
     patiently(masked_url(study._storage), attempt)
 

@@ -18,8 +18,8 @@ class RememberingStorage(_CachedStorage):
     for the trials' states, and reads those whose state has changed, those that are being claimed, and those of which
     this process has noted something itself.
 
-    What lists tell of others' running trials is as it was when they were first read as claimed: their owner and
-    parameters, which stay; not what their workers have noted since. ``get_trial`` reads all of it.
+    What lists tell of others' running trials is as it was soon after they were claimed: their owner and parameters,
+    which stay; not what their workers have noted since. ``get_trial`` reads all of it.
     """
 
     def __init__(self, backend: RDBStorage) -> None:

@@ -493,9 +493,9 @@ def hand_back_orphans(study: Study, ended_by_us: bool = False) -> list[int]:
     return handed
 
 
-def hand_back(study: Study, trial: FrozenTrial, ended_by_us: bool = False) -> None:
+def hand_back(study: Study, running: FrozenTrial | optuna.Trial, ended_by_us: bool = False) -> None:
     """End a running trial unfinished and queue its parameters for whoever asks next."""
-    trial = study._storage.get_trial(trial._trial_id)  # as it is now: lists may tell what it was when it was claimed
+    trial = study._storage.get_trial(running._trial_id)  # as it is now: lists may tell what it was when it was claimed
     attempt = attempt_of(trial) - ended_by_us
     storage = study._storage
     if attempt >= ATTEMPTS:

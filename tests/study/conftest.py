@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from postgres import Server
 
 from nas.architecture.cost import Cost, network_cost
 from nas.study.candidate import Candidate
@@ -15,6 +16,7 @@ from nas.study.config import StudyConfig
 from nas.study.front import Scale
 from nas.study.samplers import Problem
 from nas.study.space import SearchSpace
+from nas.study.storage import default_url
 
 SPACE = """
 [choices]
@@ -157,3 +159,12 @@ def _replaced(text: str, replacements: tuple[tuple[str, str], ...]) -> str:
         assert text.count(old) == 1, f"{old!r} is not once in the text"
         text = text.replace(old, new)
     return text
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return default_url(tmp_path)
+    server: Server = request.getfixturevalue("server")
+    return server.new_database()

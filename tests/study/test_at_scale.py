@@ -7,6 +7,7 @@ import pickle
 import random
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from nas.study.storage import (
     claim,
     create_study,
     database_of,
-    default_url,
     engine_of,
     exclusive,
     lease_of,
@@ -84,49 +84,36 @@ def test_a_worker_holds_no_connection_while_it_trains(
         engine.dispose()
 
 
-def test_who_waits_for_the_lock_is_let_in_first_come_first_served(server: Server) -> None:
-    storage = open_storage(server.new_database())
-    let_in: list[int] = []
-
-    def wait(number: int) -> None:
-        with exclusive(storages[number]):
-            let_in.append(number)
-
-    storages = [open_storage(str(engine_of(storage).url)) for _ in range(5)]
-    waiting = [threading.Thread(target=wait, args=(number,)) for number in range(5)]
-    with exclusive(storage):
-        for thread in waiting:
-            thread.start()
-            time.sleep(0.5)
-        assert let_in == []
-    for thread in waiting:
-        thread.join(timeout=30)
-    assert let_in == [0, 1, 2, 3, 4]
-    for each in (storage, *storages):
-        engine_of(each).dispose()
-
-
-def test_who_tells_waits_for_one_claim_and_not_for_all(server: Server) -> None:
-    storage = open_storage(server.new_database())
-    let_in: list[str] = []
+def let_in(url: str, names: Sequence[str]) -> list[str]:
+    """In which order some are let in that ask one after the other while the lock is held; claims by their names."""
+    order: list[str] = []
 
     def wait(name: str, each: RDBStorage) -> None:
-        with exclusive(each, claiming=name == "claim"):
-            let_in.append(name)
+        with exclusive(each, claiming=name.startswith("claim")):
+            order.append(name)
 
-    storages = [open_storage(str(engine_of(storage).url)) for _ in range(5)]
-    names = ["claim", "claim", "claim", "tell", "tell"]
+    storage, *storages = [open_storage(url) for _ in range(1 + len(names))]
     waiting = [threading.Thread(target=wait, args=pair) for pair in zip(names, storages, strict=True)]
     with exclusive(storage, claiming=True):
         for thread in waiting:
             thread.start()
             time.sleep(0.5)
-        assert let_in == []
+        assert order == []
     for thread in waiting:
         thread.join(timeout=30)
-    assert let_in == ["tell", "tell", "claim", "claim", "claim"]
     for each in (storage, *storages):
         engine_of(each).dispose()
+    return order
+
+
+def test_who_waits_for_the_lock_is_let_in_first_come_first_served(server: Server) -> None:
+    names = ["tell 0", "tell 1", "tell 2", "tell 3", "tell 4"]
+    assert let_in(server.new_database(), names) == names
+
+
+def test_who_tells_waits_for_one_claim_and_not_for_all(server: Server) -> None:
+    names = ["claim 0", "claim 1", "claim 2", "tell 0", "tell 1"]
+    assert let_in(server.new_database(), names) == ["tell 0", "tell 1", "claim 0", "claim 1", "claim 2"]
 
 
 @pytest.mark.slow
@@ -156,11 +143,7 @@ def test_more_may_wait_for_the_lock_than_the_server_has_connections() -> None:
             engine_of(each).dispose()
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_where_nothing_is_left_the_lock_is_not_waited_for(
-    database: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    url = default_url(tmp_path) if database == "sqlite" else request.getfixturevalue("server").new_database()
+def test_where_nothing_is_left_the_lock_is_not_waited_for(url: str) -> None:
     study = create_study(open_storage(url), "tiny", ("pckh", "params", "madds"), RandomSampler(seed=0))
     mine, other = lease_of(study, "cpu"), lease_of(study, "cpu")
     mine.renew()

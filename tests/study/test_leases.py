@@ -37,7 +37,6 @@ from nas.study.storage import (
     claim,
     count,
     create_study,
-    default_url,
     earlier,
     engine_of,
     exclusive,
@@ -119,14 +118,6 @@ tell(trial, [99, 1, 1])
 time.sleep(600)
 """
 )
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return default_url(tmp_path)
-    server: Server = request.getfixturevalue("server")
-    return server.new_database()
 
 
 @pytest.fixture

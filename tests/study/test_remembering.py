@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-import pytest
 import sqlalchemy
 from optuna.distributions import IntDistribution
 from optuna.samplers import RandomSampler
@@ -21,7 +19,6 @@ from nas.study.storage import (
     claim,
     count,
     create_study,
-    default_url,
     engine_of,
     exclusive,
     hand_back_orphans,
@@ -34,21 +31,13 @@ CHOICES = {"width": IntDistribution(4, 10**9)}
 OBJECTIVES = ("pckh", "params", "madds")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return default_url(tmp_path)
-    url: str = request.getfixturevalue("server").new_database()
-    return url
+def worker(url: str, seed: int = 0) -> Study:
+    return create_study(open_storage(url), "tiny", OBJECTIVES, RandomSampler(seed=seed))
 
 
-def worker(address: str, seed: int = 0) -> Study:
-    return create_study(open_storage(address), "tiny", OBJECTIVES, RandomSampler(seed=seed))
-
-
-def stored(address: str) -> list[tuple[object, ...]]:
+def stored(url: str) -> list[tuple[object, ...]]:
     """All trials, as somebody reads them who has read nothing before."""
-    study = load_study(open_storage(address), "tiny")
+    study = load_study(open_storage(url), "tiny")
     found = told(study)
     engine_of(study._storage).dispose()
     return found
@@ -73,8 +62,8 @@ def statements() -> Iterator[list[str]]:
         sqlalchemy.event.remove(Engine, "before_cursor_execute", note)
 
 
-def test_a_workers_list_tells_what_others_do(address: str) -> None:
-    one, other = worker(address), worker(address, seed=1)
+def test_a_workers_list_tells_what_others_do(url: str) -> None:
+    one, other = worker(url), worker(url, seed=1)
     assert told(one) == []
     for step in (
         lambda: claim(one, 99, CHOICES),
@@ -89,7 +78,7 @@ def test_a_workers_list_tells_what_others_do(address: str) -> None:
         lambda: claim(other, 99, CHOICES),
     ):
         step()
-        now = stored(address)
+        now = stored(url)
         assert told(one) == told(other) == now
         assert told(one) == now  # read once more: nothing has changed
     assert count(one) == Counts(complete=2, pruned=1, running=2, waiting=0)
@@ -97,22 +86,22 @@ def test_a_workers_list_tells_what_others_do(address: str) -> None:
         engine_of(study._storage).dispose()
 
 
-def test_what_a_worker_notes_itself_is_in_its_lists(address: str) -> None:
-    study = worker(address)
+def test_what_a_worker_notes_itself_is_in_its_lists(url: str) -> None:
+    study = worker(url)
     trial = claim(study, 9, CHOICES)
     assert trial is not None
-    assert told(study) == stored(address)
+    assert told(study) == stored(url)
     trial.set_user_attr("network", "hg2")
     study._storage.set_trial_system_attr(trial._trial_id, "note", "fast")
-    assert told(study) == stored(address)
+    assert told(study) == stored(url)
     assert study.trials[0].user_attrs["network"] == "hg2"
     trial.set_user_attr("network", "hg8")
     assert study.trials[0].user_attrs["network"] == "hg8"
     engine_of(study._storage).dispose()
 
 
-def test_a_list_asks_for_states_only_however_many_are_running(address: str) -> None:
-    study, other = worker(address), worker(address, seed=1)
+def test_a_list_asks_for_states_only_however_many_are_running(url: str) -> None:
+    study, other = worker(url), worker(url, seed=1)
     for _ in range(6):
         claim(other, 99, CHOICES)
     other.enqueue_trial({"width": 5})
@@ -128,8 +117,8 @@ def test_a_list_asks_for_states_only_however_many_are_running(address: str) -> N
 
 def test_a_trial_that_is_claimed_while_it_is_read_is_read_again(server: Server) -> None:
     # At a server, which lets others write between the statements of one list.
-    address = server.new_database()
-    study, other = worker(address), worker(address, seed=1)
+    url = server.new_database()
+    study, other = worker(url), worker(url, seed=1)
     assert told(study) == []
     trial = other.ask()
     claimed = []
@@ -145,14 +134,14 @@ def test_a_trial_that_is_claimed_while_it_is_read_is_read_again(server: Server) 
     assert "owner" in half.user_attrs
     assert half.params == {}
     trial.suggest_int("width", 4, 10**9)
-    assert told(study) == stored(address)
+    assert told(study) == stored(url)
     assert study.trials[0].params == trial.params != {}
     for each in (study, other):
         engine_of(each._storage).dispose()
 
 
-def test_a_trial_is_handed_back_as_it_is_now(address: str) -> None:
-    study, other = worker(address), worker(address, seed=1)
+def test_a_trial_is_handed_back_as_it_is_now(url: str) -> None:
+    study, other = worker(url), worker(url, seed=1)
     lease = lease_of(other, "cpu", beat=600, lease=600)
     lease.renew()
     theirs = claim(other, 9, CHOICES, lease)
