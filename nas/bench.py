@@ -27,7 +27,7 @@ from nas.study.files import ROOT
 from nas.study.published import named
 from nas.training.bench import EVALUATED, Case, measure
 from nas.training.checkpoint import write_atomically
-from nas.training.devices import device_named
+from nas.training.devices import device_named, use_threads
 from nas.training.floor import Rates, measure_rates
 from nas.training.goals import Goal, goals
 from nas.training.rivals import Task
@@ -74,7 +74,7 @@ def main(
         raise UserError("--seconds, --rounds and --threads must be above 0")
     if out is not None and not out.parent.is_dir():
         raise UserError(f"--out {out}: there is no folder {out.parent}; give a file in one that exists")
-    torch.set_num_threads(threads)
+    use_threads(threads)
     cores = default_workers()
     rates = measure_rates(torch.device(place))
     about = record()

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from optuna.distributions import CategoricalDistribution
 from rich.table import Table
@@ -23,7 +22,7 @@ from nas.study.counting import count_architectures
 from nas.study.files import find, read_toml
 from nas.study.published import INPUT_SIZE, JOINTS, Published, named, published
 from nas.study.space import SearchSpace
-from nas.training.devices import device_named
+from nas.training.devices import device_named, use_threads
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -88,7 +87,7 @@ def _time(networks: list[_Counted], batch: int, device: str, threads: int) -> No
         if value < 1:
             raise UserError(f"{flag} {value}: must be at least 1")
     place = device_named(device)
-    torch.set_num_threads(threads)
+    use_threads(threads)
     with progress("timing", len(networks)) as advance:
         for done, counted in enumerate(networks, start=1):
             size = (counted.input_size, counted.input_size)

@@ -19,7 +19,7 @@ from nas.data.packed import PackedPeople, describe_packed
 from nas.data.people import MPII, Skeleton
 from nas.errors import UserError
 from nas.training.checkpoint import load_network, write_atomically
-from nas.training.devices import device_named
+from nas.training.devices import device_named, use_threads
 from nas.training.evaluation import predict
 from nas.training.metrics import RESAMPLES, Score, Yardstick, head_yardstick, scores, torso_yardstick
 from nas.training.schedule import Schedule
@@ -72,7 +72,7 @@ def main(
     of_network = {"CHECKPOINT": checkpoint, "--data": data}
     of_predictions = {"--predictions": predictions, "--ground-truth": ground_truth}
     given = [name for name, value in {**of_network, **of_predictions}.items() if value is not None]
-    torch.set_num_threads(threads)
+    use_threads(threads)
     if checkpoint is not None and data is not None and len(given) == 2:
         if variable is not None:
             raise UserError(f"--variable {variable} belongs to --predictions; leave it out")

@@ -28,7 +28,7 @@ from nas.study.comparison import Limits
 from nas.study.experiment import load
 from nas.study.full import choose, trained_in_full
 from nas.training.checkpoint import load_network, write_atomically
-from nas.training.devices import device_named
+from nas.training.devices import device_named, use_threads
 from nas.training.evaluation import predict
 from nas.training.exporting import (
     TOLERANCE,
@@ -90,7 +90,7 @@ def main(
     Example: python -m nas.export --study quickstart --pick knee --onnx pose.onnx
     """
     need_onnx()
-    torch.set_num_threads(threads)
+    use_threads(threads)
     limits = Limits.of(max_params, max_madds, max_latency, device_named("auto"))
     chosen = [("--pick", pick), ("--trial", trial), ("--published", published), (str(limits), limits or None)]
     flags = [flag for flag, value in chosen if value is not None]

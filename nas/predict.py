@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from nas.console import console, existing_file, progress, run, stderr, writable_directory
@@ -19,7 +18,7 @@ from nas.data.pictures import Clip, Picture, VideoWriter, files_in, is_video, op
 from nas.data.sheet import save_jpeg_or_png
 from nas.errors import UserError
 from nas.training.checkpoint import write_atomically
-from nas.training.devices import device_named
+from nas.training.devices import device_named, use_threads
 from nas.training.prediction import Box, Pose, Predictor
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -74,7 +73,7 @@ def main(
         raise UserError("give pictures, videos or folders, or --webcam 0" + (", not both" if pictures else ""))
     boxes = _boxes(box, center_scale)
     place = device_named(device)
-    torch.set_num_threads(threads)
+    use_threads(threads)
     inputs = _inputs(pictures or [])
     writable_directory(out, "--out")
     existing_file(checkpoint, "CHECKPOINT")

@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from nas.console import Quiet, clock, console, progress, run, short
@@ -15,7 +14,7 @@ from nas.errors import UserError
 from nas.study.comparison import Limits
 from nas.study.experiment import load
 from nas.study.full import Result, choose, processes, retrain
-from nas.training.devices import device_named
+from nas.training.devices import device_named, use_threads
 from nas.training.loop import Epoch
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -69,7 +68,7 @@ def main(
         raise UserError(f"--images {images}, --epochs {epochs}: {error}") from error
     limits = Limits.of(max_params, max_madds, max_latency, place)
     choices = choose(experiment, opened, trial, pick, all_front, published, limits)
-    torch.set_num_threads(threads)
+    use_threads(threads)
     results = []
     with processes(place) as (rank, mine):
         talk = rank == 0 and not as_json

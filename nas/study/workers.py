@@ -43,6 +43,7 @@ from nas.study.storage import (
     rest,
     until_next_look,
 )
+from nas.training.devices import trim_heap, use_threads
 
 GRACE = float(os.environ.get("HOURGLASS_GRACE", "20"))
 """Seconds that workers have to hand their trials back after a SIGTERM; schedulers kill after 30 or more."""
@@ -315,7 +316,7 @@ def _live(experiment: Experiment, total: int, device: str, say: Connection, aske
     try:
         if device == "cpu":
             # Small networks on many threads crawl; workers side by side do not.
-            torch.set_num_threads(1)
+            use_threads(1)
         else:
             torch.cuda.set_device(device)  # nothing of this worker's on another's GPU
         size = experiment.config.data.input_size
@@ -351,6 +352,7 @@ def _live(experiment: Experiment, total: int, device: str, say: Connection, aske
             schedule = experiment.schedule_of(frozen)
             clock = _StepClock(schedule.steps, schedule.batch, tell)
             outcome = run_trial(study, trial, experiment, people, held_out, clock, lease, asked_to_stop)
+            trim_heap()  # the next network may be small, and other workers' large
             tell("ended", (outcome.number, outcome.pckh, outcome.reason, outcome.images, outcome.seconds))
         lease.end()
     except UserError as error:

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 
 from nas.architecture.cost import network_cost
-from nas.data.batches import middles
-from nas.training.devices import free_memory, out_of_memory, training_dtype
+from nas.training.devices import free_memory, out_of_memory, release_memory, training_dtype
 from nas.training.floor import Floor, Rates, convolution_bytes, floor
-from nas.training.memory import footprint
+from nas.training.memory import footprint, of_process
 from nas.training.rivals import (
     Apart,
     BareStep,
@@ -71,12 +70,15 @@ class Turn:
         images: pictures of one of its steps.
         warm: steps before it is timed.
         multiple: it does multiples of so many steps.
+        large: it takes turns with the memory, too: it does the fewest steps, after as many that are not timed, and
+            what its process kept is given back.
     """
 
     rival: Rival
     images: int
     warm: int = 1
     multiple: int = 1
+    large: bool = False
 
 
 def take_turns(turns: Mapping[str, Turn], seconds: float, rounds: int) -> dict[str, list[float]]:
@@ -92,6 +94,9 @@ def take_turns(turns: Mapping[str, Turn], seconds: float, rounds: int) -> dict[s
     """
     steps = {}
     for name, turn in turns.items():
+        if turn.large:
+            steps[name] = turn.multiple
+            continue
         pace = turn.rival.seconds(1)
         done, spent = 0, 0.0
         while done < turn.warm and spent < seconds:  # what is slow is warm sooner
@@ -102,7 +107,11 @@ def take_turns(turns: Mapping[str, Turn], seconds: float, rounds: int) -> dict[s
     rates: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds):
         for name, turn in turns.items():
+            if turn.large:
+                turn.rival.seconds(steps[name])
             rates[name].append(steps[name] * turn.images / turn.rival.seconds(steps[name]))
+            if turn.large:
+                release_memory()
     return rates
 
 
@@ -150,7 +159,8 @@ class Case:
             … threads"; and of "evaluation".
         ratios: "full / bare", "bare / plain step", "full / plain loop": round by round, the last on equal cores.
         floor: the least time of a step.
-        first: seconds that the first trial of a process needs until it runs.
+        first: seconds that the first trial of a process needs until it runs; where a step takes longer than its share
+            of a round, until its first forward pass.
         later: seconds that later ones need.
         trial_images: of a short trial at this size, whose time the evaluation is compared with.
         skipped: why nothing was measured, or None.
@@ -202,9 +212,14 @@ def beginning_steps(device: str) -> int:
     return 2 if device == "cpu" else 8
 
 
-def _beginnings(task: Task) -> tuple[float, Spread]:
-    """Seconds that the first trial of a process needs until it runs, and those of the later ones."""
-    steps = beginning_steps(task.device)
+def _beginnings(task: Task, large: bool) -> tuple[float, Spread]:
+    """Seconds that the first trial of a process needs until it runs, and those of the later ones.
+
+    Args:
+        task: what to begin.
+        large: whether a step takes too long to be done for it: it is the time until the first forward pass.
+    """
+    steps = 0 if large else beginning_steps(task.device)
     apart = Apart(partial(Beginning, task), torch.get_num_threads())
     try:
         apart.settle()
@@ -232,8 +247,8 @@ def measure(
 
     In turns, on one and the same device: the bare step; the bare step in plain PyTorch; full training; the plain loop,
     with ``cores`` DataLoader workers; evaluation. On a CPU, full training also runs in ``cores`` processes of one
-    thread each, as a search uses the cores, if memory is enough for them, and the plain loop with one thread and with
-    ``cores``: of the two, the faster one counts.
+    thread each, as a search uses the cores, or in one of ``cores`` threads where memory is not enough for them; and the
+    plain loop with one thread and with ``cores``: of the two, the faster one counts.
 
     Args:
         name: of the network, for the record.
@@ -253,23 +268,27 @@ def measure(
     case = partial(Case, name, task.input_size, width_scale, batch, cost.params, cost.madds, trial_images=trial_images)
     nothing = case(rates={}, ratios={}, floor=None, first=None, later=None)
     on_cpu = device.type == "cpu"
-    need = footprint(network, task.losses, task.schedule, task.input_size, joints, training_dtype(device)).peak(batch)
-    free = free_memory(device)
+    taken = footprint(network, task.losses, task.schedule, task.input_size, joints, training_dtype(device)).peak(batch)
+    need, free = of_process(taken, device), free_memory(device)
+    if on_cpu:  # those who stand by, with their DataLoaders' workers, hold little else than a process without tensors
+        free -= (1 + 2 * (1 + cores)) * of_process(0, device)
     if need > free:
         return replace(nothing, skipped=f"needs about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
-    on_all_cores = on_cpu and cores * need <= free
-
-    one = torch.zeros(1, dtype=torch.long, device=device)
-    images = middles(task.people, one, task.input_size)
-    moved = batch * convolution_bytes(network.to(device), images, training_dtype(device))
+    together = cores * need <= free
+    images = torch.empty((batch, 3, *size), device="meta")
+    least = floor(cost.madds * batch, convolution_bytes(network.to("meta"), images, training_dtype(device)), rates)
+    large = on_cpu and least.seconds > seconds / rounds
     try:
-        first, later = _beginnings(task)
+        first, later = _beginnings(task, large)
         with ExitStack() as stack:
             apart: list[Apart | SideBySide] = []
-            if on_all_cores:
-                apart.append(SideBySide(partial(FullTraining, task), cores))
+            if on_cpu:
+                training = partial(FullTraining, task)
+                apart.append(
+                    SideBySide(training, cores, trimmed=large) if together else Apart(training, cores, trimmed=large)
+                )
             loops = sorted({1, cores}) if on_cpu else [cores]
-            apart += [Apart(partial(PlainLoop, task, cores), threads) for threads in loops]
+            apart += [Apart(partial(PlainLoop, task, cores), threads, ours=False, trimmed=large) for threads in loops]
             for each in apart:
                 stack.callback(each.close)
             for each in apart:
@@ -281,17 +300,18 @@ def measure(
                 return rival
 
             warm = 1 if on_cpu else 5  # a CUDA graph is recorded in the fourth
+            turn = partial(Turn, images=batch, large=large)
             turns = {
-                "bare": Turn(here(lambda: BareStep(task, plain=False)), batch, warm),
-                "plain step": Turn(here(lambda: BareStep(task, plain=True)), batch, warm),
-                "full": Turn(here(lambda: FullTraining(task)), batch, warm),
+                "bare": turn(here(lambda: BareStep(task, plain=False)), warm=warm),
+                "plain step": turn(here(lambda: BareStep(task, plain=True)), warm=warm),
+                "full": turn(here(lambda: FullTraining(task)), warm=warm),
             }
-            if on_all_cores:
-                turns["full on all cores"] = Turn(apart[0], batch, cores, cores)
+            if on_cpu:
+                turns["full on all cores"] = turn(apart[0], warm=cores, multiple=cores if together else 1)
             for threads, loop in zip(loops, apart[-len(loops) :], strict=True):
-                turns[plain_loop(threads)] = Turn(loop, batch, _AHEAD * cores, cores)
+                turns[plain_loop(threads)] = turn(loop, warm=_AHEAD * cores, multiple=1 if large else cores)
             shown = min(len(task.people), 32) if on_cpu else len(task.people)
-            turns["evaluation"] = Turn(here(lambda: Evaluating(task, shown)), shown)
+            turns["evaluation"] = turn(here(lambda: Evaluating(task, shown)), images=shown)
             timed = take_turns(turns, seconds, rounds)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
@@ -300,7 +320,7 @@ def measure(
     return case(
         rates={way: Spread.of(values) for way, values in timed.items()},
         ratios=ratios_of(timed),
-        floor=floor(cost.madds * batch, moved, rates),
+        floor=least,
         first=first,
         later=later,
     )

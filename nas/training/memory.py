@@ -16,6 +16,13 @@ _TRANSIENT = 3
 output and gradient."""
 
 
+_PROCESS = {"cuda": 0.5e9, "cpu": 0.4e9}
+"""Bytes that a process takes of a device's memory before it holds any tensor, about."""
+
+_HEAP = 1.25
+"""On a CPU, what the heap holds over the most that lies in it: not every aligned block finds its place again."""
+
+
 @dataclass(frozen=True)
 class Footprint:
     """Attributes:
@@ -77,3 +84,13 @@ def footprint(
     moments = 2 if schedule.optimizer == "adamw" else 1
     fixed = (3 + moments) * weights + 2 * buffers  # weights, gradients, average, moments
     return Footprint(fixed, (activations + inputs) // batch)
+
+
+def of_process(trained: int, device: torch.device) -> int:
+    """Bytes of a device's memory that a process takes.
+
+    Args:
+        trained: what training takes, from :meth:`Footprint.peak`.
+        device: where.
+    """
+    return int(trained * (_HEAP if device.type == "cpu" else 1) + _PROCESS[device.type])

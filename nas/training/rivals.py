@@ -29,7 +29,7 @@ from nas.architecture.spec import Architecture
 from nas.data.batches import centred, cut
 from nas.data.packed import PackedPeople
 from nas.data.plain import PlainPeople, one_thread
-from nas.training.devices import mixed_precision
+from nas.training.devices import mixed_precision, trim_heap, use_threads
 from nas.training.evaluation import evaluate
 from nas.training.floor import wait_for
 from nas.training.graphed import Graphed
@@ -296,7 +296,12 @@ class Beginning:
         len(task.people)
 
     def seconds(self, steps: int) -> float:
-        """Begin a trial and do so many steps, at least 2; how long that took, without the steps at their last pace."""
+        """Begin a trial and do so many steps; how long that took, without the steps at their last pace.
+
+        Args:
+            steps: at least 2; or 0, for the time until the first batch reaches the network. Where a step takes many
+                seconds, the difference of the two others would be noise.
+        """
         task = self._task
         architecture = task.architecture.scaled(1 + self._begun / 8)
         self._begun += 1
@@ -309,11 +314,18 @@ class Beginning:
             if step == steps:
                 raise _EnoughError
 
+        def reached(*_: object) -> None:
+            wait_for(self.device)
+            ends.append(time.perf_counter())
+            raise _EnoughError
+
         size = (task.input_size, task.input_size)
         joints = len(task.people.skeleton.joints)
         began = time.perf_counter()
         network_cost(architecture, joints, size)
         network = build_network(architecture, joints, size, seed=0)
+        if not steps:
+            network.register_forward_pre_hook(reached)
         with suppress(_EnoughError):
             train(
                 network,
@@ -324,6 +336,8 @@ class Beginning:
                 seed=0,
                 after_step=after_step,
             )
+        if not steps:
+            return ends[0] - began
         return max(0.0, ends[1] - began - steps * (ends[1] - ends[0]))
 
     def close(self) -> None:
@@ -339,12 +353,14 @@ class Apart:
     Args:
         make: makes the rival there; must be picklable.
         threads: of PyTorch there.
+        ours: whether the process computes as this project's do (:func:`nas.training.devices.use_threads`).
+        trimmed: whether it gives back memory that it does not need between turns.
     """
 
-    def __init__(self, make: Callable[[], Rival], threads: int) -> None:
+    def __init__(self, make: Callable[[], Rival], threads: int, *, ours: bool = True, trimmed: bool = False) -> None:
         context = multiprocessing.get_context("spawn")
         self._here, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, make, threads))
+        self._process = context.Process(target=_serve, args=(there, make, threads, ours, trimmed))
         self._process.start()
         there.close()
 
@@ -406,10 +422,11 @@ class SideBySide:
         make: makes one of them.
         count: how many.
         threads: of PyTorch in each.
+        trimmed: whether they give back memory that they do not need between turns.
     """
 
-    def __init__(self, make: Callable[[], Rival], count: int, threads: int = 1) -> None:
-        self._all = [Apart(make, threads) for _ in range(count)]
+    def __init__(self, make: Callable[[], Rival], count: int, threads: int = 1, *, trimmed: bool = False) -> None:
+        self._all = [Apart(make, threads, trimmed=trimmed) for _ in range(count)]
 
     def settle(self) -> None:
         """Wait until all are made."""
@@ -429,15 +446,18 @@ class SideBySide:
             each.close()
 
 
-def _serve(there: Connection, make: Callable[[], Rival], threads: int) -> None:
+def _serve(there: Connection, make: Callable[[], Rival], threads: int, ours: bool, trimmed: bool) -> None:
     """What runs in the process of :class:`Apart`."""
     os.setpgrp()  # it is stopped and ended together with its DataLoader's workers
-    torch.set_num_threads(threads)
+    (use_threads if ours else torch.set_num_threads)(threads)
     try:
         rival = make()
         there.send(0.0)
         while (steps := there.recv()) is not None:
-            there.send(rival.seconds(steps))
+            took = rival.seconds(steps)
+            if trimmed:
+                trim_heap()
+            there.send(took)
         rival.close()
     except BaseException:
         there.send(traceback.format_exc())

@@ -11,7 +11,7 @@ import torch
 
 from nas.training.bench import Turn, beginning_steps, take_turns
 from nas.training.devices import free_memory, out_of_memory, training_dtype
-from nas.training.memory import footprint
+from nas.training.memory import footprint, of_process
 from nas.training.rivals import Beginning, FullTraining, SideBySide, Task
 
 COUNTS = (1, 2, 4, 8)
@@ -19,9 +19,6 @@ COUNTS = (1, 2, 4, 8)
 
 _WORTH = 1.05
 """More workers are only worth their memory if they do this much more."""
-
-_CONTEXT = 500_000_000
-"""Bytes that a process takes of a GPU before it holds any tensor, about."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def measure_sharing(
     taken = footprint(task.network(), task.losses, task.schedule, task.input_size, joints, training_dtype(device)).peak(
         task.schedule.batch
     )
-    each = taken + task.people.crops.nbytes + (_CONTEXT if device.type == "cuda" else 0)
+    each = of_process(taken, device) + task.people.crops.nbytes
     found: list[Sharing] = []
     for count in counts:
         if count * each > free_memory(device):
