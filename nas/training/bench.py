@@ -32,6 +32,7 @@ EVALUATED = 3000
 """People whose evaluation is compared with a short trial."""
 
 _LATER, _LONG = 3, 10.0  # trials begun after the first; no further one after so many seconds
+_SLOW = 1.0  # seconds of a step, at best
 _AHEAD = 2  # batches that each worker of a DataLoader makes in advance
 
 
@@ -70,7 +71,7 @@ class Turn:
         images: pictures of one of its steps.
         warm: steps before it is timed.
         multiple: it does multiples of so many steps.
-        large: it takes turns with the memory, too: it does the fewest steps, after as many that are not timed, and
+        large: it takes turns with the memory, too: each time it begins with the fewest steps, which are not timed, and
             what its process kept is given back.
     """
 
@@ -93,22 +94,24 @@ def take_turns(turns: Mapping[str, Turn], seconds: float, rounds: int) -> dict[s
         Pictures a second of each, one value a round.
     """
     steps = {}
+
+    def aim(name: str, turn: Turn, pace: float) -> None:
+        steps[name] = turn.multiple * max(1, round(seconds / rounds / pace / turn.multiple))
+
     for name, turn in turns.items():
         if turn.large:
-            steps[name] = turn.multiple
             continue
         pace = turn.rival.seconds(1)
         done, spent = 0, 0.0
         while done < turn.warm and spent < seconds:  # what is slow is warm sooner
             pace = turn.rival.seconds(1)
             done, spent = done + 1, spent + pace
-        wanted = seconds / rounds / pace / turn.multiple
-        steps[name] = turn.multiple * max(1, round(wanted))
+        aim(name, turn, pace)
     rates: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds):
         for name, turn in turns.items():
             if turn.large:
-                turn.rival.seconds(steps[name])
+                aim(name, turn, turn.rival.seconds(turn.multiple) / turn.multiple)
             rates[name].append(steps[name] * turn.images / turn.rival.seconds(steps[name]))
             if turn.large:
                 release_memory()
@@ -159,8 +162,8 @@ class Case:
             … threads"; and of "evaluation".
         ratios: "full / bare", "bare / plain step", "full / plain loop": round by round, the last on equal cores.
         floor: the least time of a step.
-        first: seconds that the first trial of a process needs until it runs; where a step takes longer than its share
-            of a round, until its first forward pass.
+        first: seconds that the first trial of a process needs until it runs; where a step takes a second at best or
+            more, until its first forward pass.
         later: seconds that later ones need.
         trial_images: of a short trial at this size, whose time the evaluation is compared with.
         skipped: why nothing was measured, or None.
@@ -212,14 +215,14 @@ def beginning_steps(device: str) -> int:
     return 2 if device == "cpu" else 8
 
 
-def _beginnings(task: Task, large: bool) -> tuple[float, Spread]:
+def _beginnings(task: Task, slow: bool) -> tuple[float, Spread]:
     """Seconds that the first trial of a process needs until it runs, and those of the later ones.
 
     Args:
         task: what to begin.
-        large: whether a step takes too long to be done for it: it is the time until the first forward pass.
+        slow: whether a step takes too long to be done for it: it is the time until the first forward pass.
     """
-    steps = 0 if large else beginning_steps(task.device)
+    steps = 0 if slow else beginning_steps(task.device)
     apart = Apart(partial(Beginning, task), torch.get_num_threads())
     try:
         apart.settle()
@@ -260,6 +263,7 @@ def measure(
         rounds: that they take turns.
         cores: of this machine that are used.
     """
+    release_memory()
     device = torch.device(task.device)
     batch, size = task.schedule.batch, (task.input_size, task.input_size)
     joints = len(task.people.skeleton.joints)
@@ -277,9 +281,10 @@ def measure(
     together = cores * need <= free
     images = torch.empty((batch, 3, *size), device="meta")
     least = floor(cost.madds * batch, convolution_bytes(network.to("meta"), images, training_dtype(device)), rates)
-    large = on_cpu and least.seconds > seconds / rounds
+    # What bare step and full training keep here, and each of the processes beside them.
+    large = on_cpu and (3 + cores) * need > free
     try:
-        first, later = _beginnings(task, large)
+        first, later = _beginnings(task, slow=least.seconds > _SLOW)
         with ExitStack() as stack:
             apart: list[Apart | SideBySide] = []
             if on_cpu:

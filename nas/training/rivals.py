@@ -189,13 +189,13 @@ class FullTraining:
         self._paused.release()
 
     def _after_step(self, step: int) -> None:
-        if self._ended:
-            raise _EnoughError
         self._left -= 1
         if not self._left:
             wait_for(self.device)
             self._paused.release()
             self._go.acquire()
+        if self._ended:
+            raise _EnoughError
 
     def seconds(self, steps: int) -> float:
         """Do so many steps; how long they took."""
