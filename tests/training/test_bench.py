@@ -18,6 +18,7 @@ from nas.architecture.hourglass import build_network
 from nas.architecture.spec import Architecture
 from nas.bench import app
 from nas.data.batches import Augmentation
+from nas.data.packed import PackedPeople
 from nas.data.plain import BOX, PICTURE, PlainPeople, gaussians, write_pictures
 from nas.errors import UserError
 from nas.study.published import named
@@ -25,6 +26,9 @@ from nas.training.bench import Case, Spread, Turn, ratios_of, take_turns
 from nas.training.floor import Floor, Rates, convolution_bytes, floor
 from nas.training.goals import goals
 from nas.training.heatmaps import decode, encode
+from nas.training.losses import Losses
+from nas.training.rivals import Beginning, FullTraining, Task
+from nas.training.schedule import Schedule
 from nas.training.sharing import Sharing, best_workers, trials_per_hour
 
 CASE = Case(
@@ -131,6 +135,39 @@ def test_large_rivals_begin_each_turn_with_steps_that_are_not_timed() -> None:
     rates = take_turns(turns, seconds=1.2, rounds=2)
     assert diary == [("slow", 1), ("slow", 1), ("in pairs", 2), ("in pairs", 6)] * 2
     assert rates == {"slow": pytest.approx([8 / 3] * 2), "in pairs": pytest.approx([80.0] * 2)}
+
+
+@pytest.fixture
+def task(tiny: Architecture, small_people: PackedPeople) -> Task:
+    task = Task(tiny, Losses(), Schedule(8, 1, 8), Path("nowhere"), None, 32, "cpu")
+    vars(task)["people"] = small_people
+    return task
+
+
+def test_full_training_ends_where_it_stands(task: Task) -> None:
+    done = []
+
+    class Counted(FullTraining):
+        def _after_step(self, step: int) -> None:
+            done.append(step)
+            super()._after_step(step)
+
+    rival = Counted(task)
+    assert rival.seconds(2) > 0
+    assert done == [1, 2]
+    assert rival.seconds(1) > 0
+    rival.close()
+    assert done == [1, 2, 3]
+
+
+def test_a_trial_has_begun_when_a_batch_reaches_the_network(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(*_: object) -> None:
+        raise AssertionError("it was let into the network")
+
+    beginning = Beginning(task)
+    assert beginning.seconds(2) >= 0
+    monkeypatch.setattr("nas.architecture.hourglass.HourglassNetwork.forward", forward)
+    assert 0 < beginning.seconds(0) < 10
 
 
 def test_the_floor_is_the_larger_of_arithmetic_and_traffic() -> None:
