@@ -66,6 +66,9 @@ NEEDED = (
 )
 """What a worker's first trial imports: seconds of each start."""
 
+_KEPT = 10**9
+"""Bytes that a worker may keep from one trial to the next: small networks' memory need not be taken anew each time."""
+
 TIDY = 10.0
 """Seconds that a database which is away is waited for at the end of a search that is broken off."""
 
@@ -352,7 +355,7 @@ def _live(experiment: Experiment, total: int, device: str, say: Connection, aske
             schedule = experiment.schedule_of(frozen)
             clock = _StepClock(schedule.steps, schedule.batch, tell)
             outcome = run_trial(study, trial, experiment, people, held_out, clock, lease, asked_to_stop)
-            trim_heap()  # the next network may be small, and other workers' large
+            trim_heap(above=_KEPT)  # the next network may be small, and other workers' large
             tell("ended", (outcome.number, outcome.pckh, outcome.reason, outcome.images, outcome.seconds))
         lease.end()
     except UserError as error:

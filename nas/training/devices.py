@@ -87,10 +87,10 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def trim_heap() -> None:
-    """Give back what the heap keeps; the next step pays for it with its page faults, some 0.05 s at 64×64."""
+def trim_heap(above: int = 0) -> None:
+    """Give back what the heap keeps, if the process holds more than so many bytes; the next step pays for new pages."""
     trim = _c_library("malloc_trim")
-    if trim is not None:
+    if trim is not None and psutil.Process().memory_info().rss > above:
         trim(0)
 
 
