@@ -61,8 +61,8 @@ def use_threads(threads: int) -> None:
 
     By default glibc takes every tensor above 32 MB from the system and gives it back, so that each step touches all its
     pages anew; and threads have heaps of their own, from 64 MB on. Kept, a step of ``shuffle`` takes 0.86 of the time
-    at 64×64 and 0.68 at 256×256, one of ``hg2`` 0.82 there; :func:`trim_heap` gives back what is kept. Other C
-    libraries are left as they are.
+    at 64×64 and 0.68 at 256×256, one of ``hg2`` 0.66 to 0.85 there (measured in a virtual machine, where a page fault
+    costs 2 to 3 µs). :func:`trim_heap` gives back what is kept. Other C libraries are left as they are.
     """
     torch.set_num_threads(threads)
     mallopt = _c_library("mallopt")
