@@ -21,10 +21,8 @@ def step():
     torch.ones(12_500_000)  # 50 MB: 12,208 pages
 
 def steps():
-    for _ in range(12):  # the heap grows for some steps: an aligned block does not fit where one like it was
-        step()
     before = faults()
-    for _ in range(10):
+    for _ in range(60):
         step()
     found.append(faults() - before)
 
@@ -49,8 +47,9 @@ def test_what_a_step_frees_is_kept_for_the_next_and_given_back_when_asked() -> N
         faults: list[int] = json.loads(done.stdout)
         return faults
 
-    here, in_thread, given_back = run("ours")
-    assert max(here, in_thread) < 1_000
+    *faults, given_back = run("ours")
+    *by_default, _ = run("default")
+    assert min(by_default) > 60 * 12_000  # every step
+    # At first the heap grows: an aligned block does not fit where one like it was.
+    assert max(faults) < min(by_default) / 2
     assert given_back > 45e6
-    by_default = run("default")
-    assert min(by_default[:2]) > 100_000  # else the settings would be of no use
