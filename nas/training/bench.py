@@ -15,7 +15,7 @@ import torch
 from nas.architecture.cost import network_cost
 from nas.training.devices import free_memory, out_of_memory, release_memory, training_dtype
 from nas.training.floor import Floor, Rates, convolution_bytes, floor
-from nas.training.memory import footprint, of_process
+from nas.training.memory import of_process
 from nas.training.rivals import (
     Apart,
     BareStep,
@@ -93,11 +93,11 @@ def take_turns(turns: Mapping[str, Turn], seconds: float, rounds: int) -> dict[s
     Returns:
         Pictures a second of each, one value a round.
     """
+
+    def in_a_round(turn: Turn, pace: float) -> int:
+        return turn.multiple * max(1, round(seconds / rounds / pace / turn.multiple))
+
     steps = {}
-
-    def aim(name: str, turn: Turn, pace: float) -> None:
-        steps[name] = turn.multiple * max(1, round(seconds / rounds / pace / turn.multiple))
-
     for name, turn in turns.items():
         if turn.large:
             continue
@@ -106,12 +106,12 @@ def take_turns(turns: Mapping[str, Turn], seconds: float, rounds: int) -> dict[s
         while done < turn.warm and spent < seconds:  # what is slow is warm sooner
             pace = turn.rival.seconds(1)
             done, spent = done + 1, spent + pace
-        aim(name, turn, pace)
+        steps[name] = in_a_round(turn, pace)
     rates: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds):
         for name, turn in turns.items():
             if turn.large:
-                aim(name, turn, turn.rival.seconds(turn.multiple) / turn.multiple)
+                steps[name] = in_a_round(turn, turn.rival.seconds(turn.multiple) / turn.multiple)
             rates[name].append(steps[name] * turn.images / turn.rival.seconds(steps[name]))
             if turn.large:
                 release_memory()
@@ -268,19 +268,18 @@ def measure(
     batch, size = task.schedule.batch, (task.input_size, task.input_size)
     joints = len(task.people.skeleton.joints)
     cost = network_cost(task.architecture, joints, size)
-    network = task.network()
     case = partial(Case, name, task.input_size, width_scale, batch, cost.params, cost.madds, trial_images=trial_images)
     nothing = case(rates={}, ratios={}, floor=None, first=None, later=None)
     on_cpu = device.type == "cpu"
-    taken = footprint(network, task.losses, task.schedule, task.input_size, joints, training_dtype(device)).peak(batch)
-    need, free = of_process(taken, device), free_memory(device)
+    need, free = task.memory, free_memory(device)
     if on_cpu:  # those who stand by, with their DataLoaders' workers, hold little else than a process without tensors
         free -= (1 + 2 * (1 + cores)) * of_process(0, device)
     if need > free:
         return replace(nothing, skipped=f"needs about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
     together = cores * need <= free
     images = torch.empty((batch, 3, *size), device="meta")
-    least = floor(cost.madds * batch, convolution_bytes(network.to("meta"), images, training_dtype(device)), rates)
+    moved = convolution_bytes(task.network().to("meta"), images, training_dtype(device))
+    least = floor(cost.madds * batch, moved, rates)
     # What bare step and full training keep here, and each of the processes beside them.
     large = on_cpu and (3 + cores) * need > free
     try:

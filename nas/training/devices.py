@@ -56,6 +56,14 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (isinstance(error, RuntimeError) and full)
 
 
+_KEEP = {
+    -4: 0,  # M_MMAP_MAX: nothing beside the heap
+    -1: -1,  # M_TRIM_THRESHOLD: never give back unasked
+    -2: 64 << 20,  # M_TOP_PAD: grow by so much at least
+    -8: 1,  # M_ARENA_MAX: one heap for all threads
+}
+
+
 def use_threads(threads: int) -> None:
     """Make this process ready to compute on a CPU: PyTorch's threads, and a heap that keeps what is freed.
 
@@ -69,14 +77,6 @@ def use_threads(threads: int) -> None:
     if mallopt is not None:
         for parameter, value in _KEEP.items():
             mallopt(parameter, value)
-
-
-_KEEP = {
-    -4: 0,  # M_MMAP_MAX: nothing beside the heap
-    -1: -1,  # M_TRIM_THRESHOLD: never give back unasked
-    -2: 64 << 20,  # M_TOP_PAD: grow by so much at least
-    -8: 1,  # M_ARENA_MAX: one heap for all threads
-}
 
 
 def release_memory() -> None:

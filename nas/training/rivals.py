@@ -29,13 +29,14 @@ from nas.architecture.spec import Architecture
 from nas.data.batches import centred, cut
 from nas.data.packed import PackedPeople
 from nas.data.plain import PlainPeople, one_thread
-from nas.training.devices import mixed_precision, trim_heap, use_threads
+from nas.training.devices import mixed_precision, training_dtype, trim_heap, use_threads
 from nas.training.evaluation import evaluate
 from nas.training.floor import wait_for
 from nas.training.graphed import Graphed
 from nas.training.heatmaps import encode, inside
 from nas.training.loop import train
 from nas.training.losses import Losses, total_loss
+from nas.training.memory import footprint, of_process
 from nas.training.schedule import Schedule
 from nas.training.step import optimizer_for
 
@@ -80,6 +81,14 @@ class Task:
         return {
             name: getattr(self, name) for name in self.__dataclass_fields__
         }  # people are loaded where they are used
+
+    @cached_property
+    def memory(self) -> int:
+        """Bytes of the device's memory that a process takes which trains, the people apart; predicted."""
+        device, joints = torch.device(self.device), len(self.people.skeleton.joints)
+        dtype = training_dtype(device)
+        taken = footprint(self.network(), self.losses, self.schedule, self.input_size, joints, dtype)
+        return of_process(taken.peak(self.schedule.batch), device)
 
     def endless(self) -> Schedule:
         """The recipe, to be gone on with for as long as one likes."""

@@ -10,8 +10,7 @@ from statistics import median
 import torch
 
 from nas.training.bench import Turn, beginning_steps, take_turns
-from nas.training.devices import free_memory, out_of_memory, training_dtype
-from nas.training.memory import footprint, of_process
+from nas.training.devices import free_memory, out_of_memory
 from nas.training.rivals import Beginning, FullTraining, SideBySide, Task
 
 COUNTS = (1, 2, 4, 8)
@@ -61,11 +60,7 @@ def measure_sharing(
         rounds: whose median counts.
     """
     device = torch.device(task.device)
-    joints = len(task.people.skeleton.joints)
-    taken = footprint(task.network(), task.losses, task.schedule, task.input_size, joints, training_dtype(device)).peak(
-        task.schedule.batch
-    )
-    each = of_process(taken, device) + task.people.crops.nbytes
+    each = task.memory + task.people.crops.nbytes
     found: list[Sharing] = []
     for count in counts:
         if count * each > free_memory(device):
