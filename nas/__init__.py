@@ -21,7 +21,7 @@ def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu")
     (N, J, H/4, W/4) maps, one for each hourglass, of which the last is the answer, and ``necks``, the features within.
     The position of joint j is the peak of map j: the centre of cell (row, column) is at x = 4 · (column + 0.5),
     y = 4 · (row + 0.5) in the picture. Networks trained with ``loss = "cross_entropy"`` give logits: the softmax over a
-    map's cells makes it a probability. ``nas.training.prediction.Predictor`` does all of it on pictures of any size.
+    map's cells makes it a probability. ``nas.inference.predictor.Predictor`` does all of it on pictures of any size.
 
     Args:
         checkpoint: a ``checkpoint.pt`` that nas.retrain wrote.

@@ -16,23 +16,23 @@ import torch
 import typer
 from rich.table import Table
 
+from nas.benchmark.concurrency import COUNTS, Sharing, best_workers, measure_sharing
+from nas.benchmark.dataloader_baseline import write_pictures
+from nas.benchmark.measure import EVALUATED, Case, measure
+from nas.benchmark.roofline import Rates, measure_rates
+from nas.benchmark.targets import Goal, goals
+from nas.benchmark.workloads import Task
 from nas.console import Quiet, console, default_workers, print_tables, progress, run
-from nas.data.packing import pack_synthetic
-from nas.data.plain import write_pictures
-from nas.data.synthetic import Figures
+from nas.data.packed.packing import pack_synthetic
+from nas.data.synthetic.scene import Figures
 from nas.errors import UserError
-from nas.study.candidate import Candidate
 from nas.study.experiment import record
 from nas.study.files import ROOT
-from nas.study.published import named
-from nas.training.bench import EVALUATED, Case, measure
+from nas.study.space.candidate import Candidate
+from nas.study.space.published import named
 from nas.training.checkpoint import write_atomically
 from nas.training.devices import device_named, use_threads
-from nas.training.floor import Rates, measure_rates
-from nas.training.goals import Goal, goals
-from nas.training.rivals import Task
 from nas.training.schedule import Schedule
-from nas.training.sharing import COUNTS, Sharing, best_workers, measure_sharing
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

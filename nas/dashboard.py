@@ -11,8 +11,8 @@ import typer
 from nas.console import console, run
 from nas.errors import UserError
 from nas.study.experiment import load
-from nas.study.panels import save_panels, serving
-from nas.study.storage import masked
+from nas.study.reporting.dashboard import save_panels, serving
+from nas.study.storage.study_store import masked
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

@@ -14,14 +14,14 @@ from rich.table import Table
 from nas.architecture.cost import Cost, cost_by_part
 from nas.architecture.latency import Latency, measure_latency
 from nas.architecture.spec import Architecture
-from nas.architecture.words import structure
+from nas.architecture.summary import structure
 from nas.console import Quiet, console, existing_file, print_tables, progress, run
 from nas.errors import UserError
-from nas.study.candidate import Candidate
-from nas.study.counting import count_architectures
 from nas.study.files import find, read_toml
-from nas.study.published import INPUT_SIZE, JOINTS, Published, named, published
-from nas.study.space import SearchSpace
+from nas.study.space.candidate import Candidate
+from nas.study.space.cardinality import count_architectures
+from nas.study.space.published import INPUT_SIZE, JOINTS, Published, named, published
+from nas.study.space.search_space import SearchSpace
 from nas.training.devices import device_named, use_threads
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

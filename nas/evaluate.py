@@ -13,10 +13,10 @@ import typer
 from rich.table import Table
 
 from nas.console import Quiet, console, existing_file, print_tables, progress, run, stderr, writable_directory
-from nas.data.batches import fit_to_input
-from nas.data.official import predictions_mat, read_predictions, read_truth
-from nas.data.packed import PackedPeople, describe_packed
+from nas.data.augmentation import fit_to_input
+from nas.data.packed.format import PackedPeople, describe_packed
 from nas.data.people import MPII, Skeleton
+from nas.data.readers.mpii_evaluation import predictions_mat, read_predictions, read_truth
 from nas.errors import UserError
 from nas.training.checkpoint import load_network, write_atomically
 from nas.training.devices import device_named, use_threads

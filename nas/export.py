@@ -17,20 +17,14 @@ from nas.architecture.cost import network_cost
 from nas.architecture.hourglass import HourglassNetwork
 from nas.architecture.latency import time_runs
 from nas.console import Quiet, console, existing_file, progress, run, working, writable_directory
-from nas.data.batches import fit_to_input
-from nas.data.packed import PackedPeople, describe_packed
+from nas.data.augmentation import fit_to_input
+from nas.data.media_io import read_picture
+from nas.data.packed.format import PackedPeople, describe_packed
 from nas.data.people import Skeleton
-from nas.data.pictures import read_picture
-from nas.data.synthetic import render_person
+from nas.data.synthetic.scene import render_person
 from nas.errors import UserError
-from nas.study.card import Facts, model_card, read_result
-from nas.study.comparison import Limits
-from nas.study.experiment import load
-from nas.study.full import choose, trained_in_full
-from nas.training.checkpoint import load_network, write_atomically
-from nas.training.devices import device_named, use_threads
-from nas.training.evaluation import predict
-from nas.training.exporting import (
+from nas.inference.model_card import Facts, model_card, read_result
+from nas.inference.onnx_export import (
     TOLERANCE,
     Difference,
     Exportable,
@@ -40,8 +34,14 @@ from nas.training.exporting import (
     need_onnx,
     to_onnx,
 )
+from nas.inference.predictor import Box, cut_out
+from nas.study.analysis.baselines import Limits
+from nas.study.execution.full_training import choose, trained_in_full
+from nas.study.experiment import load
+from nas.training.checkpoint import load_network, write_atomically
+from nas.training.devices import device_named, use_threads
+from nas.training.evaluation import predict
 from nas.training.metrics import head_yardstick, scores
-from nas.training.prediction import Box, cut_out
 from nas.training.schedule import Schedule
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

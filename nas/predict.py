@@ -13,13 +13,13 @@ from typing import Annotated, Any
 import typer
 
 from nas.console import console, existing_file, progress, run, stderr, writable_directory
-from nas.data.drawing import draw_pose
-from nas.data.pictures import Clip, Picture, VideoWriter, files_in, is_video, opened_video, read_picture
-from nas.data.sheet import save_jpeg_or_png
+from nas.data.media_io import Clip, Picture, VideoWriter, files_in, is_video, opened_video, read_picture
+from nas.data.visualization.contact_sheet import save_jpeg_or_png
+from nas.data.visualization.pose_overlay import draw_pose
 from nas.errors import UserError
+from nas.inference.predictor import Box, Pose, Predictor
 from nas.training.checkpoint import write_atomically
 from nas.training.devices import device_named, use_threads
-from nas.training.prediction import Box, Pose, Predictor
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

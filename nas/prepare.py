@@ -29,16 +29,15 @@ from nas.console import (
     stderr,
     writable_directory,
 )
-from nas.data.checking import Checked, check_packed
-from nas.data.coco import read_coco, read_skeleton
-from nas.data.flic import EITHER, read_flic
-from nas.data.lsp import read_leeds
-from nas.data.mpii import read_mpii
-from nas.data.packed import PackedPeople, crop_side, describe_packed
-from nas.data.packing import broken_list, pack, pack_synthetic, picture_path
+from nas.data.packed.format import PackedPeople, crop_side, describe_packed
+from nas.data.packed.packing import broken_list, pack, pack_synthetic, picture_path
+from nas.data.packed.validation import Checked, check_packed
 from nas.data.people import FLIC, LSP, MPII, SPLITS, Person, Skeleton
-from nas.data.sheet import contact_sheet, save_jpeg_or_png
-from nas.data.splits import (
+from nas.data.readers.coco import read_coco, read_skeleton
+from nas.data.readers.flic import EITHER, read_flic
+from nas.data.readers.lsp import read_leeds
+from nas.data.readers.mpii import read_mpii
+from nas.data.readers.splits import (
     TRAINING,
     UNDIVIDED,
     VALIDATION,
@@ -49,7 +48,8 @@ from nas.data.splits import (
     validate_people,
     validate_pictures,
 )
-from nas.data.synthetic import Figures
+from nas.data.synthetic.scene import Figures
+from nas.data.visualization.contact_sheet import contact_sheet, save_jpeg_or_png
 from nas.errors import UserError
 
 app = typer.Typer(

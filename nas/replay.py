@@ -16,11 +16,11 @@ from rich.table import Table
 
 from nas.console import Quiet, console, default_workers, existing_file, print_tables, progress, run
 from nas.errors import UserError
+from nas.study.analysis.replay import SAMPLERS, STOPPINGS, Landscape, Record, Replayed, stopping_named
 from nas.study.experiment import load
 from nas.study.files import find
-from nas.study.front import Floats
-from nas.study.replay import SAMPLERS, STOPPINGS, Landscape, Record, Replayed, stopping_named
-from nas.study.space import SearchSpace
+from nas.study.pareto import Floats
+from nas.study.space.search_space import SearchSpace
 from nas.training.checkpoint import write_atomically
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

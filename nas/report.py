@@ -12,12 +12,17 @@ from optuna.study import Study
 
 from nas.console import Quiet, console, print_tables, run
 from nas.errors import UserError
-from nas.study.comparison import PICKS, Limits, pick, trial_of
-from nas.study.confirmation import mean_points, measured_of, noise_of
-from nas.study.display import (
+from nas.study.analysis.baselines import PICKS, Limits, pick, trial_of
+from nas.study.analysis.results import gather
+from nas.study.analysis.seed_noise import mean_points, measured_of, noise_of
+from nas.study.experiment import Experiment, images_of, load
+from nas.study.pareto import hypervolume
+from nas.study.reporting.dashboard import save_panels
+from nas.study.reporting.html_report import write_page
+from nas.study.reporting.paper_export import write_csv, write_figures
+from nas.study.reporting.progress import (
     comparison_records,
     comparison_table,
-    elsewhere,
     front_records,
     front_table,
     measured_table,
@@ -25,13 +30,7 @@ from nas.study.display import (
     near_table,
     records,
 )
-from nas.study.experiment import Experiment, images_of, load
-from nas.study.findings import gather
-from nas.study.front import hypervolume
-from nas.study.page import write_page
-from nas.study.panels import save_panels
-from nas.study.paper import write_csv, write_figures
-from nas.study.storage import count
+from nas.study.storage.study_store import count
 from nas.training.devices import device_named
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -123,7 +122,7 @@ def main(
     print_tables(front_table(experiment, opened), near_table(experiment, opened), comparison_table(experiment, opened))
     if picks:
         chosen = ", ".join(f"{pick} {number}" for pick, number in picks.items())
-        command = f"python -m nas.retrain --study {study} --pick {next(iter(picks))}{elsewhere(experiment)}"
+        command = f"python -m nas.retrain --study {study} --pick {next(iter(picks))}{experiment.location_flags}"
         console.print(f"picks, by trial: {chosen}; {command}", soft_wrap=True)
     for path in (html, csv, figures):
         if path is not None:
@@ -139,7 +138,7 @@ def _print_one(experiment: Experiment, study: Study, number: int, as_json: bool)
         print(json.dumps(records(experiment, study, [measured])[0]))
         return
     print_tables(measured_table(f"study {experiment.config.name}", experiment, study, [measured]))
-    command = f"python -m nas.retrain --study {experiment.config.name} --trial {number}{elsewhere(experiment)}"
+    command = f"python -m nas.retrain --study {experiment.config.name} --trial {number}{experiment.location_flags}"
     console.print(command, soft_wrap=True)
 
 

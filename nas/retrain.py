@@ -11,9 +11,9 @@ import typer
 
 from nas.console import Quiet, clock, console, progress, run, short
 from nas.errors import UserError
-from nas.study.comparison import Limits
+from nas.study.analysis.baselines import Limits
+from nas.study.execution.full_training import Result, choose, processes, retrain
 from nas.study.experiment import load
-from nas.study.full import Result, choose, processes, retrain
 from nas.training.devices import device_named, use_threads
 from nas.training.loop import Epoch
 

@@ -14,16 +14,23 @@ from pydantic import ValidationError
 
 from nas.console import Quiet, amount, console, default_workers, print_tables, run, short
 from nas.errors import UserError
-from nas.study import confirmation
-from nas.study.calibration import calibration_of, companion, queue, remember, remembered
+from nas.study.analysis import seed_noise as confirmation
+from nas.study.analysis.rank_correlation import calibration_of, companion, queue, remember, remembered
 from nas.study.config import StudyConfig
-from nas.study.display import Standing, comparison_table, elsewhere, front_records, front_table, near_table, watching
+from nas.study.execution.worker_count import best_workers
+from nas.study.execution.worker_pool import devices_for, search
 from nas.study.experiment import Experiment, points_of, prepare
 from nas.study.files import checkpoint_folder, find
-from nas.study.front import hypervolume
-from nas.study.sharing import best_workers
-from nas.study.storage import count, masked
-from nas.study.workers import devices_for, search
+from nas.study.pareto import hypervolume
+from nas.study.reporting.progress import (
+    Standing,
+    comparison_table,
+    front_records,
+    front_table,
+    near_table,
+    watching,
+)
+from nas.study.storage.study_store import count, masked
 from nas.training.devices import device_named
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -122,7 +129,7 @@ def main(
             search(experiment, trials, places, show)
     elif not (quiet or as_json):
         console.print(f"{before.done} trials are done already: nothing to search for --trials {trials}.")
-    from nas.study.panels import save_panels  # here: workers import this module, and need no figures
+    from nas.study.reporting.dashboard import save_panels  # here: workers import this module, and need no figures
 
     save_panels(experiment, opened)
     if as_json:
@@ -243,9 +250,10 @@ def _conclude(experiment: Experiment, study: Study, seconds: float) -> None:
     )
     name = experiment.config.name
     console.print("next:")
-    console.print(f"  python -m nas.dashboard --study {name}{elsewhere(experiment)}", soft_wrap=True)
-    console.print(f"  python -m nas.report --study {name} --html {name}.html{elsewhere(experiment)}", soft_wrap=True)
-    console.print(f"  python -m nas.retrain --study {name} --pick knee{elsewhere(experiment)}", soft_wrap=True)
+    console.print(f"  python -m nas.dashboard --study {name}{experiment.location_flags}", soft_wrap=True)
+    page = f"--html {name}.html"
+    console.print(f"  python -m nas.report --study {name} {page}{experiment.location_flags}", soft_wrap=True)
+    console.print(f"  python -m nas.retrain --study {name} --pick knee{experiment.location_flags}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from nas.console import console, print_tables, run
 from nas.study.experiment import stored_study
-from nas.study.leases import signs_of_life
-from nas.study.patience import patiently
-from nas.study.storage import Owner, engine_of, exclusive, hand_back_orphans, masked_url, orphans
+from nas.study.storage.heartbeat import signs_of_life
+from nas.study.storage.retry import patiently
+from nas.study.storage.study_store import Owner, engine_of, exclusive, hand_back_orphans, masked_url, orphans
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

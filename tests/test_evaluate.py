@@ -21,10 +21,10 @@ from nas import evaluate
 from nas.architecture.hourglass import build_network
 from nas.architecture.spec import Architecture
 from nas.console import run
-from nas.data.official import read_predictions
-from nas.data.packed import MARGIN, PackedPeople, PackedWriter
+from nas.data.packed.format import MARGIN, PackedPeople, PackedWriter
 from nas.data.people import LSP, MPII, Skeleton
-from nas.data.synthetic import Figures, render_person
+from nas.data.readers.mpii_evaluation import read_predictions
+from nas.data.synthetic.scene import Figures, render_person
 from nas.training.checkpoint import description, load_network, save_checkpoint
 from nas.training.evaluation import predict
 from nas.training.loop import train

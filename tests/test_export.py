@@ -25,16 +25,16 @@ from nas.architecture.cost import network_cost
 from nas.architecture.hourglass import HourglassNetwork, Output, build_network
 from nas.architecture.spec import Architecture, BlockChoice
 from nas.console import run
-from nas.data.packed import MARGIN, PackedWriter, describe_packed
+from nas.data.packed.format import MARGIN, PackedWriter, describe_packed
 from nas.data.people import MPII
-from nas.data.synthetic import render_person
-from nas.study.card import LICENCES, example
-from nas.study.space import SearchSpace
-from nas.training import exporting
+from nas.data.synthetic.scene import render_person
+from nas.inference import onnx_export as exporting
+from nas.inference.model_card import LICENCES, example
+from nas.inference.onnx_export import TOLERANCE, Exportable, Session, compare, fold_batch_norms, to_onnx
+from nas.inference.predictor import Box, Predictor
+from nas.study.space.search_space import SearchSpace
 from nas.training.checkpoint import description, load_network, save_checkpoint
-from nas.training.exporting import TOLERANCE, Exportable, Session, compare, fold_batch_norms, to_onnx
 from nas.training.losses import Losses
-from nas.training.prediction import Box, Predictor
 from nas.training.schedule import Schedule
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -21,17 +21,17 @@ from nas import predict
 from nas.architecture.hourglass import Output, build_network
 from nas.architecture.spec import Architecture
 from nas.console import run
-from nas.data.batches import PIXEL_MEAN, PIXEL_SCALE
-from nas.data.drawing import draw_pose
-from nas.data.mpii import read_mpii
+from nas.data.augmentation import PIXEL_MEAN, PIXEL_SCALE
+from nas.data.media_io import Clip, VideoWriter, opened_video
 from nas.data.people import MPII, Skeleton
-from nas.data.pictures import Clip, VideoWriter, opened_video
-from nas.data.sheet import LEFT, MIDDLE, RIGHT
+from nas.data.readers.mpii import read_mpii
+from nas.data.visualization.contact_sheet import LEFT, MIDDLE, RIGHT
+from nas.data.visualization.pose_overlay import draw_pose
 from nas.errors import UserError
+from nas.inference.predictor import Box, Predictor, target_peak
 from nas.training.checkpoint import description, save_checkpoint
 from nas.training.heatmaps import encode
 from nas.training.losses import Losses
-from nas.training.prediction import Box, Predictor, target_peak
 from nas.training.schedule import Schedule
 
 Command = Callable[..., tuple[int, str, str]]

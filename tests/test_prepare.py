@@ -32,7 +32,7 @@ from annotation_files import (
 )
 
 from nas import console, prepare
-from nas.data.packed import PackedPeople, describe_packed
+from nas.data.packed.format import PackedPeople, describe_packed
 from nas.data.people import FLIC, SPLITS
 from nas.errors import UserError
 

@@ -11,10 +11,10 @@ from subprocess import CompletedProcess
 import pytest
 
 from nas.architecture.cost import network_cost
+from nas.study.analysis.replay import Record, Row
 from nas.study.files import ROOT
-from nas.study.front import Scale
-from nas.study.replay import Record, Row
-from nas.study.space import SearchSpace
+from nas.study.pareto import Scale
+from nas.study.space.search_space import SearchSpace
 
 Command = Callable[..., CompletedProcess[str]]
 

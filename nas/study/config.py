@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from nas.data.batches import Augmentation
+from nas.data.augmentation import Augmentation
 from nas.errors import UserError
 from nas.study.files import find, first_problem, read_toml
-from nas.study.published import named
-from nas.study.space import SearchSpace
+from nas.study.space.published import named
+from nas.study.space.search_space import SearchSpace
 from nas.training.schedule import Schedule
 
 Positive = Annotated[int, Field(gt=0)]
@@ -26,7 +26,7 @@ class _Table(BaseModel):
 
 
 class SyntheticPeople(_Table):
-    """Drawn people (:mod:`nas.data.synthetic`), made once and kept under ``.cache/``."""
+    """Drawn people (:mod:`nas.data.synthetic.scene`), made once and kept under ``.cache/``."""
 
     people: Positive = 3000
     holdout: Positive = 400
@@ -94,7 +94,7 @@ class Budget(_Table):
 
 
 class Sampler(_Table):
-    """Who proposes. "front" is this project's own (:mod:`nas.study.samplers`); the others are Optuna's."""
+    """Who proposes. "front" is this project's own (:mod:`nas.study.optimization.samplers`); the others are Optuna's."""
 
     name: Literal["front", "tpe", "nsga2", "gp", "random"] = "front"
     startup: Positive | None = None  # trials before a model is used

@@ -27,24 +27,33 @@ from upath import UPath
 from nas.architecture.cost import Cost, network_cost
 from nas.architecture.hourglass import build_network
 from nas.console import default_workers, progress
-from nas.data.packed import PackedPeople, PackedSummary, describe_packed
-from nas.data.packing import pack_synthetic
-from nas.data.synthetic import Figures
+from nas.data.packed.format import PackedPeople, PackedSummary, describe_packed
+from nas.data.packed.packing import pack_synthetic
+from nas.data.synthetic.scene import RENDERING_VERSION, Figures
 from nas.errors import UserError
-from nas.study.candidate import Candidate
 from nas.study.config import StudyConfig, check_same, identity_hash
 from nas.study.files import ROOT
-from nas.study.front import Point, Scale
-from nas.study.published import named
-from nas.study.samplers import NoCandidateLeftError, Problem, draw_untried, make_sampler, tried
-from nas.study.space import SearchSpace
-from nas.study.stopping import Finished
-from nas.study.storage import DONE, create_study, database_url, default_url, exclusive, load_study, open_storage
+from nas.study.optimization.early_stopping import Finished
+from nas.study.optimization.samplers import NoCandidateLeftError, Problem, draw_untried, make_sampler, tried
+from nas.study.pareto import Point, Scale
+from nas.study.space.candidate import Candidate
+from nas.study.space.published import named
+from nas.study.space.search_space import SearchSpace
+from nas.study.storage.study_store import (
+    DONE,
+    create_study,
+    database_url,
+    default_url,
+    exclusive,
+    load_study,
+    masked,
+    open_storage,
+)
 from nas.training.checkpoint import AnyPath
 from nas.training.devices import training_dtype
-from nas.training.memory import footprint
+from nas.training.host_prefetch import place
+from nas.training.memory_estimate import footprint
 from nas.training.schedule import Schedule
-from nas.training.staging import place
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,14 @@ class Experiment:
             (cost.layers, budget.max_layers),
         )
         return all(most is None or value <= most for value, most in limits)
+
+    @property
+    def location_flags(self) -> str:
+        """Flags that another command needs to find a study that is not where it would look; with a leading space."""
+        flags = "" if self.folder.parent == Path("runs") else f" --runs {self.folder.parent}"
+        if self.url != default_url(self.folder):
+            flags += f" --storage {masked(self.url)}"
+        return flags
 
     def candidate_of(self, trial: FrozenTrial) -> Candidate:
         """What a trial tried."""
@@ -362,15 +379,9 @@ def people_file(config: StudyConfig, folder: Path) -> Path:
     """The packed file of a study: the one that it names, or that of its synthetic people, shared by all studies."""
     if config.data.file is not None:
         return Path(config.data.file)
-    about = config.data.synthetic.model_dump() | {"box": config.data.input_size, "code": _drawing_version()}
+    about = config.data.synthetic.model_dump() | {"box": config.data.input_size, "code": RENDERING_VERSION}
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
     return folder.parent / "data" / f"synthetic-{config.data.input_size}-{key}.h5"
-
-
-def _drawing_version() -> str:
-    """Changes with the code that draws the people, so that old pictures are not taken for new ones."""
-    source = Path(__file__).resolve().parents[1] / "data" / "synthetic.py"
-    return hashlib.sha256(source.read_bytes()).hexdigest()[:8]
 
 
 def _draw_people(config: StudyConfig, file: Path) -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture.hourglass import STRIDE
-from nas.data.batches import as_pictures, centred, cut, middles, to_original
-from nas.data.packed import PackedPeople
+from nas.data.augmentation import as_pictures, centred, cut, middles, to_original
+from nas.data.packed.format import PackedPeople
 from nas.training.devices import mixed_precision, out_of_memory
 from nas.training.heatmaps import decode, flip_maps
 from nas.training.losses import as_maps

@@ -18,8 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nas.architecture.hourglass import HourglassNetwork
-from nas.data.batches import fit_to_input
-from nas.data.packed import PackedPeople
+from nas.data.augmentation import fit_to_input
+from nas.data.packed.format import PackedPeople
 from nas.errors import UserError
 from nas.training.checkpoint import AnyPath, description, load_checkpoint, save_checkpoint
 from nas.training.evaluation import Evaluation, evaluate
@@ -118,7 +118,7 @@ def train(
         losses: the terms' weights, canonical for this network.
         schedule: the recipe.
         people: to train on; on the device to train on, but for crops that it has no memory for
-            (:mod:`nas.training.staging`).
+            (:mod:`nas.training.host_prefetch`).
         held_out: to evaluate on; on the same device.
         seed: of order and augmentation.
         checkpoint: where to keep the state after each epoch, and to take it up from where it is there already; one

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from nas.data.batches import Augmentation
+from nas.data.augmentation import Augmentation
 from nas.training.heatmaps import Decoder
 from nas.training.losses import HeatmapLoss
 

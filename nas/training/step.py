@@ -1,7 +1,7 @@
 """One training step: everything between the choice of people and the averaged weights.
 
 It works on buffers that stay where they are and never waits for the device, so that on CUDA it becomes one graph
-(:mod:`nas.training.graphed`); on a CPU, and with several processes, the same code runs as it stands.
+(:mod:`nas.training.cuda_graph`); on a CPU, and with several processes, the same code runs as it stands.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from nas.architecture.hourglass import STRIDE
-from nas.data.batches import augmented, cut, recolour
-from nas.data.packed import PackedPeople
+from nas.data.augmentation import augmented, cut, recolour
+from nas.data.packed.format import PackedPeople
+from nas.training.cuda_graph import Graphed
 from nas.training.devices import mixed_precision, out_of_memory, release_memory
-from nas.training.graphed import Graphed
 from nas.training.heatmaps import encode, inside
+from nas.training.host_prefetch import Staged, kept_on_host
 from nas.training.losses import HeatmapLoss, Losses, total_loss
 from nas.training.schedule import Schedule
-from nas.training.staging import Staged, kept_on_host
 
 FEWEST = 4
 """Pictures that are shown at once at least: the statistics of batch norm are noise below it."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from nas.architecture.cost import network_cost
 from nas.architecture.hourglass import HourglassNetwork, build_network
 from nas.errors import UserError
-from nas.study.published import INPUT_SIZE, JOINTS, named, published, read_published
+from nas.study.space.published import INPUT_SIZE, JOINTS, named, published, read_published
 from nas.training.losses import total_loss
 
 ROWS = published()

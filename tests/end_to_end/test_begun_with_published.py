@@ -10,8 +10,8 @@ import pytest
 from optuna.trial import TrialState
 from workplace import REPOSITORY, SPACE, Workplace, until
 
-from nas.study.front import tradeoff
-from nas.study.published import named
+from nas.study.pareto import tradeoff
+from nas.study.space.published import named
 
 pytestmark = pytest.mark.slow
 

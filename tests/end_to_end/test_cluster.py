@@ -1,4 +1,4 @@
-"""The array script under a Slurm of the test's own; ``python tests/cluster.py`` does it with more tasks."""
+"""The array script under a Slurm of the test's own; ``python tests/stress/cluster.py`` does it with more tasks."""
 
 from __future__ import annotations
 

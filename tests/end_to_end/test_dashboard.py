@@ -16,7 +16,7 @@ import pytest
 from optuna.trial import TrialState
 from workplace import Workplace, until
 
-from nas.study.front import Point, front
+from nas.study.pareto import Point, front
 
 pytestmark = pytest.mark.slow
 

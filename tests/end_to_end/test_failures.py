@@ -1,4 +1,4 @@
-"""A short search under faults, on both databases; ``python tests/failures.py`` does longer ones, and more often."""
+"""A short search under faults, on both databases; ``python tests/stress/failures.py`` runs longer ones."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ from workplace import Prepared, Workplace, until
 
 from nas.architecture.spec import Architecture
 from nas.errors import UserError
+from nas.study.execution.full_training import choose, trained_in_full
 from nas.study.experiment import load, points_of
-from nas.study.front import best, front, knee
-from nas.study.full import choose, trained_in_full
-from nas.study.published import named
+from nas.study.pareto import best, front, knee
+from nas.study.space.published import named
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import pytest
 from optuna.trial import TrialState
 from workplace import ENVIRONMENT, LONGER, Prepared, Workplace, essence, living, until
 
-from nas.study.front import Point, Scale, front, hypervolume
+from nas.study.pareto import Point, Scale, front, hypervolume
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ from optuna_dashboard import get_note
 
 from nas.study.config import StudyConfig
 from nas.study.experiment import prepare
-from nas.study.storage import engine_of, open_storage
+from nas.study.storage.study_store import engine_of, open_storage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # One thread a process, no GPU, wide lines; and nothing of what a developer may have set.

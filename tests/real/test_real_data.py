@@ -12,14 +12,14 @@ import pytest
 import scipy.io
 from annotation_files import EMPTY, release_person, save_release
 
-from nas.data.flic import OBSERVER, PERSON, read_flic
-from nas.data.lsp import read_lspet
-from nas.data.mpii import read_mpii, read_mpii_hourglass_h5
-from nas.data.mpii_person import HEAD_PER_BOX
-from nas.data.packed import PackedPeople, describe_packed
-from nas.data.packing import crop_person, missing_pictures, pack
+from nas.data.packed.format import PackedPeople, describe_packed
+from nas.data.packed.packing import crop_person, missing_pictures, pack
 from nas.data.people import FLIC, LSP, MPII, SPLITS, Person
-from nas.data.splits import keep_apart
+from nas.data.readers.flic import OBSERVER, PERSON, read_flic
+from nas.data.readers.lsp import read_lspet
+from nas.data.readers.mpii import read_mpii, read_mpii_hourglass_h5
+from nas.data.readers.mpii_person import HEAD_PER_BOX
+from nas.data.readers.splits import keep_apart
 
 SHARES = {"holdout": 0.1, "valid": 0.1, "train": 0.8}
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import scipy.io
 
-from nas.data.mpii import read_mpii_hourglass_h5
-from nas.data.packed import describe_packed
-from nas.data.packing import missing_pictures, pack
+from nas.data.packed.format import describe_packed
+from nas.data.packed.packing import missing_pictures, pack
 from nas.data.people import MPII
+from nas.data.readers.mpii import read_mpii_hourglass_h5
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -11,12 +11,12 @@ import torch
 from postgres import Server
 
 from nas.architecture.cost import Cost, network_cost
-from nas.study.candidate import Candidate
 from nas.study.config import StudyConfig
-from nas.study.front import Scale
-from nas.study.samplers import Problem
-from nas.study.space import SearchSpace
-from nas.study.storage import default_url
+from nas.study.optimization.samplers import Problem
+from nas.study.pareto import Scale
+from nas.study.space.candidate import Candidate
+from nas.study.space.search_space import SearchSpace
+from nas.study.storage.study_store import default_url
 
 SPACE = """
 [choices]

@@ -12,8 +12,8 @@ import pytest
 from nas.errors import UserError
 from nas.study.config import StudyConfig, check_same, identity_hash
 from nas.study.files import ROOT, find
-from nas.study.published import published
-from nas.study.space import SearchSpace
+from nas.study.space.published import published
+from nas.study.space.search_space import SearchSpace
 
 WriteStudy = Callable[..., Path]
 

@@ -11,10 +11,10 @@ import torch
 from training_runs import LOSSES, SHORT, build
 
 from nas.architecture.spec import Architecture
-from nas.data.batches import fit_to_input
-from nas.data.packed import MARGIN, PackedPeople
+from nas.data.augmentation import fit_to_input
+from nas.data.packed.format import MARGIN, PackedPeople
 from nas.data.people import MPII
-from nas.data.synthetic import Figures, render_person
+from nas.data.synthetic.scene import Figures, render_person
 from nas.training.loop import Trained, train
 
 BOX = 64

@@ -19,9 +19,9 @@ from training_runs import LOSSES, SHORT, build, same_weights
 
 from nas.architecture.hourglass import HourglassNetwork
 from nas.architecture.spec import Architecture
-from nas.data import batches
-from nas.data.batches import Augmentation
-from nas.data.packed import PackedPeople
+from nas.data import augmentation as batches
+from nas.data.augmentation import Augmentation
+from nas.data.packed.format import PackedPeople
 from nas.errors import UserError
 from nas.training.checkpoint import load_checkpoint, load_network
 from nas.training.evaluation import evaluate

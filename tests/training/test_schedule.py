@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nas.data.batches import Augmentation
+from nas.data.augmentation import Augmentation
 from nas.training.schedule import Schedule
 
 

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from training_runs import LOSSES, SHORT, build, same_weights
 
 from nas.architecture.spec import Architecture
-from nas.data.batches import PIXEL_MEAN, PIXEL_SCALE, augmented, centred, cut, middles
-from nas.data.packed import PackedPeople
-from nas.training.graphed import WARM, Graphed
+from nas.data.augmentation import PIXEL_MEAN, PIXEL_SCALE, augmented, centred, cut, middles
+from nas.data.packed.format import PackedPeople
+from nas.training.cuda_graph import WARM, Graphed
 from nas.training.heatmaps import inside
+from nas.training.host_prefetch import Staged, kept_on_host, place
 from nas.training.loop import Trained, order
 from nas.training.losses import total_loss
 from nas.training.schedule import Optimizer, Schedule
-from nas.training.staging import Staged, kept_on_host, place
 from nas.training.step import Average, optimizer_for, restore_optimizer
 
 
@@ -196,7 +196,7 @@ def test_crops_stay_on_the_host_where_the_device_is_too_small(
     small_people: PackedPeople, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meta, crops = torch.device("meta"), small_people.crops.nbytes
-    monkeypatch.setattr("nas.training.staging.free_memory", lambda device: 10 * crops)
+    monkeypatch.setattr("nas.training.host_prefetch.free_memory", lambda device: 10 * crops)
     there, spilled = place(small_people, meta, 8 * crops), place(small_people, meta, 9 * crops)
     assert (kept_on_host(there), there.crops.device) == (False, meta)
     assert (kept_on_host(spilled), spilled.crops.device, spilled.joints.device) == (True, torch.device("cpu"), meta)

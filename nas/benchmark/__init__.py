@@ -1,0 +1,1 @@
+"""How fast training is on a device, beside what the device could do."""

@@ -1,0 +1,1 @@
+"""Packed files: crops and joints of all people in one HDF5 file."""

@@ -1,0 +1,150 @@
+"""MPII as its authors distribute it: ``mpii_human_pose_v1_u12_1.mat``.
+
+``RELEASE.annolist(i)`` is a picture and ``.annorect(p)`` a person in it, with the corners of the head box, scale,
+position and joints. Any of these, and whole lists of them, may be absent or empty. See :mod:`nas.data.readers.mpii`
+for what the format shares with the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import hypot, isnan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas.data.packed.packing import picture_split
+from nas.data.people import Person
+from nas.data.readers.matlab_struct import read_structs, single
+from nas.data.readers.mpii_person import JOINTS, mpii_person
+from nas.data.readers.records import LARGEST, short
+from nas.errors import UserError
+
+_REMEDY = "give mpii_human_pose_v1_u12_1.mat as MPII distributes it"
+_HEAD_BOX = ("x1", "y1", "x2", "y2")
+_FIELDS = (
+    "annolist", "image", "name", "annorect", "scale", "objpos", "annopoints", "point", "x", "y", "id", "img_train",
+    *_HEAD_BOX,
+)  # fmt: skip
+
+
+class _WrongError(Exception):
+    """A field, its value and what was expected."""
+
+
+def read_mpii_release(path: Path, splits: Mapping[str, float]) -> tuple[list[Person], dict[str, int]]:
+    """Read the people of MPII's training pictures from the original file.
+
+    The joints of its test pictures (``img_train`` 0) were never published, so their people are left out, as are people
+    without labelled joints, scale, position or head box. Which of the training pictures the literature validates on is
+    not in this file (:func:`nas.data.readers.splits.validate_people` takes it from another). ``is_visible`` says
+    whether a joint is occluded; all joints listed are labelled.
+
+    Args:
+        path: the file.
+        splits: split → share of the pictures.
+
+    Returns:
+        The people in the file's order, and how many were left out, by reason.
+
+    Raises:
+        UserError: the file is missing, damaged or of another layout.
+    """
+    release = read_structs(path, "RELEASE", _FIELDS, _REMEDY)[0]
+    pictures = release.get("annolist")
+    if not isinstance(pictures, list) or not pictures or not all(isinstance(picture, dict) for picture in pictures):
+        raise UserError(f"{path}: RELEASE.annolist is not a list of pictures; {_REMEDY}")
+    training = _flags(release.get("img_train"))
+    if len(training) != len(pictures) or any(flag not in (0, 1) for flag in training):
+        raise UserError(
+            f"{path}: RELEASE.img_train is not a 0 or 1 for each of the {len(pictures)} pictures; {_REMEDY}"
+        )
+    people: list[Person] = []
+    dropped: dict[str, int] = {}
+    for i, (picture, is_training) in enumerate(zip(pictures, training, strict=True)):
+        where = f"RELEASE.annolist({i + 1})"
+        found = picture.get("annorect")
+        if not isinstance(found, list):
+            raise UserError(f"{path}: {where}.annorect is {short(found)}, expected people; {_REMEDY}")
+        for p, rect in enumerate(found):
+            try:
+                if not isinstance(rect, dict):
+                    raise _WrongError(f" is {short(rect)}, expected a person")
+                outcome = _person(rect, picture, splits) if is_training else "in a test picture"
+            except _WrongError as error:
+                raise UserError(f"{path}: {where}.annorect({p + 1}){error}; {_REMEDY}") from error
+            if isinstance(outcome, Person):
+                people.append(outcome)
+            else:
+                dropped[outcome] = dropped.get(outcome, 0) + 1
+    if not people:
+        raise UserError(f"{path}: nobody in it can be used ({', '.join(dropped) or 'no people'}); {_REMEDY}")
+    return people, dropped
+
+
+def _person(rect: Mapping[str, Any], picture: Mapping[str, Any], splits: Mapping[str, float]) -> Person | str:
+    """A person, or why they cannot be used."""
+    joints = np.zeros((JOINTS, 2))
+    labelled = np.zeros(JOINTS, np.bool_)
+    for point in _structs(_struct(rect, "annopoints"), "point"):
+        joint = _number(point, "id", ".annopoints.point")
+        x, y = _number(point, "x", ".annopoints.point"), _number(point, "y", ".annopoints.point")
+        if joint is None or x is None or y is None:
+            continue
+        if joint not in range(JOINTS):
+            raise _WrongError(f".annopoints.point.id is {short(joint)}, expected 0 to {JOINTS - 1}")
+        joints[int(joint)], labelled[int(joint)] = (x, y), True
+    if not labelled.any():
+        return "no labelled joint"
+    scale = _number(rect, "scale")
+    if scale is None or scale <= 0:
+        return "no scale"
+    position = _struct(rect, "objpos")
+    x, y = _number(position, "x", ".objpos"), _number(position, "y", ".objpos")
+    if x is None or y is None:
+        return "no position"
+    left, top, right, bottom = (_number(rect, name) for name in _HEAD_BOX)
+    if left is None or top is None or right is None or bottom is None or (left, top) == (right, bottom):
+        return "no head box"
+    image = _image(picture)
+    head_size = 0.6 * hypot(right - left, bottom - top)
+    return mpii_person(image, joints, labelled, (x, y), scale, head_size, picture_split(image, splits))
+
+
+def _image(picture: Mapping[str, Any]) -> str:
+    name = single(_struct(picture, "image").get("name"))
+    if not isinstance(name, str):
+        raise _WrongError(f" is in a picture whose image.name is {short(name)}, expected a text")
+    return name
+
+
+def _number(fields: Mapping[str, Any], key: str, where: str = "") -> float | None:
+    """A field's number; None if the field is missing or empty."""
+    value = single(fields.get(key))
+    if value is None or (isinstance(value, float) and isnan(value)):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST:
+        raise _WrongError(f"{where}.{key} is {short(value)}, expected a number of pixels")
+    return float(value)
+
+
+def _struct(fields: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A field's struct; an empty one if the field is missing or empty."""
+    structs = _structs(fields, key)
+    return structs[0] if structs else {}
+
+
+def _structs(fields: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    value = fields.get(key, [])
+    if value in ([], "", [[]]):
+        return []
+    if not isinstance(value, list) or not all(isinstance(element, dict) for element in value):
+        raise _WrongError(f".{key} is {short(value)}, expected a struct")
+    return value
+
+
+def _flags(value: Any) -> list[Any]:
+    """A matrix's numbers in one list, whether it is a row or a column."""
+    rows = value if isinstance(value, list) else [[value]]
+    return [number for row in rows if isinstance(row, list) for number in row]

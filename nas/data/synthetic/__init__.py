@@ -1,0 +1,1 @@
+"""Synthetic people: labelled images drawn from nothing but a seed."""

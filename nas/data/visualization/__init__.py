@@ -1,0 +1,1 @@
+"""Drawings of people, poses and heatmaps."""

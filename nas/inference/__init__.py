@@ -1,0 +1,1 @@
+"""Trained networks put to use: prediction, ONNX export, model card."""

@@ -1,0 +1,70 @@
+"""How long a study's networks take for one picture, on the device at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from optuna.study import Study
+
+from nas.architecture.latency import device_name, forward_latency
+from nas.console import progress
+from nas.study.experiment import Experiment
+from nas.study.space.candidate import Candidate
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Attributes:
+    ms: milliseconds for one picture, the median of many runs.
+    low: a tenth of the runs were faster.
+    high: a tenth were slower.
+    device: that it was measured on; on a CPU, with one thread.
+    """
+
+    ms: float
+    low: float
+    high: float
+    device: str
+
+    def __str__(self) -> str:
+        return f"{self.ms:.3g} ms a picture on {self.device}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a user attribute."""
+        return asdict(self)
+
+
+def measure(experiment: Experiment, candidate: Candidate, device: str) -> Speed:
+    """Time a network, which takes about half a second.
+
+    Args:
+        experiment: says the input size.
+        candidate: to build.
+        device: to run on.
+    """
+    timing = forward_latency(candidate.architecture, experiment.joints, experiment.input_size, device)
+    return Speed(timing.median, timing.low, timing.high, device_name(device))
+
+
+def known_speeds(experiment: Experiment, study: Study, device: str) -> dict[str, Speed]:
+    """What trials of a study have measured on such a device, by architecture; the first measurement counts."""
+    name, found = device_name(device), dict[str, Speed]()
+    for trial in study.get_trials(deepcopy=False):
+        raw = trial.user_attrs.get("latency")
+        if raw and raw["device"] == name:
+            found.setdefault(experiment.candidate_of(trial).architecture.id, Speed(**raw))
+    return found
+
+
+def speeds_of(experiment: Experiment, study: Study, numbers: Iterable[int], device: str) -> dict[int, Speed]:
+    """The speed of some trials' networks: as the study has measured it on such a device, else measured now."""
+    there, trials = known_speeds(experiment, study, device), {t.number: t for t in study.get_trials(deepcopy=False)}
+    wanted, speeds = list(numbers), dict[int, Speed]()
+    with progress("timing networks", len(wanted)) as advance:
+        for done, number in enumerate(wanted, 1):
+            candidate = experiment.candidate_of(trials[number])
+            speeds[number] = there.get(candidate.architecture.id) or measure(experiment, candidate, device)
+            advance(done)
+    return speeds

@@ -1,0 +1,1 @@
+"""Trials and full trainings as they run."""

@@ -1,0 +1,1 @@
+"""How a study is shown: terminal, HTML, dashboard, files."""

@@ -1,0 +1,1 @@
+"""What may be chosen: search spaces, candidates, published networks."""

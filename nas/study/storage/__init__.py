@@ -1,0 +1,1 @@
+"""Where studies are kept: SQLite or PostgreSQL, locks, heartbeats."""

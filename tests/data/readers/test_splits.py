@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas.data.packed.packing import picture_split
+from nas.data.people import Person
+from nas.data.readers.splits import TRAINING, keep_apart, read_names, together, validate_people, validate_pictures
+from nas.errors import UserError
+
+
+def person(image: str, split: str = "train", x: float = 10) -> Person:
+    joints = np.zeros((2, 2), np.float32)
+    return Person(image, joints, np.ones(2, bool), np.array([x, 5], np.float32), 100, 10, split)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["train", "holdout", "valid"]))))
+def test_nobody_learns_from_a_validation_picture(rows: list[tuple[str, str]]) -> None:
+    people = [person(image, split) for image, split in rows]
+    kept, dropped = keep_apart(people)
+    splits = defaultdict(set)
+    for one in kept:
+        splits[one.image].add(one.split == "valid")
+    assert all(len(sides) == 1 for sides in splits.values())
+    assert [p for p in kept if p.split == "valid"] == [p for p in people if p.split == "valid"]
+    assert len(kept) + sum(dropped.values()) == len(people)
+
+
+def test_training_people_of_one_picture_stay_together_and_a_tenth_is_held_out() -> None:
+    people = validate_pictures([person(f"{i // 2}.jpg") for i in range(8000)], frozenset({"7.jpg"}))
+    splits = defaultdict(set)
+    for one in people:
+        splits[one.image].add(one.split)
+    assert all(len(found) == 1 for found in splits.values())
+    assert splits["7.jpg"] == {"valid"}
+    assert 0.09 < sum(found == {"holdout"} for found in splits.values()) / len(splits) < 0.11
+    assert all(one.split in ("valid", picture_split(one.image, TRAINING)) for one in people)
+
+
+def test_only_listed_people_are_validated_and_others_in_their_pictures_left_out() -> None:
+    people = [person("a", x=10), person("a", x=50), person("b", "valid"), person("c", x=10)]
+    listed = [person("a", "valid", 10.4), person("c", "valid", 12)]
+    split = validate_people(people, listed)
+    assert [one.split == "valid" for one in split] == [True, False, False, False]
+    kept, dropped = keep_apart(split)
+    assert [one.image for one in kept] == ["a", "b", "c"]
+    assert dropped == {"training people in a validation picture": 1}
+
+
+def test_people_of_two_files_are_taken_once() -> None:
+    first = [person("a"), person("a"), person("b")]  # doubles in one file are the file's own
+    people, dropped = together([first, [person("a", x=10.9), person("a", x=12), person("c")], [person("c")]])
+    assert [one.image for one in people] == ["a", "a", "b", "a", "c"]
+    assert dropped == {"in an earlier file already": 2}
+    people, _ = together([first, [person("b", "valid")]])
+    assert [one.split for one in people] == ["train", "train", "valid"]
+    people, _ = together([[person("b", "valid")], first])
+    assert [(one.image, one.split) for one in people] == [("b", "valid"), ("a", "train"), ("a", "train")]
+
+
+def test_names_of_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "names.txt"
+    path.write_text("# validation\n\n a.jpg \nfolder/b.jpg\n")
+    assert read_names(path) == {"a.jpg", "folder/b.jpg"}
+    for content in (b"", b"\n# nothing\n", b"\xff\xfe"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="one picture's name a line"):
+            read_names(path)
+    with pytest.raises(UserError, match="FileNotFoundError"):
+        read_names(tmp_path / "none")

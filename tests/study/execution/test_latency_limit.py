@@ -1,0 +1,89 @@
+"""Latency as a limit of a study: measured once before training, told, and kept to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.samplers import RandomSampler
+from optuna.trial import FrozenTrial, TrialState
+from optuna_dashboard import get_note
+
+from nas.architecture.latency import device_name
+from nas.data.augmentation import fit_to_input
+from nas.study.analysis.latency import Speed, measure
+from nas.study.config import StudyConfig
+from nas.study.execution import trial_session as objective
+from nas.study.execution.trial_session import run_trial
+from nas.study.experiment import Experiment, prepare
+from nas.study.space.candidate import Candidate
+from nas.study.storage.study_store import claim, exclusive, hand_back
+
+
+@pytest.mark.slow
+def test_what_is_too_slow_is_not_trained(
+    write_study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = ("seed = 0\n\n[data]", 'seed = 0\nbaselines = ["hg1"]\n\n[data]')
+    small = (("size = 32", "size = 64"), ("width_scale = 1", "width_scale = 0.06"))
+    text = write_study(named, *small, more="\n[budget]\nmax_latency_ms = 1e-3\n")
+    experiment = prepare(StudyConfig.read(text), tmp_path / "runs")
+    study = experiment.open_study(RandomSampler(seed=0))
+    people, held_out = (fit_to_input(experiment.load_people(split, "cpu"), 64) for split in ("train", "holdout"))
+    measured: list[str] = []
+
+    def counted(of: Experiment, candidate: Candidate, device: str) -> Speed:
+        measured.append(candidate.architecture.id)
+        return measure(of, candidate, device)
+
+    monkeypatch.setattr(objective, "measure", counted)
+
+    def one() -> FrozenTrial:
+        trial = claim(study, 9, experiment.space.choices)
+        assert trial is not None
+        number = run_trial(study, trial, experiment, people, held_out).number
+        return study.trials[number]
+
+    given = one()
+    assert given.user_attrs["published"] == "hg1"
+    assert given.state == TrialState.PRUNED
+    assert given.user_attrs["reason"] == "over the budget: trained to the end for comparison only"
+    assert given.user_attrs["final_pckh"] >= 0
+
+    slow = one()
+    assert slow.state == TrialState.PRUNED
+    speed = Speed(**slow.user_attrs["latency"])
+    assert speed.device == device_name("cpu")
+    assert 0.01 < speed.low <= speed.ms <= speed.high
+    assert slow.user_attrs["reason"] == f"over the budget: {speed}, more than 0.001 ms: not trained"
+    assert "images" not in slow.user_attrs
+    assert f"{speed.ms:.3g} ms a picture" in get_note(optuna.Trial(study, slow._trial_id))
+
+    # A trial that is handed back is not measured again.
+    lost = claim(study, 9, experiment.space.choices)
+    assert lost is not None
+    with monkeypatch.context() as context:
+        context.setattr(objective, "_taken_up", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_trial(study, lost, experiment, people, held_out)
+    assert len(measured) == 3
+    with exclusive(study._storage):
+        hand_back(study, study.trials[lost.number])
+    again = one()
+    assert again.user_attrs["first_number"] == lost.number
+    assert again.user_attrs["latency"] == study.trials[lost.number].user_attrs["latency"]
+    assert len(measured) == 3
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_companion_does_not_choose_by_latency_again(write_study: Callable[..., Path], tmp_path: Path) -> None:
+    text = write_study(more="\n[budget]\nmax_latency_ms = 5\nmax_layers = 900\n")
+    experiment = prepare(StudyConfig.read(text), tmp_path / "runs")
+    assert experiment.config.budget.max_latency_ms == 5
+    beside = experiment.beside("repeats").config.budget
+    assert (beside.max_latency_ms, beside.max_layers) == (None, 900)

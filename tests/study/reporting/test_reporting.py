@@ -1,0 +1,417 @@
+"""What is shown of a study: the page, the table, the figures and the panels say what the study holds, and no more."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
+from optuna_dashboard._note import get_note_from_system_attrs
+
+from nas.architecture.latency import device_name
+from nas.errors import UserError
+from nas.study.analysis import latency as speed
+from nas.study.analysis.baselines import Limits, affordable, pick, trial_of
+from nas.study.analysis.latency import Speed
+from nas.study.analysis.rank_correlation import remembered
+from nas.study.analysis.results import Step, gather
+from nas.study.config import StudyConfig
+from nas.study.execution.full_training import choose
+from nas.study.experiment import Experiment, load, points_of, prepare
+from nas.study.pareto import front, hypervolume, knee
+from nas.study.reporting.dashboard import note, save_panels
+from nas.study.reporting.html_report import budgets, render, to_toml, write_page
+from nas.study.reporting.paper_export import COLUMN, write_csv, write_figures
+from nas.study.reporting.plotly_figures import figures, staircase
+from nas.study.space.candidate import Candidate
+from nas.study.storage.study_store import create_study, database_of, engine_of
+
+HOSTILE = '<script>alert("1")</script> & </table>|x|_y_'
+BEGAN = datetime(2026, 1, 2, 3, 4)
+
+
+@pytest.fixture
+def searched(
+    write_study: Callable[..., Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Experiment, optuna.Study]:
+    """The tiny study with made-up results, one published; the words of one network are hostile. Made once, copied."""
+    made = tmp_path_factory.getbasetemp() / "made-up"
+    if not made.exists():
+        named = ("seed = 0\n\n[data]", 'seed = 0\nbaselines = ["hg1"]\n\n[data]')
+        make(prepare(StudyConfig.read(write_study(named, ("size = 32", "size = 64"))), made))
+    shutil.copytree(made, tmp_path / "runs")
+    return load("tiny", tmp_path / "runs")
+
+
+def make(experiment: Experiment) -> None:
+    """Sixty made-up results, of which blocks called separable have six points more, after hg1's."""
+    study = experiment.open_study()
+    rng, noise, seen = Random(0), np.random.default_rng(0), set[str]()
+    assert study.trials[0].user_attrs["published"] == "hg1"
+    add(experiment, study, None, 55.0, 1)
+    while len(study.trials) < 62:
+        point = experiment.space.random(rng)
+        candidate = experiment.problem.candidate(point)
+        if candidate.id in seen:
+            continue
+        seen.add(candidate.id)
+        cost = experiment.cost(candidate)
+        pckh = 6 * np.log(cost.params) + noise.normal() + (6 if point["block"] == "separable" else 0)
+        add(experiment, study, point, float(pckh), len(study.trials))
+    engine_of(study._storage).dispose()
+
+
+def add(experiment: Experiment, study: optuna.Study, point: dict[str, Any] | None, pckh: float, minute: int) -> None:
+    published = point is None
+    candidate = experiment.published("hg1") if point is None else experiment.problem.candidate(point)
+    cost = experiment.cost(candidate)
+    study.add_trial(
+        optuna.trial.FrozenTrial(
+            number=-1,
+            trial_id=-1,
+            state=TrialState.COMPLETE,
+            value=None,
+            values=[pckh, cost.params, cost.madds],
+            datetime_start=BEGAN + timedelta(minutes=minute),
+            datetime_complete=BEGAN + timedelta(minutes=minute + 1),
+            params=point or {},
+            distributions=dict(experiment.space.choices) if point else {},
+            user_attrs={
+                "candidate": candidate.to_dict(),
+                "network": HOSTILE if minute == 7 else str(candidate),
+                "cost": {"params": cost.params, "madds": cost.madds, "layers": cost.layers},
+                "images": 64,
+                **({"published": "hg1"} if published else {}),
+            },
+            system_attrs={},
+            intermediate_values={},
+        )
+    )
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the cells of each table by the heading before it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self._heading, self._row, self._cell, self._in = "", [], None, ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in ("h2", "h3"):
+            self._heading, self._in = "", tag
+        elif tag == "tr":
+            self._row = []
+        elif tag == "td":
+            self._cell = ""
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._in:
+            self._in = ""
+        elif tag == "td" and self._cell is not None:
+            self._row.append(" ".join(self._cell.split()))
+            self._cell = None
+        elif tag == "tr" and self._row:
+            self.tables.setdefault(self._heading, []).append(self._row)
+
+    def handle_data(self, data: str) -> None:
+        if self._cell is not None:
+            self._cell += data
+        elif self._in:
+            self._heading += data
+
+
+def test_the_pages_numbers_are_the_studys(searched: tuple[Experiment, optuna.Study]) -> None:
+    experiment, study = searched
+    page = Page(render(gather(experiment, study)))
+    points = points_of(study)
+    rows = page.tables["The front"]
+    assert [int(row[0]) for row in rows] == [p.number for p in front(points)]
+    for row in rows:
+        trial = study.trials[int(row[0])]
+        assert row[1] == f"{trial.values[0]:.1f} ± 1.0"
+        assert row[3] == f"{int(trial.values[1]):,}"
+        assert row[5] == str(trial.user_attrs["cost"]["layers"])
+        assert row[-1].endswith(" ".join(trial.user_attrs["network"].split()))
+    (base,) = page.tables["Published networks under the same schedule"]
+    hg1 = study.trials[1]
+    assert base[:3] == ["hg1", "55.0 ± 1.0", f"{int(hg1.values[1]):,}"]
+    half = [p for p in points if p.number != 1 and 2 * p.params <= hg1.values[1] and 2 * p.madds <= hg1.values[2]]
+    met = [p for p in half if p.pckh >= 55]
+    assert base[4] == ("yes" if met else "no")
+    text = render(gather(experiment, study))
+    assert f"<b>{hypervolume(points, experiment.scale):.4f}</b>" in text
+    assert f"<b>{61 * 64:,}</b><span>pictures trained" in text
+    assert "Not calibrated" in text
+    assert remembered(study) is None
+
+
+def test_what_is_recommended_is_what_the_command_would_pick(searched: tuple[Experiment, optuna.Study]) -> None:
+    experiment, study = searched
+    found = gather(experiment, study)
+    rows = Page(render(found)).tables["Which network to train in full"]
+    sizes = {"k": 10**3, "M": 10**6}
+    assert len(rows) == 2 + len(budgets(found)) > 3
+    for row in rows:
+        command = re.search(r"--pick (\w+)(?: --max-params (\d+)([kM]))? --runs ", row[-1])
+        assert command is not None
+        limits = Limits(int(command[2]) * sizes[command[3]]) if command[2] else Limits()
+        assert int(row[1]) == pick(experiment, study, command[1], limits).number
+
+
+def test_the_page_loads_nothing(searched: tuple[Experiment, optuna.Study]) -> None:
+    page = Page(render(gather(*searched)))
+    for tag, attributes in page.tags:
+        assert tag not in ("img", "iframe", "object", "embed", "base")
+        assert "src" not in attributes
+        assert tag != "link" or attributes["href"] == "data:,"
+        assert tag != "a" or str(attributes["href"]).startswith("#")
+    assert not re.search(r"@import|url\(", render(gather(*searched)).split("</style>")[0])
+    assert sum(tag == "script" for tag, _ in page.tags) == 2
+
+
+def test_nothing_in_a_study_becomes_markup(searched: tuple[Experiment, optuna.Study]) -> None:
+    experiment, study = searched
+    study.set_user_attr("calibration", {"text": HOSTILE, "spearman": 0.9})
+    study.set_user_attr("record", {"commit": HOSTILE, "packages": {HOSTILE: HOSTILE}, "device": HOSTILE})
+    text = render(gather(experiment, study))
+    assert "alert(&#34;1&#34;)" in text
+    assert '<script>alert("1")' not in text
+    assert "<script>alert(" not in text
+    figures_of = text.rpartition("<script>")[2]
+    assert "alert" in figures_of, "the network's words are in a figure"
+    assert "<" not in figures_of.partition("};")[0]
+    assert "|x|" not in note(gather(experiment, study)), "a bar would end a table's cell"
+
+
+def test_the_table_holds_every_finished_trial(searched: tuple[Experiment, optuna.Study], tmp_path: Path) -> None:
+    experiment, study = searched
+    write_csv(gather(experiment, study), tmp_path / "all.csv")
+    with open(tmp_path / "all.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["trial"]) for row in rows] == list(range(1, 62))
+    ahead = {p.number for p in front(points_of(study))}
+    for row in rows:
+        trial = study.trials[int(row["trial"])]
+        assert [float(row[key]) for key in ("pckh", "params", "madds")] == trial.values
+        assert row["pckh_of_seeds"] == repr(trial.values[0])
+        assert int(row["layers"]) == trial.user_attrs["cost"]["layers"]
+        assert int(row["on_front"]) == (trial.number in ahead)
+        assert 0 <= float(row["chance"]) <= 1
+        assert row["network"] == trial.user_attrs["network"]
+        if trial.params:
+            assert row["width"] == str(trial.params["width"])
+            assert (row["junction"] == "") == (trial.params["stacks"] == 1)
+    assert [row["published"] for row in rows[:2]] == ["hg1", ""]
+
+
+def test_figures_show_every_finished_network_once(searched: tuple[Experiment, optuna.Study]) -> None:
+    experiment, study = searched
+    drawn = figures(gather(experiment, study))
+    points = points_of(study)
+    for name, cost in (("front-params", "params"), ("front-madds", "madds")):
+        shown = [(x, y) for t in drawn[name].data if "markers" in t.mode for x, y in zip(t.x, t.y, strict=True)]
+        assert sorted(shown) == sorted((getattr(p, cost), p.pckh) for p in points)
+        assert [a.text for a in drawn[name].layout.annotations] == ["hg1"]
+        symbols = {s for t in drawn[name].data if t.marker and t.marker.symbol for s in np.atleast_1d(t.marker.symbol)}
+        assert len(symbols) == 3, "kinds differ by shape"
+    assert drawn["history"].data[0].x[-1] == 61 * 64
+    assert drawn["history"].data[0].y[-1] == pytest.approx(hypervolume(points, experiment.scale))
+    assert drawn["history"].data[1].y[-1] == len(front(points))
+    assert "effects-block" in drawn
+    assert drawn["effects-block"].data[0].y[-1] == "separable"
+
+
+def test_the_history_is_taken_from_the_trials_where_they_note_it(searched: tuple[Experiment, optuna.Study]) -> None:
+    experiment, study = searched
+    worked_out = gather(experiment, study).steps
+    assert [s.images for s in worked_out] == [64 * (i + 1) for i in range(61)]
+    assert all(a.volume <= b.volume for a, b in pairwise(worked_out))
+    noted = {t.number: t for t in study.get_trials()[1:]}
+    for number, trial in noted.items():
+        trial.user_attrs |= {"images_so_far": 10 * number, "hypervolume": number / 100, "front_size": 3}
+    assert replace(gather(experiment, study), trials=noted).steps == [Step(10 * n, n / 100, 3) for n in range(1, 62)]
+
+
+def test_a_staircase_rises() -> None:
+    assert staircase([(3, 5.0), (1, 2.0), (2, 1.0), (3, 6.0), (4, 6.0)]) == [(1, 2.0), (3, 6.0)]
+
+
+def test_picks_keep_to_limits(searched: tuple[Experiment, optuna.Study]) -> None:
+    experiment, study = searched
+    points = points_of(study)
+    middle = sorted(p.params for p in points)[20]
+    low = sorted(p.madds for p in points)[30]
+    within = [p for p in points if p.params <= middle]
+    both = [p for p in within if p.madds <= low]
+    assert pick(experiment, study, "best", Limits(middle)).pckh == max(p.pckh for p in within)
+    assert pick(experiment, study, "best", Limits(middle, low)).pckh == max(p.pckh for p in both)
+    assert pick(experiment, study, "knee", Limits(middle)) == knee(within, experiment.scale)
+    assert {p.number for p in affordable(experiment, study, Limits(madds=low))} == {
+        p.number for p in points if p.madds <= low
+    }
+    chosen = choose(experiment, study, None, "best", False, None, Limits(middle))
+    assert [c.label for c in chosen] == [f"trial-{max(within, key=lambda p: p.pckh).number}"]
+    every = choose(experiment, study, None, None, True, None, Limits(middle))
+    assert [c.label for c in every] == [f"trial-{p.number}" for p in front(within)]
+
+
+def test_picks_keep_to_a_latency_measured_here(
+    searched: tuple[Experiment, optuna.Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, study = searched
+    measured: list[str] = []
+
+    def measure(of: Experiment, candidate: Candidate, device: str) -> Speed:
+        """A network of so many thousand params takes so many milliseconds."""
+        measured.append(candidate.architecture.id)
+        return Speed(of.cost(candidate).params / 1000, 0, 0, device_name(device))
+
+    monkeypatch.setattr(speed, "measure", measure)
+    points = points_of(study)
+    middle = sorted(p.params for p in points)[20]
+    within = [p for p in points if p.params <= middle]
+    assert pick(experiment, study, "best", Limits(latency=middle / 1000)).pckh == max(p.pckh for p in within)
+    assert len(measured) == len(points)
+    measured.clear()
+    assert pick(experiment, study, "knee", Limits(middle, latency=middle / 1000)) == knee(within, experiment.scale)
+    assert len(measured) == len(within), "what is too large is not timed"
+    fastest = min(points, key=lambda p: p.params).number
+    with pytest.raises(UserError, match=rf"^--max-latency 0.001: .* the fastest is trial {fastest}, .* ms a picture"):
+        pick(experiment, study, "best", Limits(latency=0.001))
+    assert study.trials[trial_of(experiment, study, "hg1")].user_attrs["published"] == "hg1"
+    with pytest.raises(UserError, match=r"--published hg8: .* \(there: hg1\)"):
+        trial_of(experiment, study, "hg8")
+
+
+def test_limits_that_nothing_keeps_say_what_is_nearest(searched: tuple[Experiment, optuna.Study]) -> None:
+    least = min(points_of(searched[1]), key=lambda p: p.params)
+    with pytest.raises(
+        UserError, match=rf"--max-params 10: .* nearest is trial {least.number}, {least.params:,} params"
+    ):
+        pick(*searched, "best", Limits(10))
+    with pytest.raises(UserError, match="goes with --pick or --all-front"):
+        choose(*searched, 1, None, False, None, Limits(10**9))
+
+
+def test_full_trainings_are_compared_with_the_search(searched: tuple[Experiment, optuna.Study]) -> None:
+    experiment, study = searched
+    full = create_study(database_of(study._storage), "tiny-full", experiment.config.objectives)
+    for number, pckh in ((5, 80.0), (9, 81.0), (12, 90.0), (1, 85.0)):
+        add_full(full, study.trials[number], pckh, 1000)
+    add_full(full, study.trials[5], 70.0, 500)  # a shorter one does not count
+    found = gather(experiment, study)
+    assert {(f.trial, f.pckh) for f in found.full} == {(5, 80.0), (9, 81.0), (12, 90.0), (1, 85.0)}
+    assert {f.trial: f.short for f in found.full} == {n: study.trials[n].values[0] for n in (5, 9, 12, 1)}
+    order = sorted((5, 9, 12, 1), key=lambda n: study.trials[n].values[0])
+    ranks = [[80.0, 81.0, 85.0, 90.0].index({5: 80.0, 9: 81.0, 12: 90.0, 1: 85.0}[n]) for n in order]
+    assert found.agreement is not None
+    assert found.agreement.value == pytest.approx(1 - sum((i - r) ** 2 for i, r in enumerate(ranks)) / 10)
+    rows = Page(render(found)).tables["Trained in full"]
+    assert sorted(row[1] for row in rows) == ["80.0", "81.0", "85.0", "90.0"]
+    drawn = figures(found)
+    assert "agreement" in drawn
+    both = {trace.name: [y for y in trace.y if y is not None] for trace in drawn["fronts"].data}
+    assert both["front of the search"] == [m.mean for m in found.front]
+    assert sorted(both["trained in full (filled: on the front of these)"]) == [80.0, 81.0, 85.0, 90.0]
+    ends = sorted(y for f in found.full for y in (f.short, f.pckh))
+    assert sorted(both["one network"]) == ends
+
+
+def add_full(full: optuna.Study, trial: optuna.trial.FrozenTrial, pckh: float, images: int) -> None:
+    attributes = {"label": f"trial-{trial.number}", "images": images, "network": trial.user_attrs["network"]}
+    full.add_trial(
+        create_trial(
+            values=[pckh, *trial.values[1:]],
+            user_attrs={"candidate": trial.user_attrs["candidate"], **attributes},
+        )
+    )
+
+
+def test_panels_are_saved_and_replaced(searched: tuple[Experiment, optuna.Study]) -> None:
+    experiment, study = searched
+    save_panels(experiment, study)
+    before = panels(study)
+    assert set(before) == {"front-params", "front-madds", "front-3d", "history", "importance", "effects"}
+    point = experiment.space.random(Random(99))
+    add(experiment, study, point, 99.0, 99)
+    save_panels(experiment, study)
+    after = panels(study)
+    assert set(after) == set(before)
+    assert max(y for t in after["front-params"]["data"] for y in t["y"]) == 99.0
+    assert max(y for t in before["front-params"]["data"] for y in t["y"]) < 99.0
+    text = get_note_from_system_attrs(study._storage.get_study_system_attrs(study._study_id), None)["body"]
+    assert text == note(gather(experiment, study))
+    assert "| 62 | 99.0 ± 1.0 |" in text
+
+
+def panels(study: optuna.Study) -> dict[str, Any]:
+    attributes = study._storage.get_study_system_attrs(study._study_id)
+    return {name: json.loads(raw) for name, raw in get_plotly_graph_objects(attributes).items()}
+
+
+def test_figures_for_a_paper(searched: tuple[Experiment, optuna.Study], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.image import imread
+
+    written = write_figures(gather(*searched), tmp_path / "figures")
+    names = {p.stem for p in written}
+    assert names == {"front-params", "front-madds", "history", "importance"}
+    assert {p.suffix for p in written} == {".png", ".svg"}
+    for path in written:
+        if path.suffix == ".png":
+            assert imread(path).shape[1] == pytest.approx(300 * COLUMN, abs=2)
+        else:
+            text = path.read_text()
+            sizes = [float(s) for s in re.findall(r"font(?:-size)?: ?(?:[a-z]+ )?([\d.]+)px", text)]
+            assert sizes
+            assert min(sizes) >= 7
+            assert "parameters" in text or path.stem != "front-params", "letters stay letters"
+
+
+def test_a_study_file_is_read_back_as_it_was(searched: tuple[Experiment, optuna.Study], tmp_path: Path) -> None:
+    config = searched[0].config
+    (tmp_path / "again.toml").write_text(to_toml(config))
+    assert StudyConfig.read(tmp_path / "again.toml") == config
+
+
+def test_a_page_that_cannot_be_written_is_refused(
+    searched: tuple[Experiment, optuna.Study], config: StudyConfig, tmp_path: Path
+) -> None:
+    found = gather(*searched)
+    with pytest.raises(UserError, match=r"--html .*: there is no folder"):
+        write_page(found, tmp_path / "none" / "page.html")
+    with pytest.raises(UserError, match=r"--html .*: is a folder"):
+        write_page(found, tmp_path)
+    with pytest.raises(UserError, match=r"--csv .*: there is no folder"):
+        write_csv(found, tmp_path / "none" / "all.csv")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--figures .*: cannot be made"):
+        write_figures(found, tmp_path / "file" / "below")
+
+
+def test_an_empty_study_has_no_page(config: StudyConfig, tmp_path: Path) -> None:
+    experiment = prepare(config, tmp_path / "runs")
+    study = experiment.open_study()
+    found = save_panels(experiment, study)
+    assert panels(study) == {}
+    with pytest.raises(UserError, match="no finished trial yet"):
+        write_page(found, tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
