@@ -16,15 +16,15 @@ import torch
 import typer
 from rich.table import Table
 
-from nas.benchmark.concurrency import COUNTS, Sharing, best_workers, measure_sharing
-from nas.benchmark.dataloader_baseline import write_pictures
+from nas.benchmark.concurrency import COUNTS, ConcurrencyMeasurement, best_workers, measure_concurrency
+from nas.benchmark.dataloader_baseline import write_images
 from nas.benchmark.measure import EVALUATED, Case, measure
 from nas.benchmark.roofline import Rates, measure_rates
-from nas.benchmark.targets import Goal, goals
+from nas.benchmark.targets import Target, targets
 from nas.benchmark.workloads import Task
 from nas.console import Quiet, console, default_workers, print_tables, progress, run
 from nas.data.packed.packing import pack_synthetic
-from nas.data.synthetic.scene import Figures
+from nas.data.synthetic.scene import SceneConfig
 from nas.errors import UserError
 from nas.study.experiment import record
 from nas.study.files import ROOT
@@ -32,7 +32,7 @@ from nas.study.space.candidate import Candidate
 from nas.study.space.published import named
 from nas.training.checkpoint import write_atomically
 from nas.training.devices import device_named, use_threads
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -85,18 +85,18 @@ def main(
     settings = {"device": where, "threads": threads, "cores": cores, "seconds": seconds, "rounds": rounds}
     cases: list[Case] = []
     shared: list[_Shared] = []
-    found: list[Goal] = []
+    found: list[Target] = []
     text = ""
     total = len(chosen) * len(sides) * len(counts)
     with tempfile.TemporaryDirectory(prefix="nas-bench-") as folder, progress("measuring", total) as advance:
         for name, scale, task, images in _tasks(Path(folder), chosen, sides, counts, place, cores):
             if workers:
                 tried = [number for number in COUNTS if place != "cpu" or number <= cores]
-                sharing = measure_sharing(task, images, counts=tried, seconds=seconds, rounds=rounds)
+                sharing = measure_concurrency(task, images, counts=tried, seconds=seconds, rounds=rounds)
                 shared.append(_Shared(name, task.input_size, task.schedule.batch, sharing))
             else:
                 cases.append(measure(name, task, scale, rates, images, seconds=seconds, rounds=rounds, cores=cores))
-                found += goals(cases[-1], where, cores)
+                found += targets(cases[-1], where, cores)
             content = {
                 "date": date.today().isoformat(),
                 "record": dict(about),
@@ -129,7 +129,7 @@ class _Shared:
     network: str
     input_size: int
     batch: int
-    tried: list[Sharing]
+    tried: list[ConcurrencyMeasurement]
 
 
 def _tasks(
@@ -138,10 +138,10 @@ def _tasks(
     """Every network at every size and batch, with its people drawn: name, width scale, task, pictures of a trial."""
     pictures = folder / "pictures"
     pictures.mkdir()
-    write_pictures(pictures, PICTURES)
+    write_images(pictures, PICTURES)
     for side in sides:
         packed, scale = folder / f"{side}.h5", side / FULL_WIDTH
-        pack_synthetic(packed, {"train": PEOPLE}, side, 0, Figures(), cores)
+        pack_synthetic(packed, {"train": PEOPLE}, side, 0, SceneConfig(), cores)
         for name, candidate in chosen.items():
             for batch in batches:
                 architecture, schedule = candidate.architecture.scaled(scale), _schedule(side, batch)
@@ -149,10 +149,10 @@ def _tasks(
                 yield name, scale, task, _trial_images(side)
 
 
-def _schedule(side: int, batch: int) -> Schedule:
+def _schedule(side: int, batch: int) -> ScheduleConfig:
     """The recipe of studies/quickstart.toml, and above its size that of studies/mpii.toml; of any length."""
     rate, sigma = (6e-3, 0.6) if side <= 64 else (2e-3, 1.5)
-    return Schedule(batch, 1, batch, learning_rate=rate, loss="cross_entropy", sigma=sigma)
+    return ScheduleConfig(batch, 1, batch, learning_rate=rate, loss="cross_entropy", sigma=sigma)
 
 
 def _trial_images(side: int) -> int:
@@ -211,7 +211,7 @@ def _speeds(cases: list[Case]) -> Table | None:
     return table
 
 
-def _ratios(cases: list[Case], found: list[Goal]) -> Table:
+def _ratios(cases: list[Case], found: list[Target]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), title="goals", title_justify="left")
     table.add_column("network")
     table.add_column("what")

@@ -76,7 +76,7 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
 
 
 @contextmanager
-def noting_sigterm() -> Iterator[Callable[[], bool]]:
+def deferred_sigterm() -> Iterator[Callable[[], bool]]:
     """Let a SIGTERM not end the process, but be asked for: a scheduler gives some seconds to save what there is."""
     asked = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
@@ -97,10 +97,10 @@ def default_workers() -> int:
 
 
 @overload
-def amount(text: str, flag: str) -> int: ...
+def parse_count(text: str, flag: str) -> int: ...
 @overload
-def amount(text: None, flag: str) -> None: ...
-def amount(text: str | None, flag: str) -> int | None:
+def parse_count(text: None, flag: str) -> None: ...
+def parse_count(text: str | None, flag: str) -> int | None:
     """A count as people write it: 1.5M, 3G, 200k, 1000000; None where none is given.
 
     Raises:
@@ -120,7 +120,7 @@ def amount(text: str | None, flag: str) -> int | None:
     return round(value)
 
 
-def short(number: float) -> str:
+def format_count(number: float) -> str:
     """A count as people say it: 6.73 M, 9.04 G."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(number) >= size:
@@ -128,7 +128,7 @@ def short(number: float) -> str:
     return f"{number:.0f}"
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as 1:05 or 2:03:04."""
     whole = max(0, round(seconds))
     hours, rest = divmod(whole, 3600)

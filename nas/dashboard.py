@@ -12,7 +12,7 @@ from nas.console import console, run
 from nas.errors import UserError
 from nas.study.experiment import load
 from nas.study.reporting.dashboard import save_panels, serving
-from nas.study.storage.study_store import masked
+from nas.study.storage.study_store import mask_password
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -36,7 +36,7 @@ def main(
     experiment, opened = load(study, runs, storage)
     save_panels(experiment, opened)
     with serving(experiment, opened, port) as (address, serve):
-        console.print(f"study {study} of {masked(experiment.url)}\n{address}\nCtrl-C ends it", soft_wrap=True)
+        console.print(f"study {study} of {mask_password(experiment.url)}\n{address}\nCtrl-C ends it", soft_wrap=True)
         with suppress(KeyboardInterrupt):
             serve()
 

@@ -21,8 +21,8 @@ from nas.errors import UserError
 from nas.training.checkpoint import load_network, write_atomically
 from nas.training.devices import device_named, use_threads
 from nas.training.evaluation import predict
-from nas.training.metrics import RESAMPLES, Score, Yardstick, head_yardstick, scores, torso_yardstick
-from nas.training.schedule import Schedule
+from nas.training.metrics import RESAMPLES, PCKNormalizer, Score, head_normalizer, scores, torso_normalizer
+from nas.training.schedule import ScheduleConfig
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -116,7 +116,7 @@ def network_scores(
             raise UserError(f"--save-predictions {save_predictions} is a directory; give the name of a file")
         writable_directory(save_predictions.parent, "the folder of --save-predictions,")
     network, content = load_network(existing_file(checkpoint, "CHECKPOINT"), place)
-    schedule, size = Schedule.from_dict(content["schedule"]), network.input_size[0]
+    schedule, size = ScheduleConfig.from_dict(content["schedule"]), network.input_size[0]
     packed = describe_packed(existing_file(data, "--data"))
     _check_joints(checkpoint, Skeleton.from_json(content["skeleton"]), data, packed.skeleton)
     skeleton = packed.skeleton
@@ -133,9 +133,9 @@ def network_scores(
         said = predict(network, people, schedule, size, flips=flips, batch=batch, after_batch=advance)
     truth = people.original_joints()
     if torso is None:
-        yardstick, thresholds = head_yardstick(people.head_size, people.labelled), HEADS
+        yardstick, thresholds = head_normalizer(people.head_size, people.labelled), HEADS
     else:
-        yardstick, thresholds = torso_yardstick(truth, people.labelled, torso), TORSOS
+        yardstick, thresholds = torso_normalizer(truth, people.labelled, torso), TORSOS
     stages = len(said[0].positions)
     rows = [(stage + 1, flipped) for flipped in flips for stage in range(stages)]
     positions = [answer.positions[stage] for answer in said for stage in range(stages)]
@@ -193,7 +193,7 @@ def prediction_scores(predictions: Path, ground_truth: Path, variable: str | Non
             f"--predictions {predictions} has {len(positions):,} people, --ground-truth {ground_truth} "
             f"{len(truth):,}; predict everybody, in the ground truth's order (nan where there is no answer)"
         )
-    yardstick = head_yardstick(torch.from_numpy(official.head_size), labelled)
+    yardstick = head_normalizer(torch.from_numpy(official.head_size), labelled)
     scored = scores([positions], truth, yardstick, MPII, HEADS)
     unknown = ~torch.isfinite(positions).all(dim=-1)
     missing = {
@@ -237,7 +237,7 @@ def _torso(skeleton: Skeleton, metric: str, data: Path) -> tuple[int, int] | Non
 
 
 def _print_scores(
-    scored: Sequence[Sequence[Score]], names: Sequence[str], yardstick: Yardstick, skeleton: Skeleton
+    scored: Sequence[Sequence[Score]], names: Sequence[str], yardstick: PCKNormalizer, skeleton: Skeleton
 ) -> None:
     for row in scored:
         first = row[0].accuracy

@@ -18,16 +18,16 @@ from nas.architecture.hourglass import HourglassNetwork
 from nas.architecture.latency import time_runs
 from nas.console import Quiet, console, existing_file, progress, run, working, writable_directory
 from nas.data.augmentation import fit_to_input
-from nas.data.media_io import read_picture
+from nas.data.media_io import read_image
 from nas.data.packed.format import PackedPeople, describe_packed
 from nas.data.people import Skeleton
 from nas.data.synthetic.scene import render_person
 from nas.errors import UserError
-from nas.inference.model_card import Facts, model_card, read_result
+from nas.inference.model_card import ModelFacts, model_card, read_result
 from nas.inference.onnx_export import (
     TOLERANCE,
     Difference,
-    Exportable,
+    ExportableNetwork,
     Session,
     compare,
     fold_batch_norms,
@@ -41,8 +41,8 @@ from nas.study.experiment import load
 from nas.training.checkpoint import load_network, write_atomically
 from nas.training.devices import device_named, use_threads
 from nas.training.evaluation import predict
-from nas.training.metrics import head_yardstick, scores
-from nas.training.schedule import Schedule
+from nas.training.metrics import head_normalizer, scores
+from nas.training.schedule import ScheduleConfig
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -106,7 +106,7 @@ def main(
     card = onnx.with_name(onnx.name + ".md")
     _check_place(onnx, card, [checkpoint, *([data] if data else []), *(picture or [])])
     network, content = load_network(existing_file(checkpoint, "CHECKPOINT"))
-    schedule, skeleton = Schedule.from_dict(content["schedule"]), Skeleton.from_json(content["skeleton"])
+    schedule, skeleton = ScheduleConfig.from_dict(content["schedule"]), Skeleton.from_json(content["skeleton"])
     side = network.input_size[0]
     source, score = None, None
     pixels = _pictures(picture or [], side)
@@ -116,7 +116,7 @@ def main(
         pixels = np.concatenate([pixels, some])
 
     began = time.monotonic()
-    original = Exportable(network, schedule, uint8=uint8, joints=joints).eval()
+    original = ExportableNetwork(network, schedule, uint8=uint8, joints=joints).eval()
     folded, count, norms = fold_batch_norms(network, torch.zeros(1, 3, side, side))
     about = {
         "skeleton": skeleton.to_json(),
@@ -125,7 +125,7 @@ def main(
         "decoder": schedule.decoder,
     }
     with working("making the file: seconds, or minutes for many hourglasses"):
-        made = to_onnx(Exportable(folded, schedule, uint8=uint8, joints=joints).eval(), side, about)
+        made = to_onnx(ExportableNetwork(folded, schedule, uint8=uint8, joints=joints).eval(), side, about)
     session = Session(made, threads)
     with working("comparing it with PyTorch"):
         difference = compare(session, original, pixels, BATCHES)
@@ -141,7 +141,7 @@ def main(
         }
     on = f"on {'one CPU thread' if threads == 1 else f'{threads} CPU threads'} where it was exported"
     cost = network_cost(network.architecture, len(skeleton.joints), network.input_size)
-    facts = Facts(
+    facts = ModelFacts(
         file=onnx.name,
         size=len(made),
         checkpoint=checkpoint,
@@ -203,13 +203,13 @@ def _pictures(given: list[Path], side: int) -> NDArray[np.uint8]:
     drawn = [render_person(0, number, side, 1.0).crop for number in range(4)]
     real = []
     for path in given:
-        whole = read_picture(existing_file(path, "--picture"), upright=True)
+        whole = read_image(existing_file(path, "--picture"), upright=True)
         real.append(cut_out(whole, Box.around(0, 0, whole.shape[1], whole.shape[0]), side))
     return np.concatenate([noise, np.stack([*drawn, *real])])
 
 
 def _score(
-    network: HourglassNetwork, content: dict[str, Any], schedule: Schedule, skeleton: Skeleton, data: Path
+    network: HourglassNetwork, content: dict[str, Any], schedule: ScheduleConfig, skeleton: Skeleton, data: Path
 ) -> tuple[str | None, NDArray[np.uint8]]:
     """Accuracy on the validation people in words, None where there are none; and a few people as pictures."""
     packed, side = describe_packed(data), network.input_size[0]
@@ -225,7 +225,7 @@ def _score(
         some = some[:0]
     with progress("scoring", len(people), every=30.0) as advance:
         (said,) = predict(network, people, schedule, side, batch=64, after_batch=advance)
-    yardstick = head_yardstick(people.head_size, people.labelled)
+    yardstick = head_normalizer(people.head_size, people.labelled)
     [[right]] = scores(said.positions[-1:], people.original_joints(), yardstick, skeleton, (0.5,))
     low, high = right.interval.mean
     text = f"PCKh@0.5 {right.accuracy.mean:.2f} (95 %: {low:.2f} to {high:.2f}, bootstrap over people) on the "

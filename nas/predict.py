@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from nas.console import console, existing_file, progress, run, stderr, writable_directory
-from nas.data.media_io import Clip, Picture, VideoWriter, files_in, is_video, opened_video, read_picture
+from nas.data.media_io import Clip, Picture, VideoWriter, files_in, is_video, opened_video, read_image
 from nas.data.visualization.contact_sheet import save_jpeg_or_png
 from nas.data.visualization.pose_overlay import draw_pose
 from nas.errors import UserError
@@ -139,7 +139,7 @@ class _Artist:
 
     def picture(self, path: Path, name: str) -> dict[str, Any]:
         """Do one picture; returns its record."""
-        picture = read_picture(path, self._upright)
+        picture = read_image(path, self._upright)
         poses = self._poses(path, [picture])[0]
         drawing = f"{name}.pose{_ending(path)}"
         record = {

@@ -30,7 +30,7 @@ from nas.console import (
     writable_directory,
 )
 from nas.data.packed.format import PackedPeople, crop_side, describe_packed
-from nas.data.packed.packing import broken_list, pack, pack_synthetic, picture_path
+from nas.data.packed.packing import broken_list, image_path, pack, pack_synthetic
 from nas.data.packed.validation import Checked, check_packed
 from nas.data.people import FLIC, LSP, MPII, SPLITS, Person, Skeleton
 from nas.data.readers.coco import read_coco, read_skeleton
@@ -42,13 +42,13 @@ from nas.data.readers.splits import (
     UNDIVIDED,
     VALIDATION,
     Annotations,
-    keep_apart,
+    merge,
     read_names,
-    together,
+    remove_split_overlap,
     validate_people,
     validate_pictures,
 )
-from nas.data.synthetic.scene import Figures
+from nas.data.synthetic.scene import SceneConfig
 from nas.data.visualization.contact_sheet import contact_sheet, save_jpeg_or_png
 from nas.errors import UserError
 
@@ -151,11 +151,11 @@ def mpii(
     """
     existing_directory(images, "--images")
     files, source = _read(read_mpii, annotations, train, valid, valid_list)
-    people, dropped = together([found.people for found in files])
+    people, dropped = merge([found.people for found in files])
     dropped = _summed([*(found.dropped for found in files), dropped])
     if valid_list is not None:
         people = _validate(people, valid_list)
-    people, left = keep_apart(people)
+    people, left = remove_split_overlap(people)
     source = {"dataset": "mpii", **source}
     _pack(people, _summed([dropped, left]), images, out, MPII, box, source, workers, jpeg, max_broken)
 
@@ -256,7 +256,7 @@ def synthetic(
     start = time.monotonic()
     with _kept(out), progress("drawing", total) as on_progress:
         resumed = pack_synthetic(
-            out, counts, box, seed, Figures(), workers or default_workers(), on_progress, jpeg=jpeg
+            out, counts, box, seed, SceneConfig(), workers or default_workers(), on_progress, jpeg=jpeg
         )  # fmt: skip
     _report(out, time.monotonic() - start, resumed, {}, [])
 
@@ -411,7 +411,7 @@ def _join(files: Sequence[tuple[Annotations, Path]]) -> tuple[list[Person], dict
     for (found, _), own in zip(files, folders, strict=True):
         below = PurePosixPath("" if len(set(folders)) == 1 else own.relative_to(folder).as_posix())
         people += [replace(person, image=f"{below / person.image}") for person in found.people]
-    people, left = keep_apart(people)
+    people, left = remove_split_overlap(people)
     return people, _summed([*(found.dropped for found, _ in files), left]), folder
 
 
@@ -444,7 +444,7 @@ def _pack(
 ) -> None:
     most = _allowed(max_broken, len({person.image for person in people}))
     for person in people:
-        picture_path(images, person.image)  # what leads out of the folder is refused before anything is written
+        image_path(images, person.image)  # what leads out of the folder is refused before anything is written
     _check_out(out)
     start = time.monotonic()
     with _kept(out), progress("packing", len(people)) as on_progress:

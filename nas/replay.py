@@ -16,7 +16,7 @@ from rich.table import Table
 
 from nas.console import Quiet, console, default_workers, existing_file, print_tables, progress, run
 from nas.errors import UserError
-from nas.study.analysis.replay import SAMPLERS, STOPPINGS, Landscape, Record, Replayed, stopping_named
+from nas.study.analysis.replay import SAMPLERS, STOPPINGS, BenchmarkTable, Replayed, TabularBenchmark, stopping_named
 from nas.study.experiment import load
 from nas.study.files import find
 from nas.study.pareto import Floats
@@ -68,7 +68,7 @@ def main(
     if study is not None:
         experiment, opened = load(study, runs, storage)
         about = {"what": f"study {study}", "how": how}
-        recorded = Record.of(experiment, opened, about)
+        recorded = BenchmarkTable.of(experiment, opened, about)
         space = experiment.space
         if save is not None:
             _save(recorded, save)
@@ -77,9 +77,9 @@ def main(
         if save is not None:
             raise UserError(f"--save {save} belongs to --study; a record is saved already")
         assert record is not None
-        recorded = Record.read(existing_file(record, "--record"))
+        recorded = BenchmarkTable.read(existing_file(record, "--record"))
         space = SearchSpace.read(find(recorded.space, "search_spaces"))
-    Landscape(recorded, space)  # refuses a space that has changed before anything is begun
+    TabularBenchmark(recorded, space)  # refuses a space that has changed before anything is begun
     policies = list(dict.fromkeys(policy or POLICIES))
     for name in policies:
         _parts(name)
@@ -100,7 +100,7 @@ def _parts(policy: str) -> tuple[str, str]:
     return sampler, stopping or "never"
 
 
-def _save(recorded: Record, path: Path) -> None:
+def _save(recorded: BenchmarkTable, path: Path) -> None:
     try:
         write_atomically(path, recorded.to_json().encode())
     except OSError as error:
@@ -108,13 +108,13 @@ def _save(recorded: Record, path: Path) -> None:
     console.print(f"{path}: {len(recorded.rows)} networks", soft_wrap=True)
 
 
-_landscape: Landscape | None = None
+_landscape: TabularBenchmark | None = None
 
 
-def _begin(recorded: Record, path: Path) -> None:
+def _begin(recorded: BenchmarkTable, path: Path) -> None:
     global _landscape
     torch.set_num_threads(1)
-    _landscape = Landscape(recorded, SearchSpace.read(path))
+    _landscape = TabularBenchmark(recorded, SearchSpace.read(path))
 
 
 def _one(job: tuple[str, int, int, float]) -> Replayed:
@@ -126,7 +126,7 @@ def _one(job: tuple[str, int, int, float]) -> Replayed:
 
 
 def _replay_all(
-    recorded: Record,
+    recorded: BenchmarkTable,
     space: SearchSpace,
     policies: Sequence[str],
     trials: int,
@@ -159,7 +159,7 @@ def _record(policy: str, replays: Sequence[Replayed]) -> dict[str, Any]:
     }
 
 
-def _print(recorded: Record, results: dict[str, list[Replayed]], seeds: int) -> None:
+def _print(recorded: BenchmarkTable, results: dict[str, list[Replayed]], seeds: int) -> None:
     trials = len(next(iter(results.values()))[0].images)
     marks = sorted({*(mark for mark in MARKS if mark < trials), trials})
     by_trials = _table("hypervolume after so many trials, and the share of the pictures of as many whole ones")

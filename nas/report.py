@@ -13,8 +13,8 @@ from optuna.study import Study
 from nas.console import Quiet, console, print_tables, run
 from nas.errors import UserError
 from nas.study.analysis.baselines import PICKS, Limits, pick, trial_of
-from nas.study.analysis.results import gather
-from nas.study.analysis.seed_noise import mean_points, measured_of, noise_of
+from nas.study.analysis.results import load_results
+from nas.study.analysis.seed_noise import mean_points, seed_deviation, seed_statistics
 from nas.study.experiment import Experiment, images_of, load
 from nas.study.pareto import hypervolume
 from nas.study.reporting.dashboard import save_panels
@@ -84,7 +84,7 @@ def main(
         return
     found = None
     if html is not None or csv is not None or figures is not None:
-        found = gather(experiment, opened)
+        found = load_results(experiment, opened)
     if found is not None and html is not None:
         write_page(found, html)
     if found is not None and csv is not None:
@@ -105,7 +105,7 @@ def main(
             "images": images,
             "hypervolume": volume,
             "picks": picks,
-            "noise": noise_of(experiment, opened),
+            "noise": seed_deviation(experiment, opened),
             "front": front_records(experiment, opened),
             "near": near_records(experiment, opened),
             "baselines": comparison_records(experiment, opened),
@@ -131,7 +131,7 @@ def main(
 
 def _print_one(experiment: Experiment, study: Study, number: int, as_json: bool) -> None:
     """One finished network, and how to train it."""
-    measured = next((m for m in measured_of(experiment, study) if m.number == number), None)
+    measured = next((m for m in seed_statistics(experiment, study) if m.number == number), None)
     if measured is None:
         raise UserError(f"--trial {number}: study {experiment.config.name} has no finished trial of that number")
     if as_json:

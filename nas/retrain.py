@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from nas.console import Quiet, clock, console, progress, run, short
+from nas.console import Quiet, console, format_count, format_duration, progress, run
 from nas.errors import UserError
 from nas.study.analysis.baselines import Limits
 from nas.study.execution.full_training import Result, choose, processes, retrain
@@ -76,8 +76,8 @@ def main(
             if talk:
                 cost = experiment.cost(choice.candidate)
                 console.print(
-                    f"{choice.label}: {choice.candidate}: {short(cost.params)} params, {short(cost.madds)} MAdds, "
-                    f"{schedule.steps * schedule.batch:,} pictures on {mine}",
+                    f"{choice.label}: {choice.candidate}: {format_count(cost.params)} params, "
+                    f"{format_count(cost.madds)} MAdds, {schedule.steps * schedule.batch:,} pictures on {mine}",
                     soft_wrap=True,
                 )
 
@@ -112,7 +112,7 @@ def _show(result: Result) -> None:
     console.print(
         f"{result.label}: PCKh@0.5 {result.pckh:.2f}{before}, with the flipped copy {result.pckh_flipped:.2f}, "
         f"joints by count {result.pckh_by_count:.2f}; {result.people} validation people; "
-        f"trained {clock(result.seconds)}",
+        f"trained {format_duration(result.seconds)}",
         soft_wrap=True,
     )
     console.print("  " + ", ".join(f"{group} {value:.1f}" for group, value in result.groups.items()), soft_wrap=True)

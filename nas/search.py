@@ -12,25 +12,31 @@ import typer
 from optuna.study import Study
 from pydantic import ValidationError
 
-from nas.console import Quiet, amount, console, default_workers, print_tables, run, short
+from nas.console import Quiet, console, default_workers, format_count, parse_count, print_tables, run
 from nas.errors import UserError
 from nas.study.analysis import seed_noise as confirmation
-from nas.study.analysis.rank_correlation import calibration_of, companion, queue, remember, remembered
+from nas.study.analysis.rank_correlation import (
+    calibration_experiment,
+    calibration_of,
+    queue,
+    store_calibration,
+    stored_calibration,
+)
 from nas.study.config import StudyConfig
-from nas.study.execution.worker_count import best_workers
+from nas.study.execution.worker_count import measure_worker_count
 from nas.study.execution.worker_pool import devices_for, search
 from nas.study.experiment import Experiment, points_of, prepare
 from nas.study.files import checkpoint_folder, find
 from nas.study.pareto import hypervolume
 from nas.study.reporting.progress import (
-    Standing,
+    SearchProgress,
     comparison_table,
     front_records,
     front_table,
+    live_progress,
     near_table,
-    watching,
 )
-from nas.study.storage.study_store import count, masked
+from nas.study.storage.study_store import count, mask_password
 from nas.training.devices import device_named
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -96,8 +102,8 @@ def main(
             "data.file": str(data.resolve()) if data else None,
             "schedule.images": images,
             "schedule.epochs": epochs,
-            "budget.max_params": amount(max_params, "--max-params"),
-            "budget.max_madds": amount(max_madds, "--max-madds"),
+            "budget.max_params": parse_count(max_params, "--max-params"),
+            "budget.max_madds": parse_count(max_madds, "--max-madds"),
             "budget.max_layers": max_layers,
             "budget.max_latency_ms": max_latency,
             "sampler.name": sampler,
@@ -118,14 +124,14 @@ def main(
     if not (quiet or as_json):
         console.print(_introduction(experiment, trials, before.done, len(places)), soft_wrap=True)
         console.print(
-            remembered(opened)
+            stored_calibration(opened)
             or "not calibrated: with --calibrate 12, the same command tells how far its ranking can be trusted",
             soft_wrap=True,
         )
     began = time.monotonic()
     if before.done < trials:
-        standing = Standing(experiment, opened, trials, quiet or as_json, console)
-        with watching(standing) as show:
+        standing = SearchProgress(experiment, opened, trials, quiet or as_json, console)
+        with live_progress(standing) as show:
             search(experiment, trials, places, show)
     elif not (quiet or as_json):
         console.print(f"{before.done} trials are done already: nothing to search for --trials {trials}.")
@@ -145,7 +151,7 @@ def _workers(given: str | None, experiment: Experiment, place: str, silent: bool
         return devices
     if given != "auto":
         return int(given)
-    found = best_workers(experiment, place)
+    found = measure_worker_count(experiment, place)
     if found is None:
         raise UserError("--workers auto: this device has too little memory for one; choose smaller networks or batches")
     count = found.workers if place == "cpu" else found.workers * devices
@@ -184,16 +190,16 @@ def _calibrate(
     experiment: Experiment, study: Study, architectures: int, places: list[str], quiet: bool, as_json: bool
 ) -> None:
     """Train what is missing of a calibration, and print it."""
-    beside = companion(experiment)
+    beside = calibration_experiment(experiment)
     total = queue(beside, architectures)
     opened = beside.open_study()
     if count(opened).done < total:
-        with watching(Standing(beside, opened, total, quiet or as_json, console)) as show:
+        with live_progress(SearchProgress(beside, opened, total, quiet or as_json, console)) as show:
             search(beside, total, places, show)
     found = calibration_of(opened)
     if found is None:
         raise UserError(f"--calibrate {architectures}: fewer than three architectures could be trained to the end")
-    remember(study, found)
+    store_calibration(study, found)
     if as_json:
         print(json.dumps(found.to_dict()))
     elif not quiet:
@@ -209,12 +215,12 @@ def _confirm(
             f"--confirm {networks}: study {experiment.config.name} has fewer than two finished trials; "
             "search first, without --confirm"
         )
-    beside = confirmation.companion(experiment)
+    beside = confirmation.repeats_experiment(experiment)
     total = confirmation.queue(experiment, study, networks)
     opened = beside.open_study()
     before = count(opened).done
     if before < total:
-        with watching(Standing(beside, opened, total, quiet or as_json, console)) as show:
+        with live_progress(SearchProgress(beside, opened, total, quiet or as_json, console)) as show:
             search(beside, total, places, show)
     if as_json:
         print(json.dumps(front_records(experiment, study)))
@@ -223,7 +229,7 @@ def _confirm(
         again = total - before
         console.print(
             f"{again} trained again; PCKh of one network between seeds: standard deviation "
-            f"{confirmation.noise_of(experiment, study):.2f}"
+            f"{confirmation.seed_deviation(experiment, study):.2f}"
             if again
             else "no network's place is uncertain: nothing to train again",
             soft_wrap=True,
@@ -236,8 +242,8 @@ def _introduction(experiment: Experiment, trials: int, done: int, workers: int) 
     going = f", {done} done already" if done else ""
     return (
         f"study {config.name}: {trials} trials{going}, {workers} worker{'s' if workers > 1 else ''}, "
-        f"{short(experiment.space.size)} points of {experiment.space.path.name}, {schedule.images:,} pictures of "
-        f"{size}×{size} each\nkept in {masked(experiment.url)}"
+        f"{format_count(experiment.space.size)} points of {experiment.space.path.name}, "
+        f"{schedule.images:,} pictures of {size}×{size} each\nkept in {mask_password(experiment.url)}"
     )
 
 

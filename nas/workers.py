@@ -14,9 +14,9 @@ from rich.table import Table
 
 from nas.console import console, print_tables, run
 from nas.study.experiment import stored_study
-from nas.study.storage.heartbeat import signs_of_life
-from nas.study.storage.retry import patiently
-from nas.study.storage.study_store import Owner, engine_of, exclusive, hand_back_orphans, masked_url, orphans
+from nas.study.storage.heartbeat import worker_heartbeats
+from nas.study.storage.retry import retry_while_unavailable
+from nas.study.storage.study_store import Owner, engine_of, masked_url, requeue_stale_trials, stale_trials, study_lock
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -39,11 +39,11 @@ def main(
     """
     opened = stored_study(study, runs, storage)
     url = masked_url(opened._storage)
-    workers, stale = patiently(url, lambda: _standing(opened))
+    workers, stale = retry_while_unavailable(url, lambda: _standing(opened))
     reaped: list[int] = []
     if reap:
-        reaped = patiently(url, lambda: _reap(opened))
-        workers, stale = patiently(url, lambda: _standing(opened))
+        reaped = retry_while_unavailable(url, lambda: _reap(opened))
+        workers, stale = retry_while_unavailable(url, lambda: _standing(opened))
     if as_json:
         print(json.dumps({"study": study, "workers": workers, "stale": stale, "handed_back": reaped}))
         return
@@ -65,14 +65,14 @@ def main(
 
 
 def _reap(study: Study) -> list[int]:
-    with exclusive(study._storage):
-        return hand_back_orphans(study)
+    with study_lock(study._storage):
+        return requeue_stale_trials(study)
 
 
 def _standing(study: Study) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Workers and stale trials, as plain values."""
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    signs = signs_of_life(engine_of(study._storage), study.study_name)
+    signs = worker_heartbeats(engine_of(study._storage), study.study_name)
     owners = {trial.number: Owner.of(trial) for trial in running}
     current = {owner.worker: number for number, owner in owners.items() if owner is not None and owner.worker}
     workers = [
@@ -88,7 +88,7 @@ def _standing(study: Study) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]
         }
         for sign in signs.values()
     ]
-    return workers, [_stale(trial) for trial in orphans(study)]
+    return workers, [_stale(trial) for trial in stale_trials(study)]
 
 
 def _stale(trial: FrozenTrial) -> dict[str, Any]:

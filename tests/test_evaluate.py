@@ -24,18 +24,18 @@ from nas.console import run
 from nas.data.packed.format import MARGIN, PackedPeople, PackedWriter
 from nas.data.people import LSP, MPII, Skeleton
 from nas.data.readers.mpii_evaluation import read_predictions
-from nas.data.synthetic.scene import Figures, render_person
+from nas.data.synthetic.scene import SceneConfig, render_person
 from nas.training.checkpoint import description, load_network, save_checkpoint
 from nas.training.evaluation import predict
 from nas.training.loop import train
 from nas.training.losses import Losses
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
 Evaluate = Callable[..., tuple[int, str, str]]
 Command = Callable[..., CompletedProcess[str]]
 
 TINY = Architecture(stem=4, width=8, stacks=2, depth=1)
-SCHEDULE = Schedule(32, epochs=1, batch=8, loss="cross_entropy", decoder="quarter")
+SCHEDULE = ScheduleConfig(32, epochs=1, batch=8, loss="cross_entropy", decoder="quarter")
 SIZE = 32
 KEYS = {"metric", "threshold", "mean", "interval", "by_count", "by_count_interval", "groups", "joints", "people"}
 
@@ -44,7 +44,7 @@ def write_people(path: Path, skeleton: Skeleton = MPII, box: int = SIZE) -> Path
     """32 people to train on and 24 to score, each in a turned picture of their own."""
     with PackedWriter(path, skeleton, box, 56, {}) as writer:
         for i in range(56):
-            person = render_person(0, i, box, MARGIN, Figures(clutter=0.1, occluders=0))
+            person = render_person(0, i, box, MARGIN, SceneConfig(clutter=0.1, occluders=0))
             count = len(skeleton.joints)
             back = np.array([[0.0, -2.5, 300 + i], [2.5, 0.0, 20]])
             writer.put(

@@ -30,16 +30,16 @@ from nas.data.people import MPII
 from nas.data.synthetic.scene import render_person
 from nas.inference import onnx_export as exporting
 from nas.inference.model_card import LICENCES, example
-from nas.inference.onnx_export import TOLERANCE, Exportable, Session, compare, fold_batch_norms, to_onnx
+from nas.inference.onnx_export import TOLERANCE, ExportableNetwork, Session, compare, fold_batch_norms, to_onnx
 from nas.inference.predictor import Box, Predictor
 from nas.study.space.search_space import SearchSpace
 from nas.training.checkpoint import description, load_network, save_checkpoint
 from nas.training.losses import Losses
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SIDE = 32
-SCHEDULE = Schedule(32, epochs=1, batch=8, loss="cross_entropy", decoder="dark")
+SCHEDULE = ScheduleConfig(32, epochs=1, batch=8, loss="cross_entropy", decoder="dark")
 TINY = Architecture(stem=4, width=8, stacks=1, depth=1)
 KINDS = block_kinds()
 
@@ -61,7 +61,7 @@ def lived_in(architecture: Architecture, seed: int = 0) -> HourglassNetwork:
     return network.eval()
 
 
-def save(path: Path, network: HourglassNetwork, schedule: Schedule = SCHEDULE, **more: Any) -> Path:
+def save(path: Path, network: HourglassNetwork, schedule: ScheduleConfig = SCHEDULE, **more: Any) -> Path:
     about = description(network.architecture, Losses(), schedule, MPII, SIDE)
     save_checkpoint(path, {**about, "average": network.state_dict(), **more})
     return path
@@ -252,7 +252,7 @@ class _Said(Session):
 
 @pytest.mark.parametrize("joints", [False, True])
 def test_comparison_finds_the_largest_difference(joints: bool) -> None:
-    module = Exportable(lived_in(TINY), SCHEDULE, uint8=True, joints=joints).eval()
+    module = ExportableNetwork(lived_in(TINY), SCHEDULE, uint8=True, joints=joints).eval()
 
     def honest(pictures: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -352,12 +352,12 @@ def test_batch_norms_are_not_folded_where_others_would_notice() -> None:
         assert (folded(pictures).heatmaps[0] - network(pictures).heatmaps[0]).abs().max() < 1e-12
 
 
-def differences(network: HourglassNetwork, schedule: Schedule = SCHEDULE, **how: bool) -> exporting.Difference:
+def differences(network: HourglassNetwork, schedule: ScheduleConfig = SCHEDULE, **how: bool) -> exporting.Difference:
     """How far the network's ONNX form is from it."""
     folded, _, _ = fold_batch_norms(network, torch.zeros(1, 3, SIDE, SIDE))
     how = {"uint8": False, "joints": False, **how}
-    content = to_onnx(Exportable(folded, schedule, **how).eval(), SIDE, {})
-    return compare(Session(content, 1), Exportable(network, schedule, **how).eval(), some_pictures(6), (1, 3))
+    content = to_onnx(ExportableNetwork(folded, schedule, **how).eval(), SIDE, {})
+    return compare(Session(content, 1), ExportableNetwork(network, schedule, **how).eval(), some_pictures(6), (1, 3))
 
 
 def test_every_block_of_the_spaces_is_exported_below() -> None:
@@ -375,7 +375,7 @@ def test_every_block_of_the_spaces_is_exported_below() -> None:
 def test_every_block_family_computes_the_same(kind: str) -> None:
     block = BlockChoice(kind)
     # Maps of squared error as they are: softmax would hide what is wrong with all of a map.
-    found = differences(lived_in(Architecture(4, 8, 1, 1, block=block, trunk=block)), Schedule(16, 1))
+    found = differences(lived_in(Architecture(4, 8, 1, 1, block=block, trunk=block)), ScheduleConfig(16, 1))
     print(f"{kind}: {found.largest:.1e}")
     assert found.largest < TOLERANCE
     assert (found.compared, found.unstable) == (2 * 6 * 16, 0)
@@ -394,7 +394,7 @@ def test_every_block_family_computes_the_same(kind: str) -> None:
     ids=str,
 )
 def test_every_way_of_joining_them_computes_the_same(architecture: Architecture) -> None:
-    assert differences(lived_in(architecture), Schedule(16, 1)).largest < TOLERANCE
+    assert differences(lived_in(architecture), ScheduleConfig(16, 1)).largest < TOLERANCE
 
 
 @pytest.mark.slow
@@ -405,7 +405,7 @@ def test_every_way_of_joining_them_computes_the_same(architecture: Architecture)
     ("cross_entropy", "dark", True, False),
 ])  # fmt: skip
 def test_every_input_and_output(loss: Any, decoder: Any, uint8: bool, joints: bool) -> None:
-    schedule = Schedule(16, 1, loss=loss, decoder=decoder)
+    schedule = ScheduleConfig(16, 1, loss=loss, decoder=decoder)
     found = differences(lived_in(TINY), schedule, uint8=uint8, joints=joints)
     assert found.largest < TOLERANCE
     assert found.compared > 150

@@ -32,12 +32,12 @@ from nas.inference.predictor import Box, Predictor, target_peak
 from nas.training.checkpoint import description, save_checkpoint
 from nas.training.heatmaps import encode
 from nas.training.losses import Losses
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
 Command = Callable[..., tuple[int, str, str]]
 
 SIZE = 64
-SCHEDULE = Schedule(16, epochs=1)
+SCHEDULE = ScheduleConfig(16, epochs=1)
 COLOURS = Skeleton("colours", ("red", "green", "blue"), (), ((0, 1), (1, 2)), {"all": (0, 1, 2)})
 SPOTS = np.array([[610.3, 250.8], [655.6, 330.1], [700.9, 260.4]])
 
@@ -402,10 +402,10 @@ def test_joints_far_away_or_in_one_place_can_be_drawn() -> None:
 
 @pytest.mark.parametrize("sigma", [0.6, 1.0, 2.0])
 def test_scores_are_measured_against_the_trained_maps(sigma: float) -> None:
-    schedule = Schedule(16, epochs=1, loss="cross_entropy", sigma=sigma)
+    schedule = ScheduleConfig(16, epochs=1, loss="cross_entropy", sigma=sigma)
     target = encode(torch.tensor([[[8.5, 8.5]]]), (16, 16), sigma)
     assert target_peak(schedule) == pytest.approx(float((target / target.sum()).max()), rel=1e-3)
-    assert target_peak(Schedule(16, epochs=1, sigma=sigma)) == 1
+    assert target_peak(ScheduleConfig(16, epochs=1, sigma=sigma)) == 1
 
 
 def test_it_runs_as_a_person_would_run_it(checkpoint, command, tmp_path) -> None:

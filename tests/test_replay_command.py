@@ -11,9 +11,9 @@ from subprocess import CompletedProcess
 import pytest
 
 from nas.architecture.cost import network_cost
-from nas.study.analysis.replay import Record, Row
+from nas.study.analysis.replay import BenchmarkRow, BenchmarkTable
 from nas.study.files import ROOT
-from nas.study.pareto import Scale
+from nas.study.pareto import HypervolumeScale
 from nas.study.space.search_space import SearchSpace
 
 Command = Callable[..., CompletedProcess[str]]
@@ -32,10 +32,10 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
             continue
         cost = network_cost(architecture, 16, (64, 64))
         final = 30 + cost.layers / 50
-        rows.append(Row(point, final, cost.params, cost.madds, cost.layers, {1: final / 2, 2: final}))
-    scale = Scale((1_000, 2_000_000), (100_000, 150_000_000))
+        rows.append(BenchmarkRow(point, final, cost.params, cost.madds, cost.layers, {1: final / 2, 2: final}))
+    scale = HypervolumeScale((1_000, 2_000_000), (100_000, 150_000_000))
     path = tmp_path_factory.mktemp("record") / "record.json"
-    path.write_text(Record({}, "lightweight", space.hash, 0.25, 64, 16, 2, 100, scale, tuple(rows)).to_json())
+    path.write_text(BenchmarkTable({}, "lightweight", space.hash, 0.25, 64, 16, 2, 100, scale, tuple(rows)).to_json())
     return path
 
 

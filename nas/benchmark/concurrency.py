@@ -10,7 +10,7 @@ from statistics import median
 import torch
 
 from nas.benchmark.measure import Turn, beginning_steps, take_turns
-from nas.benchmark.workloads import Beginning, FullTraining, SideBySide, Task
+from nas.benchmark.workloads import ConcurrentWorkloads, FullTraining, Task, TrialStartup
 from nas.training.devices import free_memory, out_of_memory
 
 COUNTS = (1, 2, 4, 8)
@@ -21,7 +21,7 @@ _WORTH = 1.05
 
 
 @dataclass(frozen=True)
-class Sharing:
+class ConcurrencyMeasurement:
     """Attributes:
     workers: side by side on one device.
     images_per_second: of all of them together, training.
@@ -47,9 +47,9 @@ def trials_per_hour(workers: int, images_per_second: float, beginning: float, tr
     return 3600 * workers / (beginning + trial_images * workers / images_per_second)
 
 
-def measure_sharing(
+def measure_concurrency(
     task: Task, trial_images: int, *, counts: Sequence[int] = COUNTS, seconds: float = 5.0, rounds: int = 3
-) -> list[Sharing]:
+) -> list[ConcurrencyMeasurement]:
     """Train the same network in several processes side by side on one device; one thread each on a CPU.
 
     Args:
@@ -61,7 +61,7 @@ def measure_sharing(
     """
     device = torch.device(task.device)
     each = task.memory + task.people.crops.nbytes
-    found: list[Sharing] = []
+    found: list[ConcurrencyMeasurement] = []
     for count in counts:
         if count * each > free_memory(device):
             break
@@ -71,21 +71,23 @@ def measure_sharing(
             if not out_of_memory(error):
                 raise
             break
-        found.append(Sharing(count, pace, beginning, trials_per_hour(count, pace, beginning, trial_images)))
+        found.append(
+            ConcurrencyMeasurement(count, pace, beginning, trials_per_hour(count, pace, beginning, trial_images))
+        )
     return found
 
 
 def _tried(task: Task, count: int, seconds: float, rounds: int) -> tuple[float, float]:
     """Seconds that a trial takes to begin, and pictures a second, of so many workers together."""
     warm = count * beginning_steps(task.device)
-    begin = SideBySide(partial(Beginning, task), count)
+    begin = ConcurrentWorkloads(partial(TrialStartup, task), count)
     try:
         begin.settle()
         begin.seconds(warm)  # the first trial of a process takes longer
         beginning = median(begin.seconds(warm) for _ in range(rounds))
     finally:
         begin.close()
-    training = SideBySide(partial(FullTraining, task), count)
+    training = ConcurrentWorkloads(partial(FullTraining, task), count)
     try:
         training.settle()
         rates = take_turns({"all": Turn(training, task.schedule.batch, warm, count)}, seconds, rounds)["all"]
@@ -94,7 +96,7 @@ def _tried(task: Task, count: int, seconds: float, rounds: int) -> tuple[float, 
     return beginning, median(rates)
 
 
-def best_workers(found: Sequence[Sharing]) -> Sharing:
+def best_workers(found: Sequence[ConcurrencyMeasurement]) -> ConcurrencyMeasurement:
     """The fewest workers that come near the most trials an hour."""
     most = max(each.trials_per_hour for each in found)
     return next(each for each in found if each.trials_per_hour * _WORTH >= most)

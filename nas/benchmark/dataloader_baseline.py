@@ -28,7 +28,7 @@ BOX = 480
 _QUALITY = 95
 
 
-def write_pictures(folder: Path, count: int, seed: int = 0) -> None:
+def write_images(folder: Path, count: int, seed: int = 0) -> None:
     """Draw ``count`` people, each in a JPEG picture of its own with its joints beside it, into an existing folder."""
     width, height = PICTURE
     for index in range(count):
@@ -40,7 +40,7 @@ def write_pictures(folder: Path, count: int, seed: int = 0) -> None:
         np.savez(path.with_suffix(".npz"), joints=person.joints + np.array([beside, 0]), labelled=person.labelled)
 
 
-class PlainPeople(Dataset[tuple[Tensor, Tensor, Tensor]]):
+class JpegPeople(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """The pictures of :func:`write_pictures`, augmented as packed people are, one at a time.
 
     Args:

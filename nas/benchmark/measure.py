@@ -13,17 +13,17 @@ from typing import Any
 import torch
 
 from nas.architecture.cost import network_cost
-from nas.benchmark.roofline import Floor, Rates, convolution_bytes, floor
+from nas.benchmark.roofline import Rates, Roofline, convolution_bytes, roofline
 from nas.benchmark.workloads import (
-    Apart,
-    BareStep,
-    Beginning,
-    Evaluating,
+    ConcurrentWorkloads,
+    DataLoaderLoop,
+    EvaluationWorkload,
+    FixedBatchStep,
     FullTraining,
-    PlainLoop,
-    Rival,
-    SideBySide,
+    SubprocessWorkload,
     Task,
+    TrialStartup,
+    Workload,
 )
 from nas.training.devices import free_memory, out_of_memory, release_memory, training_dtype
 from nas.training.memory_estimate import of_process
@@ -75,7 +75,7 @@ class Turn:
             what its process kept is given back.
     """
 
-    rival: Rival
+    rival: Workload
     images: int
     warm: int = 1
     multiple: int = 1
@@ -177,7 +177,7 @@ class Case:
     madds: int
     rates: Mapping[str, Spread]
     ratios: Mapping[str, Spread]
-    floor: Floor | None
+    floor: Roofline | None
     first: float | None
     later: Spread | None
     trial_images: int
@@ -223,7 +223,7 @@ def _beginnings(task: Task, slow: bool) -> tuple[float, Spread]:
         slow: whether a step takes too long to be done for it: it is the time until the first forward pass.
     """
     steps = 0 if slow else beginning_steps(task.device)
-    apart = Apart(partial(Beginning, task), torch.get_num_threads())
+    apart = SubprocessWorkload(partial(TrialStartup, task), torch.get_num_threads())
     try:
         apart.settle()
         first = apart.seconds(steps)
@@ -279,26 +279,31 @@ def measure(
     together = cores * need <= free
     images = torch.empty((batch, 3, *size), device="meta")
     moved = convolution_bytes(task.network().to("meta"), images, training_dtype(device))
-    least = floor(cost.madds * batch, moved, rates)
+    least = roofline(cost.madds * batch, moved, rates)
     # What bare step and full training keep here, and each of the processes beside them.
     large = on_cpu and (3 + cores) * need > free
     try:
         first, later = _beginnings(task, slow=least.seconds > _SLOW)
         with ExitStack() as stack:
-            apart: list[Apart | SideBySide] = []
+            apart: list[SubprocessWorkload | ConcurrentWorkloads] = []
             if on_cpu:
                 training = partial(FullTraining, task)
                 apart.append(
-                    SideBySide(training, cores, trimmed=large) if together else Apart(training, cores, trimmed=large)
+                    ConcurrentWorkloads(training, cores, trimmed=large)
+                    if together
+                    else SubprocessWorkload(training, cores, trimmed=large)
                 )
             loops = sorted({1, cores}) if on_cpu else [cores]
-            apart += [Apart(partial(PlainLoop, task, cores), threads, ours=False, trimmed=large) for threads in loops]
+            apart += [
+                SubprocessWorkload(partial(DataLoaderLoop, task, cores), threads, ours=False, trimmed=large)
+                for threads in loops
+            ]
             for each in apart:
                 stack.callback(each.close)
             for each in apart:
                 each.settle()
 
-            def here(make: Callable[[], Rival]) -> Rival:
+            def here(make: Callable[[], Workload]) -> Workload:
                 rival = make()
                 stack.callback(rival.close)
                 return rival
@@ -306,8 +311,8 @@ def measure(
             warm = 1 if on_cpu else 5  # a CUDA graph is recorded in the fourth
             turn = partial(Turn, images=batch, large=large)
             turns = {
-                "bare": turn(here(lambda: BareStep(task, plain=False)), warm=warm),
-                "plain step": turn(here(lambda: BareStep(task, plain=True)), warm=warm),
+                "bare": turn(here(lambda: FixedBatchStep(task, plain=False)), warm=warm),
+                "plain step": turn(here(lambda: FixedBatchStep(task, plain=True)), warm=warm),
                 "full": turn(here(lambda: FullTraining(task)), warm=warm),
             }
             if on_cpu:
@@ -315,7 +320,7 @@ def measure(
             for threads, loop in zip(loops, apart[-len(loops) :], strict=True):
                 turns[plain_loop(threads)] = turn(loop, warm=_AHEAD * cores, multiple=1 if large else cores)
             shown = min(len(task.people), 32) if on_cpu else len(task.people)
-            turns["evaluation"] = turn(here(lambda: Evaluating(task, shown)), images=shown)
+            turns["evaluation"] = turn(here(lambda: EvaluationWorkload(task, shown)), images=shown)
             timed = take_turns(turns, seconds, rounds)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):

@@ -34,7 +34,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Floor:
+class Roofline:
     """The least time of a training step.
 
     Attributes:
@@ -115,7 +115,7 @@ def convolution_bytes(network: nn.Module, images: Tensor, dtype: torch.dtype) ->
     return 3 * elements * dtype.itemsize
 
 
-def floor(madds: int, moved: int, rates: Rates) -> Floor:
+def roofline(madds: int, moved: int, rates: Rates) -> Roofline:
     """The least time of a step.
 
     Args:
@@ -123,4 +123,4 @@ def floor(madds: int, moved: int, rates: Rates) -> Floor:
         moved: bytes, see :func:`convolution_bytes`.
         rates: of the device.
     """
-    return Floor(BACKWARD * madds / rates.madds, moved / rates.bytes)
+    return Roofline(BACKWARD * madds / rates.madds, moved / rates.bytes)

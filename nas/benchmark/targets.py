@@ -14,7 +14,7 @@ FASTEST = "H100", "H200"
 
 
 @dataclass(frozen=True)
-class Goal:
+class Target:
     """One goal for one case.
 
     Attributes:
@@ -32,7 +32,7 @@ class Goal:
     verdict: Verdict
 
 
-def goals(case: Case, device: str, cores: int) -> list[Goal]:
+def targets(case: Case, device: str, cores: int) -> list[Target]:
     """Compare a case with every goal.
 
     Args:
@@ -50,10 +50,10 @@ def goals(case: Case, device: str, cores: int) -> list[Goal]:
     over_loop = 2.0 if on_cpu else 10.0
     images = case.name == "hg2" and case.input_size == 256 and fastest
 
-    def at_least(what: str, value: float | None, bound: float, applies: bool = True) -> Goal:
+    def at_least(what: str, value: float | None, bound: float, applies: bool = True) -> Target:
         return _goal(what, case, value, f"≥ {bound:,g}", value is not None and value >= bound, applies)
 
-    def at_most(what: str, value: float | None, bound: float, wanted: str) -> Goal:
+    def at_most(what: str, value: float | None, bound: float, wanted: str) -> Target:
         return _goal(what, case, value, f"≤ {wanted}", value is not None and value <= bound, True)
 
     return [
@@ -66,7 +66,7 @@ def goals(case: Case, device: str, cores: int) -> list[Goal]:
     ]
 
 
-def _goal(what: str, case: Case, value: float | None, wanted: str, reached: bool, applies: bool) -> Goal:
+def _goal(what: str, case: Case, value: float | None, wanted: str, reached: bool, applies: bool) -> Target:
     where = f"{case.name} {case.input_size}×{case.input_size} batch {case.batch}"
     verdict: Verdict = "not applicable here" if not applies or value is None else "met" if reached else "not met"
-    return Goal(what, where, value, wanted, verdict)
+    return Target(what, where, value, wanted, verdict)

@@ -26,18 +26,18 @@ from torch.utils.data import DataLoader
 from nas.architecture.cost import network_cost
 from nas.architecture.hourglass import STRIDE, HourglassNetwork, build_network
 from nas.architecture.spec import Architecture
-from nas.benchmark.dataloader_baseline import PlainPeople, one_thread
+from nas.benchmark.dataloader_baseline import JpegPeople, one_thread
 from nas.benchmark.roofline import wait_for
 from nas.data.augmentation import centred, cut
 from nas.data.packed.format import PackedPeople
-from nas.training.cuda_graph import Graphed
+from nas.training.cuda_graph import CudaGraph
 from nas.training.devices import mixed_precision, training_dtype, trim_heap, use_threads
 from nas.training.evaluation import evaluate
 from nas.training.heatmaps import encode, inside
 from nas.training.loop import train
 from nas.training.losses import Losses, total_loss
 from nas.training.memory_estimate import footprint, of_process
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 from nas.training.step import optimizer_for
 
 _EPOCH = 250  # steps, as in a short trial
@@ -61,7 +61,7 @@ class Task:
 
     architecture: Architecture
     losses: Losses
-    schedule: Schedule
+    schedule: ScheduleConfig
     packed: Path
     pictures: Path | None
     input_size: int
@@ -90,12 +90,12 @@ class Task:
         taken = footprint(self.network(), self.losses, self.schedule, self.input_size, joints, dtype)
         return of_process(taken.peak(self.schedule.batch), device)
 
-    def endless(self) -> Schedule:
+    def endless(self) -> ScheduleConfig:
         """The recipe, to be gone on with for as long as one likes."""
         return replace(self.schedule, images=_EPOCH * _ENDLESS * self.schedule.batch, epochs=_ENDLESS)
 
 
-class Rival(Protocol):
+class Workload(Protocol):
     """Something that trains."""
 
     def seconds(self, steps: int) -> float:
@@ -115,7 +115,7 @@ def _timed(once: Callable[[], object], times: int, device: torch.device) -> floa
     return time.perf_counter() - began
 
 
-class BareStep:
+class FixedBatchStep:
     """Forward, loss, backward and optimiser on one fixed batch, nothing else.
 
     Args:
@@ -144,7 +144,7 @@ class BareStep:
             total_loss(output, target, labelled, task.losses, schedule.loss).backward()
             optimizer.step()
 
-        self._step = Graphed(step, self.device, allowed=not plain)
+        self._step = CudaGraph(step, self.device, allowed=not plain)
 
     def seconds(self, steps: int) -> float:
         """Do so many steps; how long they took."""
@@ -155,7 +155,7 @@ class BareStep:
         del self._step
 
 
-def _plain_optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+def _plain_optimizer(network: nn.Module, schedule: ScheduleConfig) -> torch.optim.Optimizer:
     """As PyTorch makes it when nothing else is said."""
     if schedule.optimizer == "adamw":
         return torch.optim.AdamW(network.parameters(), schedule.learning_rate)
@@ -224,7 +224,7 @@ class FullTraining:
         self._thread.join()
 
 
-class PlainLoop:
+class DataLoaderLoop:
     """A training loop as pose codebases have it: float32, channels first, no graph, a DataLoader that decodes JPEGs.
 
     Args:
@@ -236,7 +236,7 @@ class PlainLoop:
         schedule = task.schedule
         self.device = torch.device(task.device)
         assert task.pictures is not None, "the plain loop reads pictures"
-        people = PlainPeople(
+        people = JpegPeople(
             task.pictures, _EPOCH * _ENDLESS, task.input_size, STRIDE, schedule.sigma, schedule.augmentation
         )
         loader = DataLoader(
@@ -270,7 +270,7 @@ class PlainLoop:
         self._steps.close()
 
 
-class Evaluating:
+class EvaluationWorkload:
     """:func:`nas.training.evaluation.evaluate` of some of the task's people; one step is one evaluation.
 
     Args:
@@ -293,7 +293,7 @@ class Evaluating:
         del self._network
 
 
-class Beginning:
+class TrialStartup:
     """From asking for a trial to its steady pace: costs, building, all that training needs, and its first steps.
 
     Each trial has a network of its own width, so that nothing is known of it from the one before.
@@ -354,7 +354,7 @@ class Beginning:
         self._begun = 0
 
 
-class Apart:
+class SubprocessWorkload:
     """A rival in a process of its own, which stands still, with all its children, whenever it is not its turn.
 
     It is made in the background: :meth:`settle` before anything else.
@@ -366,7 +366,7 @@ class Apart:
         trimmed: whether it gives back memory that it does not need between turns.
     """
 
-    def __init__(self, make: Callable[[], Rival], threads: int, *, ours: bool = True, trimmed: bool = False) -> None:
+    def __init__(self, make: Callable[[], Workload], threads: int, *, ours: bool = True, trimmed: bool = False) -> None:
         context = multiprocessing.get_context("spawn")
         self._here, there = context.Pipe()
         self._process = context.Process(target=_serve, args=(there, make, threads, ours, trimmed))
@@ -424,7 +424,7 @@ class Apart:
         self._here.close()
 
 
-class SideBySide:
+class ConcurrentWorkloads:
     """Several rivals of one kind, in a process each, at the same time; to be settled like :class:`Apart`.
 
     Args:
@@ -434,8 +434,8 @@ class SideBySide:
         trimmed: whether they give back memory that they do not need between turns.
     """
 
-    def __init__(self, make: Callable[[], Rival], count: int, threads: int = 1, *, trimmed: bool = False) -> None:
-        self._all = [Apart(make, threads, trimmed=trimmed) for _ in range(count)]
+    def __init__(self, make: Callable[[], Workload], count: int, threads: int = 1, *, trimmed: bool = False) -> None:
+        self._all = [SubprocessWorkload(make, threads, trimmed=trimmed) for _ in range(count)]
 
     def settle(self) -> None:
         """Wait until all are made."""
@@ -455,7 +455,7 @@ class SideBySide:
             each.close()
 
 
-def _serve(there: Connection, make: Callable[[], Rival], threads: int, ours: bool, trimmed: bool) -> None:
+def _serve(there: Connection, make: Callable[[], Workload], threads: int, ours: bool, trimmed: bool) -> None:
     """What runs in the process of :class:`Apart`."""
     os.setpgrp()  # it is stopped and ended together with its DataLoader's workers
     (use_threads if ours else torch.set_num_threads)(threads)

@@ -161,7 +161,7 @@ def cut(
     return Batch(images, joints, labelled, to_crop)
 
 
-def middles(people: PackedPeople, indices: Tensor, input_size: int) -> Tensor:
+def box_centres(people: PackedPeople, indices: Tensor, input_size: int) -> Tensor:
     """Pictures of the chosen people's boxes, unchanged: what :func:`cut` makes of :func:`centred`.
 
     Args:
@@ -239,7 +239,7 @@ def to_input(people: PackedPeople, indices: Tensor, positions: Tensor, to_crop: 
     return positions
 
 
-def as_pictures(images: Tensor) -> Tensor:
+def as_images(images: Tensor) -> Tensor:
     """Normalised (N, 3, H, W) → pixels, uint8 (N, H, W, 3) on the CPU."""
     pixels = (images * PIXEL_SCALE + PIXEL_MEAN).clamp(0, 255).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).cpu()

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.packed.packing import decode_picture, quiet_opencv
+from nas.data.packed.packing import decode_image, quiet_opencv
 from nas.errors import UserError
 
 Picture = NDArray[np.uint8]
@@ -42,7 +42,7 @@ def files_in(folder: Path) -> list[Path]:
     )
 
 
-def read_picture(path: Path, upright: bool) -> Picture:
+def read_image(path: Path, upright: bool) -> Picture:
     """Decode a whole picture.
 
     Args:
@@ -53,7 +53,7 @@ def read_picture(path: Path, upright: bool) -> Picture:
         UserError: it cannot be read, or is no picture.
     """
     with quiet_opencv():
-        picture, _ = decode_picture(path, 1.0, upright)
+        picture, _ = decode_image(path, 1.0, upright)
     if isinstance(picture, str):
         raise UserError(f"{path}: {picture}; give a picture that OpenCV can read")
     return picture

@@ -13,7 +13,7 @@ from nas.architecture.hourglass import STRIDE, HourglassNetwork
 from nas.architecture.summary import structure
 from nas.data.augmentation import PIXEL_MEAN, PIXEL_SCALE
 from nas.data.people import Skeleton
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
 LICENCES: Mapping[str, str] = {
     "synthetic": "drawn by this project's own code; no photograph, no real person, no licence of others",
@@ -29,7 +29,7 @@ LICENCES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Facts:
+class ModelFacts:
     """All that a card says.
 
     Attributes:
@@ -57,7 +57,7 @@ class Facts:
     size: int
     checkpoint: Path
     network: HourglassNetwork
-    schedule: Schedule
+    schedule: ScheduleConfig
     skeleton: Skeleton
     cost: Cost
     uint8: bool
@@ -84,7 +84,7 @@ def read_result(checkpoint: Path, network: HourglassNetwork) -> dict[str, Any]:
     return raw if known else {}
 
 
-def model_card(facts: Facts) -> str:
+def model_card(facts: ModelFacts) -> str:
     """The card, in Markdown."""
     side = facts.network.input_size[0]
     parts = [
@@ -140,7 +140,7 @@ def _table(*rows: tuple[str, str]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
-def _accuracy(facts: Facts) -> str:
+def _accuracy(facts: ModelFacts) -> str:
     lines = [f"{facts.score}."] if facts.score else []
     if facts.result:
         result = facts.result["result"]
@@ -157,7 +157,7 @@ def _accuracy(facts: Facts) -> str:
     return "\n".join(lines)
 
 
-def _origin(facts: Facts) -> str:
+def _origin(facts: ModelFacts) -> str:
     if not facts.result:
         return "Not known: no `result.json` lay beside the checkpoint."
     result, record = facts.result["result"], facts.result["record"]
@@ -175,7 +175,7 @@ def _origin(facts: Facts) -> str:
     )
 
 
-def _data(facts: Facts) -> str:
+def _data(facts: ModelFacts) -> str:
     known = f"{facts.trained_on[1]:,} people, checksum `{str(facts.trained_on[0])[:16]}`" if facts.trained_on else ""
     if facts.source is None:
         return (
@@ -189,7 +189,7 @@ def _data(facts: Facts) -> str:
     return f"Trained on {known}: {told}.\n\nLicence of the data: {licence}."
 
 
-def _interface(facts: Facts, side: int) -> str:
+def _interface(facts: ModelFacts, side: int) -> str:
     if facts.uint8:
         given = f"`images`: uint8 (N, {side}, {side}, 3), RGB, 0 to 255; normalised inside."
     else:

@@ -27,7 +27,7 @@ from nas.errors import UserError
 from nas.inference.predictor import target_peak
 from nas.training.heatmaps import decode
 from nas.training.losses import as_maps
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
 INPUT = "images"
 TOLERANCE = 1e-3
@@ -37,7 +37,7 @@ _STABLE = 1e-4  # a joint that PyTorch itself places this much differently in si
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
-class Exportable(nn.Module):
+class ExportableNetwork(nn.Module):
     """What the ONNX file computes.
 
     Attributes:
@@ -51,7 +51,7 @@ class Exportable(nn.Module):
         joints: whether joints come out.
     """
 
-    def __init__(self, network: nn.Module, schedule: Schedule, *, uint8: bool, joints: bool) -> None:
+    def __init__(self, network: nn.Module, schedule: ScheduleConfig, *, uint8: bool, joints: bool) -> None:
         super().__init__()
         self.network, self.output = network, "joints" if joints else "heatmaps"
         self._schedule, self._uint8, self._peak = schedule, uint8, target_peak(schedule)
@@ -189,7 +189,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def to_onnx(module: Exportable, side: int, about: Mapping[str, str]) -> bytes:
+def to_onnx(module: ExportableNetwork, side: int, about: Mapping[str, str]) -> bytes:
     """The content of an ONNX file that computes what a module computes, for any number of pictures.
 
     Args:
@@ -257,7 +257,9 @@ class Session:
 
 
 @torch.no_grad()
-def compare(session: Session, module: Exportable, pixels: NDArray[np.uint8], batches: Sequence[int]) -> Difference:
+def compare(
+    session: Session, module: ExportableNetwork, pixels: NDArray[np.uint8], batches: Sequence[int]
+) -> Difference:
     """How far an ONNX file is from PyTorch, whatever the number of pictures at a time.
 
     Args:

@@ -19,7 +19,7 @@ from nas.data.readers.mpii_person import JOINTS, mpii_person
 from nas.training.checkpoint import load_network
 from nas.training.evaluation import predict
 from nas.training.heatmaps import encode
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Pose:
         }
 
 
-def target_peak(schedule: Schedule) -> float:
+def target_peak(schedule: ScheduleConfig) -> float:
     """The highest value of a map like the training target's, centred on a cell.
 
     1 for squared error; for maps that are probabilities, 1 over the sum of the target's Gaussian. Peaks divided by it
@@ -125,7 +125,7 @@ class Predictor:
     """
 
     def __init__(
-        self, network: nn.Module, schedule: Schedule, skeleton: Skeleton, input_size: int, device: str = "cpu"
+        self, network: nn.Module, schedule: ScheduleConfig, skeleton: Skeleton, input_size: int, device: str = "cpu"
     ) -> None:
         self.network, self.schedule, self.skeleton = network, schedule, skeleton
         self.input_size, self.device = input_size, device
@@ -139,7 +139,7 @@ class Predictor:
             UserError: the checkpoint cannot be read.
         """
         network, content = load_network(checkpoint, device)
-        schedule, skeleton = Schedule.from_dict(content["schedule"]), Skeleton.from_json(content["skeleton"])
+        schedule, skeleton = ScheduleConfig.from_dict(content["schedule"]), Skeleton.from_json(content["skeleton"])
         return cls(network, schedule, skeleton, network.input_size[0], device)
 
     def poses(

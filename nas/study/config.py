@@ -14,7 +14,7 @@ from nas.errors import UserError
 from nas.study.files import find, first_problem, read_toml
 from nas.study.space.published import named
 from nas.study.space.search_space import SearchSpace
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -25,7 +25,7 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class SyntheticPeople(_Table):
+class SyntheticSettings(_Table):
     """Drawn people (:mod:`nas.data.synthetic.scene`), made once and kept under ``.cache/``."""
 
     people: Positive = 3000
@@ -34,15 +34,15 @@ class SyntheticPeople(_Table):
     seed: Annotated[int, Field(ge=0)] = 0
 
 
-class Data(_Table):
+class DataSettings(_Table):
     """What a study trains on: ``file``, a packed file, or the synthetic people where there is none."""
 
     input_size: Annotated[int, Field(ge=16, le=1024, multiple_of=4)]
     file: str | None = None
-    synthetic: SyntheticPeople = SyntheticPeople()
+    synthetic: SyntheticSettings = SyntheticSettings()
 
 
-class Recipe(_Table):
+class ScheduleSettings(_Table):
     """Fields of :class:`nas.training.schedule.Schedule`; what is left out takes its default there."""
 
     images: Positive
@@ -64,14 +64,14 @@ class Recipe(_Table):
     flip: Annotated[float, Field(ge=0, le=1)] | None = None
     colour: Annotated[float, Field(ge=0, lt=1)] | None = None
 
-    def schedule(self) -> Schedule:
+    def schedule(self) -> ScheduleConfig:
         """The schedule that this table describes. Raises ValueError where its values do not go together."""
         values = self.model_dump(exclude_none=True)
         changes = {name: values.pop(name) for name in Augmentation.__dataclass_fields__ if name in values}
-        return Schedule(augmentation=Augmentation(**changes), **values)
+        return ScheduleConfig(augmentation=Augmentation(**changes), **values)
 
 
-class Full(_Table):
+class FullSettings(_Table):
     """The full schedule of ``nas.retrain``: the study's recipe, longer."""
 
     images: Positive
@@ -80,7 +80,7 @@ class Full(_Table):
     learning_rate: Annotated[float, Field(gt=0)] | None = None
 
 
-class Budget(_Table):
+class BudgetSettings(_Table):
     """Largest networks to consider; nothing above it is trained. Layers take time however little they multiply.
 
     ``max_latency_ms`` is of one picture on the worker's own device (on a CPU with one thread), measured when a trial
@@ -93,7 +93,7 @@ class Budget(_Table):
     max_latency_ms: Annotated[float, Field(gt=0, strict=False)] | None = None
 
 
-class Sampler(_Table):
+class SamplerSettings(_Table):
     """Who proposes. "front" is this project's own (:mod:`nas.study.optimization.samplers`); the others are Optuna's."""
 
     name: Literal["front", "tpe", "nsga2", "gp", "random"] = "front"
@@ -101,7 +101,7 @@ class Sampler(_Table):
     pool: Positive = 1000
 
 
-class Stopping(_Table):
+class StoppingSettings(_Table):
     """When a trial ends before its schedule does.
 
     A trial is looked at after the epochs of ``rungs`` (fractions of the schedule). It goes on while its PCKh, plus the
@@ -121,7 +121,7 @@ class Stopping(_Table):
         return rungs
 
 
-class Reference(_Table):
+class HypervolumeBounds(_Table):
     """The corner that hypervolume is measured from: PCKh 0 and these costs; and the costs that count as nothing.
 
     Hypervolume is in units of (PCKh / 100) × log-params × log-MAdds, each cost scaled so that ``least`` is 1 and
@@ -156,13 +156,13 @@ class StudyConfig(_Table):
     baselines: Annotated[tuple[str, ...], Field(strict=False)] = ()
     width_scale: Annotated[float, Field(gt=0, le=4)] = 1.0
     seed: Annotated[int, Field(ge=0)] = 0
-    data: Data
-    schedule: Recipe
-    full: Full
-    reference: Reference
-    budget: Budget = Budget()
-    sampler: Sampler = Sampler()
-    stopping: Stopping = Stopping()
+    data: DataSettings
+    schedule: ScheduleSettings
+    full: FullSettings
+    reference: HypervolumeBounds
+    budget: BudgetSettings = BudgetSettings()
+    sampler: SamplerSettings = SamplerSettings()
+    stopping: StoppingSettings = StoppingSettings()
 
     @field_validator("baselines")
     @classmethod
@@ -208,11 +208,11 @@ class StudyConfig(_Table):
         """The space that the study names. Raises UserError as reading it does."""
         return SearchSpace.read(find(self.space, "search_spaces"))
 
-    def short_schedule(self) -> Schedule:
+    def short_schedule(self) -> ScheduleConfig:
         """What each trial trains."""
         return self.schedule.schedule()
 
-    def full_schedule(self) -> Schedule:
+    def full_schedule(self) -> ScheduleConfig:
         """What ``nas.retrain`` trains: the same recipe, longer."""
         return self.schedule.model_copy(update=self.full.model_dump(exclude_none=True)).schedule()
 

@@ -29,13 +29,13 @@ from nas.architecture.hourglass import build_network
 from nas.console import default_workers, progress
 from nas.data.packed.format import PackedPeople, PackedSummary, describe_packed
 from nas.data.packed.packing import pack_synthetic
-from nas.data.synthetic.scene import RENDERING_VERSION, Figures
+from nas.data.synthetic.scene import RENDERING_VERSION, SceneConfig
 from nas.errors import UserError
 from nas.study.config import StudyConfig, check_same, identity_hash
 from nas.study.files import ROOT
 from nas.study.optimization.early_stopping import Finished
-from nas.study.optimization.samplers import NoCandidateLeftError, Problem, draw_untried, make_sampler, tried
-from nas.study.pareto import Point, Scale
+from nas.study.optimization.samplers import NoCandidateLeftError, Problem, evaluated_ids, make_sampler, sample_unseen
+from nas.study.pareto import HypervolumeScale, Point
 from nas.study.space.candidate import Candidate
 from nas.study.space.published import named
 from nas.study.space.search_space import SearchSpace
@@ -44,16 +44,16 @@ from nas.study.storage.study_store import (
     create_study,
     database_url,
     default_url,
-    exclusive,
     load_study,
-    masked,
+    mask_password,
     open_storage,
+    study_lock,
 )
 from nas.training.checkpoint import AnyPath
 from nas.training.devices import training_dtype
-from nas.training.host_prefetch import place
+from nas.training.host_prefetch import place_people
 from nas.training.memory_estimate import footprint
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class Experiment:
         return (self.config.data.input_size,) * 2
 
     @property
-    def scale(self) -> Scale:
+    def scale(self) -> HypervolumeScale:
         """Of the hypervolume."""
-        return Scale(self.config.reference.params, self.config.reference.madds)
+        return HypervolumeScale(self.config.reference.params, self.config.reference.madds)
 
     @cached_property
     def problem(self) -> Problem:
@@ -142,7 +142,7 @@ class Experiment:
         """Flags that another command needs to find a study that is not where it would look; with a leading space."""
         flags = "" if self.folder.parent == Path("runs") else f" --runs {self.folder.parent}"
         if self.url != default_url(self.folder):
-            flags += f" --storage {masked(self.url)}"
+            flags += f" --storage {mask_password(self.url)}"
         return flags
 
     def candidate_of(self, trial: FrozenTrial) -> Candidate:
@@ -150,7 +150,7 @@ class Experiment:
         stored = trial.user_attrs.get("candidate")
         return Candidate.from_dict(stored) if stored else self.problem.candidate(trial.params)
 
-    def schedule_of(self, trial: FrozenTrial) -> Schedule:
+    def schedule_of(self, trial: FrozenTrial) -> ScheduleConfig:
         """What a trial trains: the short schedule, or one of several times its length."""
         schedule = self.config.short_schedule()
         return replace(schedule, images=schedule.images * int(trial.user_attrs.get("times", 1)))
@@ -190,7 +190,7 @@ class Experiment:
         marked = {t.user_attrs.get("published") for t in trials if t.state != TrialState.FAIL}
         if marked.issuperset(self.config.baselines):
             return
-        seen = tried(study, self.problem)
+        seen = evaluated_ids(study, self.problem)
         for name in self.config.baselines:
             candidate = self.published(name)
             if name in marked or candidate.id in seen:
@@ -214,7 +214,7 @@ class Experiment:
         storage = open_storage(self.url)
         _make(self.folder)
         identity = self.config.identity(self.space, self.summary.checksum)
-        with exclusive(storage):
+        with study_lock(storage):
             study = create_study(storage, self.config.name, self.config.objectives, sampler)
             stored = study.user_attrs.get("identity")
             if stored is None:
@@ -252,7 +252,9 @@ class Experiment:
         file = people_file(self.config, self.folder)
         if device == "cpu" or "train" not in split:
             return PackedPeople.load(file, split, device)
-        return place(PackedPeople.load(file, split), torch.device(device), self.training_bytes(torch.device(device)))
+        return place_people(
+            PackedPeople.load(file, split), torch.device(device), self.training_bytes(torch.device(device))
+        )
 
     def training_bytes(self, device: torch.device) -> int:
         """Bytes that training takes at most, predicted: of the baselines and the costliest of a sample of networks."""
@@ -369,7 +371,7 @@ def _affordable(experiment: Experiment) -> bool:
     """Whether some network of the space is within budget, or can be built at this input size at all."""
     rng = random.Random(0)
     try:
-        draw_untried(experiment.problem, set(), lambda: experiment.space.random(rng))
+        sample_unseen(experiment.problem, set(), lambda: experiment.space.random(rng))
     except NoCandidateLeftError:
         return False
     return True
@@ -398,7 +400,7 @@ def _draw_people(config: StudyConfig, file: Path) -> None:
         counts = {"train": people.people, "holdout": people.holdout, "valid": people.valid}
         with progress("drawing people", sum(counts.values())) as advance:
             pack_synthetic(
-                file, counts, config.data.input_size, people.seed, Figures(), default_workers(), on_progress=advance
+                file, counts, config.data.input_size, people.seed, SceneConfig(), default_workers(), on_progress=advance
             )
 
 

@@ -28,7 +28,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Scale:
+class HypervolumeScale:
     """Where costs lie between nothing (1) and too much (0), on a logarithmic scale.
 
     Attributes:
@@ -70,7 +70,7 @@ def area(corners: Floats) -> float:
     return total
 
 
-def hypervolume(points: Sequence[Point], scale: Scale) -> float:
+def hypervolume(points: Sequence[Point], scale: HypervolumeScale) -> float:
     """Share of the unit cube (PCKh/100 × params saved × MAdds saved) that the points dominate."""
     if not points:
         return 0.0
@@ -81,7 +81,7 @@ def hypervolume(points: Sequence[Point], scale: Scale) -> float:
     return sum((heights[i] - heights[i + 1]) * area(corners[: i + 1]) for i in range(len(ranked)))
 
 
-def knee(points: Sequence[Point], scale: Scale) -> Point:
+def knee(points: Sequence[Point], scale: HypervolumeScale) -> Point:
     """The front's best compromise: where accuracy and (log) costs saved together are largest.
 
     Accuracy counts from the front's least to its most, savings as the mean of both costs' over the front's own range:

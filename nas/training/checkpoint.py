@@ -17,7 +17,7 @@ from nas.architecture.spec import Architecture
 from nas.data.people import Skeleton
 from nas.errors import UserError
 from nas.training.losses import Losses
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
 FORMAT = "hourglass-nas checkpoint 1"
 
@@ -99,7 +99,7 @@ def load_network(path: Path, device: str | torch.device = "cpu") -> tuple[Hourgl
         skeleton = Skeleton.from_json(content["skeleton"])
         network = build_network(Architecture.from_dict(content["architecture"]), len(skeleton.joints), (height, width))
         network.load_state_dict(content["average"])
-        Schedule.from_dict(content["schedule"])  # what callers read from it is there
+        ScheduleConfig.from_dict(content["schedule"])  # what callers read from it is there
     except (AttributeError, ImportError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
         raise UserError(f"{path}: its parts do not make a network ({reason}); train again") from error
@@ -107,7 +107,7 @@ def load_network(path: Path, device: str | torch.device = "cpu") -> tuple[Hourgl
 
 
 def description(
-    architecture: Architecture, losses: Losses, schedule: Schedule, skeleton: Skeleton, input_size: int
+    architecture: Architecture, losses: Losses, schedule: ScheduleConfig, skeleton: Skeleton, input_size: int
 ) -> dict[str, Any]:
     """What makes a checkpoint usable on its own: the network's structure and how its maps are read."""
     return {

@@ -17,7 +17,7 @@ WARM = 3
 log = logging.getLogger(__name__)
 
 
-class Graphed:
+class CudaGraph:
     """Calls a function, as a CUDA graph where that is possible.
 
     The function takes everything from tensors that stay where they are, leaves everything in such tensors, and never

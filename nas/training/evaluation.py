@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture.hourglass import STRIDE
-from nas.data.augmentation import as_pictures, centred, cut, middles, to_original
+from nas.data.augmentation import as_images, box_centres, centred, cut, to_original
 from nas.data.packed.format import PackedPeople
 from nas.training.devices import mixed_precision, out_of_memory
 from nas.training.heatmaps import decode, flip_maps
 from nas.training.losses import as_maps
 from nas.training.metrics import Accuracy, pckh
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class Evaluation:
 def predict(
     network: nn.Module,
     people: PackedPeople,
-    schedule: Schedule,
+    schedule: ScheduleConfig,
     input_size: int,
     *,
     flips: Sequence[bool] = (False,),
@@ -84,7 +84,7 @@ def predict(
     while done < len(people):
         indices = torch.arange(done, min(done + batch, len(people)), device=device)
         to_crop = centred(people, len(indices), input_size)
-        images = middles(people, indices, input_size)
+        images = box_centres(people, indices, input_size)
         try:
             maps, both = _maps(network, images, schedule, people.skeleton.flip_order if any(flips) else None)
         except (RuntimeError, MemoryError) as error:
@@ -114,7 +114,7 @@ def predict(
 
 
 def _maps(
-    network: nn.Module, images: Tensor, schedule: Schedule, flip_order: tuple[int, ...] | None
+    network: nn.Module, images: Tensor, schedule: ScheduleConfig, flip_order: tuple[int, ...] | None
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Each hourglass's maps of some pictures; and averaged with those of the mirrored ones, if there is an order."""
     with mixed_precision(images.device):
@@ -130,7 +130,7 @@ def _maps(
 def evaluate(
     network: nn.Module,
     people: PackedPeople,
-    schedule: Schedule,
+    schedule: ScheduleConfig,
     input_size: int,
     *,
     flip: bool = False,
@@ -146,7 +146,7 @@ def evaluate(
 
 @torch.no_grad()
 def heatmaps_of(
-    network: nn.Module, people: PackedPeople, person: int, schedule: Schedule, input_size: int
+    network: nn.Module, people: PackedPeople, person: int, schedule: ScheduleConfig, input_size: int
 ) -> tuple[Tensor, Tensor]:
     """What the last hourglass says of one person, and the picture that it was shown.
 
@@ -162,4 +162,4 @@ def heatmaps_of(
     """
     index = torch.tensor([person], device=people.crops.device)
     images = cut(people, index, input_size, centred(people, 1, input_size)).images
-    return as_maps(network(images).heatmaps[-1], schedule.loss)[0].cpu(), as_pictures(images)[0]
+    return as_maps(network(images).heatmaps[-1], schedule.loss)[0].cpu(), as_images(images)[0]

@@ -14,7 +14,7 @@ _KEPT_FREE = 0.05
 """Of a device's free memory: what allocators lose between blocks."""
 
 
-def place(people: PackedPeople, device: torch.device, reserve: int) -> PackedPeople:
+def place_people(people: PackedPeople, device: torch.device, reserve: int) -> PackedPeople:
     """People on a device; their crops stay on the host if the device would not have enough memory left.
 
     Args:
@@ -32,7 +32,7 @@ def kept_on_host(people: PackedPeople) -> bool:
     return people.crops.device != people.joints.device
 
 
-class Staged:
+class HostPrefetcher:
     """A batch of people on the device, whose crops come from the host while the one before is being trained on.
 
     On a CPU there is no other memory to copy to: the same code runs without streams.

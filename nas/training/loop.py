@@ -24,8 +24,8 @@ from nas.errors import UserError
 from nas.training.checkpoint import AnyPath, description, load_checkpoint, save_checkpoint
 from nas.training.evaluation import Evaluation, evaluate
 from nas.training.losses import Losses
-from nas.training.schedule import Schedule
-from nas.training.step import Average, Step, optimizer_for, restore_optimizer
+from nas.training.schedule import ScheduleConfig
+from nas.training.step import TrainingStep, WeightEMA, optimizer_for, restore_optimizer
 
 COLLAPSED = 1e-3
 """Predictions that differ less than this between people, in box sides, have nothing to do with the pictures."""
@@ -51,7 +51,7 @@ class Epoch:
 
 
 @dataclass
-class Trained:
+class TrainingResult:
     """What a training run gives back.
 
     Attributes:
@@ -91,7 +91,7 @@ def order(people: int, seed: int, start: int) -> Iterator[int]:
 def train(
     network: HourglassNetwork,
     losses: Losses,
-    schedule: Schedule,
+    schedule: ScheduleConfig,
     people: PackedPeople,
     held_out: PackedPeople,
     *,
@@ -102,7 +102,7 @@ def train(
     after_step: Callable[[int], None] = lambda step: None,
     asked_to_stop: Callable[[], bool] = lambda: False,
     without_checkpoint: Callable[[str], None] | None = None,
-) -> Trained:
+) -> TrainingResult:
     """Train one network under one schedule.
 
     With several processes (``torch.distributed`` initialised), each one trains on its share of every batch; the
@@ -145,11 +145,11 @@ def train(
     share = schedule.batch // world
 
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    average = Average(network, schedule.ema * schedule.steps)
+    average = WeightEMA(network, schedule.ema * schedule.steps)
     optimizer = optimizer_for(network, schedule)
     about = description(network.architecture, losses, schedule, people.skeleton, input_size)
     about |= {"seed": seed, "people": [people.checksum, len(people)]}
-    result = Trained(network, None, None, at_once=share)
+    result = TrainingResult(network, None, None, at_once=share)
     within: dict[str, Any] | None = None
     foreign = False
     if checkpoint is not None and checkpoint.exists():
@@ -172,7 +172,9 @@ def train(
     if checkpoint is not None and foreign and rank == 0:
         checkpoint.unlink(missing_ok=True)
     learner: nn.Module = nn.parallel.DistributedDataParallel(network) if world > 1 else network
-    one_step = Step(learner, network, average, optimizer, losses, schedule, people, input_size, share, alone=world == 1)
+    one_step = TrainingStep(
+        learner, network, average, optimizer, losses, schedule, people, input_size, share, alone=world == 1
+    )
     seconds = result.history[-1]["seconds"] if result.history else 0.0
     result.resumed_step = result.resumed_at * schedule.steps_per_epoch + (within["step"] if within else 0)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.training.losses import Losses, total_loss
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
 _TRANSIENT = 3
 """Of the largest activation, how many there are at once besides what is kept for the backward pass: a layer's input,
@@ -43,7 +43,7 @@ class Footprint:
 
 
 def footprint(
-    network: nn.Module, losses: Losses, schedule: Schedule, input_size: int, joints: int, dtype: torch.dtype
+    network: nn.Module, losses: Losses, schedule: ScheduleConfig, input_size: int, joints: int, dtype: torch.dtype
 ) -> Footprint:
     """Predict the memory of training, by a forward pass of tensors that have no content.
 

@@ -48,7 +48,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True, eq=False)
-class Yardstick:
+class PCKNormalizer:
     """What distances are divided by, and which joints are then looked at.
 
     Attributes:
@@ -64,12 +64,12 @@ class Yardstick:
     left_out: int = 0
 
 
-def head_yardstick(head_size: Tensor, labelled: Tensor) -> Yardstick:
+def head_normalizer(head_size: Tensor, labelled: Tensor) -> PCKNormalizer:
     """PCKh's. head_size: (N,) pixels, 0.6 × the head box's diagonal, positive; labelled: (N, J) bool."""
-    return Yardstick("PCKh", head_size.double(), labelled)
+    return PCKNormalizer("PCKh", head_size.double(), labelled)
 
 
-def torso_yardstick(truth: Tensor, labelled: Tensor, torso: tuple[int, int]) -> Yardstick:
+def torso_normalizer(truth: Tensor, labelled: Tensor, torso: tuple[int, int]) -> PCKNormalizer:
     """PCK's: each person's own torso, between two joints of the truth.
 
     Args:
@@ -80,10 +80,10 @@ def torso_yardstick(truth: Tensor, labelled: Tensor, torso: tuple[int, int]) -> 
     size = (truth[:, torso[0]].double() - truth[:, torso[1]].double()).norm(dim=-1)
     measured = labelled[:, list(torso)].all(dim=1) & (size > 0)
     left_out = int((~measured).sum())
-    return Yardstick("PCK", size.where(measured, 1.0), labelled & measured.unsqueeze(-1), left_out)
+    return PCKNormalizer("PCK", size.where(measured, 1.0), labelled & measured.unsqueeze(-1), left_out)
 
 
-def found(predicted: Tensor, truth: Tensor, yardstick: Yardstick, threshold: float) -> Tensor:
+def found(predicted: Tensor, truth: Tensor, yardstick: PCKNormalizer, threshold: float) -> Tensor:
     """(N, J) bool: which labelled joints are nearer than ``threshold`` measures. One that is not a number is not.
 
     Args:
@@ -97,7 +97,7 @@ def found(predicted: Tensor, truth: Tensor, yardstick: Yardstick, threshold: flo
     return near & yardstick.labelled
 
 
-def mean_errors(predicted: Tensor, truth: Tensor, yardstick: Yardstick) -> Tensor:
+def mean_errors(predicted: Tensor, truth: Tensor, yardstick: PCKNormalizer) -> Tensor:
     """(N,) mean distance of each person's labelled joints, in measures; nan where none is labelled.
 
     Args:
@@ -110,7 +110,7 @@ def mean_errors(predicted: Tensor, truth: Tensor, yardstick: Yardstick) -> Tenso
     return mean
 
 
-def accuracy(hits: Tensor, yardstick: Yardstick, skeleton: Skeleton, threshold: float) -> Accuracy:
+def accuracy(hits: Tensor, yardstick: PCKNormalizer, skeleton: Skeleton, threshold: float) -> Accuracy:
     """Count what was found.
 
     Args:
@@ -161,7 +161,7 @@ def pckh(
         skeleton: says which joints are scored, and their groups.
         threshold: fraction of ``head_size``.
     """
-    yardstick = head_yardstick(head_size, labelled)
+    yardstick = head_normalizer(head_size, labelled)
     return accuracy(found(predicted, truth, yardstick, threshold), yardstick, skeleton, threshold)
 
 
@@ -183,7 +183,7 @@ def pck(
         skeleton: says which joints are scored, and their groups.
         threshold: fraction of the torso.
     """
-    yardstick = torso_yardstick(truth, labelled, torso)
+    yardstick = torso_normalizer(truth, labelled, torso)
     return accuracy(found(predicted, truth, yardstick, threshold), yardstick, skeleton, threshold)
 
 
@@ -252,7 +252,11 @@ class Score:
 
 
 def scores(
-    predicted: Sequence[Tensor], truth: Tensor, yardstick: Yardstick, skeleton: Skeleton, thresholds: Sequence[float]
+    predicted: Sequence[Tensor],
+    truth: Tensor,
+    yardstick: PCKNormalizer,
+    skeleton: Skeleton,
+    thresholds: Sequence[float],
 ) -> list[list[Score]]:
     """Score several predictions of the same people.
 

@@ -15,7 +15,7 @@ Anneal = Literal["cosine", "steps"]
 
 
 @dataclass(frozen=True)
-class Schedule:
+class ScheduleConfig:
     """One training run's recipe. The learning rate warms up and anneals to zero within these very images.
 
     Attributes:
@@ -100,12 +100,12 @@ class Schedule:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> Schedule:
+    def from_dict(cls, raw: dict[str, Any]) -> ScheduleConfig:
         """Read what :meth:`to_dict` wrote."""
         values = dict(raw)
         values["augmentation"] = Augmentation(**values.get("augmentation", {}))
         return cls(**values)
 
-    def longer(self, factor: float) -> Schedule:
+    def longer(self, factor: float) -> ScheduleConfig:
         """The same recipe over more pictures, annealed over all of them."""
         return replace(self, images=round(self.images * factor))

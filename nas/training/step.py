@@ -16,18 +16,18 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from nas.architecture.hourglass import STRIDE
 from nas.data.augmentation import augmented, cut, recolour
 from nas.data.packed.format import PackedPeople
-from nas.training.cuda_graph import Graphed
+from nas.training.cuda_graph import CudaGraph
 from nas.training.devices import mixed_precision, out_of_memory, release_memory
 from nas.training.heatmaps import encode, inside
-from nas.training.host_prefetch import Staged, kept_on_host
+from nas.training.host_prefetch import HostPrefetcher, kept_on_host
 from nas.training.losses import HeatmapLoss, Losses, total_loss
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
-FEWEST = 4
+MIN_MICRO_BATCH = 4
 """Pictures that are shown at once at least: the statistics of batch norm are noise below it."""
 
 
-def optimizer_for(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+def optimizer_for(network: nn.Module, schedule: ScheduleConfig) -> torch.optim.Optimizer:
     """AdamW or RMSprop; weight decay on convolution weights only. On CUDA, what changes is in tensors."""
     decayed = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
@@ -49,7 +49,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
     optimizer.load_state_dict(state)
 
 
-class Average:
+class WeightEMA:
     """Exponential moving average of weights and batch norm statistics, in a network of its own."""
 
     def __init__(self, network: nn.Module, horizon: float) -> None:
@@ -84,7 +84,7 @@ class Average:
             get_ema_multi_avg_fn(self._decay)(self._mine, self._theirs, None)
 
 
-class Step:
+class TrainingStep:
     """A training step that is done again and again.
 
     Attributes:
@@ -109,10 +109,10 @@ class Step:
         self,
         learner: nn.Module,
         network: nn.Module,
-        average: Average,
+        average: WeightEMA,
         optimizer: torch.optim.Optimizer,
         losses: Losses,
-        schedule: Schedule,
+        schedule: ScheduleConfig,
         people: PackedPeople,
         input_size: int,
         share: int,
@@ -129,11 +129,11 @@ class Step:
         self._weights = list(network.parameters())  # walking through a network's modules takes a millisecond
         self._chosen = torch.zeros(share, dtype=torch.long, device=device)
         # Crops on the host: a batch of them is everybody there is, in order.
-        self._staged = Staged(people, share) if kept_on_host(people) else None
+        self._staged = HostPrefetcher(people, share) if kept_on_host(people) else None
         if self._staged is not None:
             self._people = self._staged.batch
             self._chosen.copy_(torch.arange(share))
-        self._work = Graphed(self._do, device, (self.generator,), allowed=alone)
+        self._work = CudaGraph(self._do, device, (self.generator,), allowed=alone)
 
     @property
     def fallback(self) -> str | None:
@@ -176,7 +176,7 @@ class Step:
                 # Several processes would wait for the one that begins its step anew; and what is being recorded as a
                 # graph is done without one first.
                 recording = self.summed.is_cuda and torch.cuda.is_current_stream_capturing()
-                if not out_of_memory(error) or not self._alone or recording or self.at_once // 2 < FEWEST:
+                if not out_of_memory(error) or not self._alone or recording or self.at_once // 2 < MIN_MICRO_BATCH:
                     raise
             release_memory()
             self.at_once //= 2

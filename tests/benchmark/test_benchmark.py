@@ -17,19 +17,19 @@ from nas.architecture.cost import network_cost
 from nas.architecture.hourglass import build_network
 from nas.architecture.spec import Architecture
 from nas.bench import app
-from nas.benchmark.concurrency import Sharing, best_workers, trials_per_hour
-from nas.benchmark.dataloader_baseline import BOX, PICTURE, PlainPeople, gaussians, write_pictures
+from nas.benchmark.concurrency import ConcurrencyMeasurement, best_workers, trials_per_hour
+from nas.benchmark.dataloader_baseline import BOX, PICTURE, JpegPeople, gaussians, write_images
 from nas.benchmark.measure import Case, Spread, Turn, ratios_of, take_turns
-from nas.benchmark.roofline import Floor, Rates, convolution_bytes, floor
-from nas.benchmark.targets import goals
-from nas.benchmark.workloads import Beginning, FullTraining, Task
+from nas.benchmark.roofline import Rates, Roofline, convolution_bytes, roofline
+from nas.benchmark.targets import targets
+from nas.benchmark.workloads import FullTraining, Task, TrialStartup
 from nas.data.augmentation import Augmentation
 from nas.data.packed.format import PackedPeople
 from nas.errors import UserError
 from nas.study.space.published import named
 from nas.training.heatmaps import decode, encode
 from nas.training.losses import Losses
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
 CASE = Case(
     name="hg2",
@@ -43,7 +43,7 @@ CASE = Case(
         name: Spread(value, value, value, 1)
         for name, value in {"full / bare": 0.92, "bare / plain step": 3.5, "full / plain loop": 5.0}.items()
     },
-    floor=Floor(0.001, 0.002),
+    roofline=Roofline(0.001, 0.002),
     first=9.0,
     later=Spread(1.0, 0.9, 1.1, 3),
     trial_images=44_000,
@@ -51,7 +51,7 @@ CASE = Case(
 
 
 def verdicts(case: Case, device: str, cores: int = 2) -> dict[str, str]:
-    return {goal.what: goal.verdict for goal in goals(case, device, cores)}
+    return {goal.what: goal.verdict for goal in targets(case, device, cores)}
 
 
 def test_goals_depend_on_the_device() -> None:
@@ -139,7 +139,7 @@ def test_large_rivals_begin_each_turn_with_steps_that_are_not_timed() -> None:
 
 @pytest.fixture
 def task(tiny: Architecture, small_people: PackedPeople) -> Task:
-    task = Task(tiny, Losses(), Schedule(8, 1, 8), Path("nowhere"), None, 32, "cpu")
+    task = Task(tiny, Losses(), ScheduleConfig(8, 1, 8), Path("nowhere"), None, 32, "cpu")
     vars(task)["people"] = small_people
     return task
 
@@ -164,7 +164,7 @@ def test_a_trial_has_begun_when_a_batch_reaches_the_network(task: Task, monkeypa
     def forward(*_: object) -> None:
         raise AssertionError("it was let into the network")
 
-    beginning = Beginning(task)
+    beginning = TrialStartup(task)
     assert beginning.seconds(2) >= 0
     monkeypatch.setattr("nas.architecture.hourglass.HourglassNetwork.forward", forward)
     assert 0 < beginning.seconds(0) < 10
@@ -172,8 +172,8 @@ def test_a_trial_has_begun_when_a_batch_reaches_the_network(task: Task, monkeypa
 
 def test_the_floor_is_the_larger_of_arithmetic_and_traffic() -> None:
     rates = Rates(madds=1e9, bytes=1e8, dtype="float32")
-    assert floor(10**8, 10**6, rates).seconds == pytest.approx(0.3)  # forward, and twice that backward
-    assert floor(10**6, 10**8, rates).seconds == pytest.approx(1.0)
+    assert roofline(10**8, 10**6, rates).seconds == pytest.approx(0.3)  # forward, and twice that backward
+    assert roofline(10**6, 10**8, rates).seconds == pytest.approx(1.0)
 
 
 def test_convolution_bytes_count_every_convolution(tiny: Architecture) -> None:
@@ -201,17 +201,17 @@ def test_drawn_gaussians_are_those_of_the_batches() -> None:
 
 
 def test_plain_people_are_where_their_heatmaps_say(tmp_path: Path) -> None:
-    write_pictures(tmp_path, 2)
-    still = PlainPeople(tmp_path, 10, 256, 4, 1.5, Augmentation(0, 0, 0, 0, 0))
+    write_images(tmp_path, 2)
+    still = JpegPeople(tmp_path, 10, 256, 4, 1.5, Augmentation(0, 0, 0, 0, 0))
     image, target, labelled = still[3]
     assert image.shape == (3, 256, 256)
     found = decode(target[None])[0][0] * 4
     there = still.joints[1]
     expected = (there - np.array(PICTURE) / 2) * 256 / BOX + 128
     assert np.abs(found.numpy() - expected)[labelled.numpy()].max() < 0.2
-    mirrored = PlainPeople(tmp_path, 10, 256, 4, 1.5, Augmentation(0, 0, 0, 1, 0))[3]
+    mirrored = JpegPeople(tmp_path, 10, 256, 4, 1.5, Augmentation(0, 0, 0, 1, 0))[3]
     assert torch.equal(mirrored[0], image.flip(-1))
-    changed = PlainPeople(tmp_path, 10, 64, 4, 1.0, Augmentation())
+    changed = JpegPeople(tmp_path, 10, 64, 4, 1.0, Augmentation())
     assert changed[0][0].shape == (3, 64, 64)
     assert not torch.equal(changed[0][0], changed[2][0])  # the same picture, changed otherwise
 
@@ -219,7 +219,7 @@ def test_plain_people_are_where_their_heatmaps_say(tmp_path: Path) -> None:
 def test_the_fewest_workers_that_come_near_the_most_trials_are_best() -> None:
     # One trial of 1,000 pictures begins in 2 s; the device is full with two workers.
     found = [
-        Sharing(count, rate, 2.0, trials_per_hour(count, rate, 2.0, 1000))
+        ConcurrencyMeasurement(count, rate, 2.0, trials_per_hour(count, rate, 2.0, 1000))
         for count, rate in ((1, 100.0), (2, 180.0), (4, 181.0), (8, 120.0))
     ]
     assert found[0].trials_per_hour == pytest.approx(3600 / 12)

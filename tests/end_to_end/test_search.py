@@ -15,7 +15,7 @@ import pytest
 from optuna.trial import TrialState
 from workplace import ENVIRONMENT, LONGER, Prepared, Workplace, essence, living, until
 
-from nas.study.pareto import Point, Scale, front, hypervolume
+from nas.study.pareto import HypervolumeScale, Point, front, hypervolume
 
 pytestmark = pytest.mark.slow
 
@@ -320,7 +320,7 @@ def test_how_far_the_search_has_come_is_noted_with_every_trial(finished: Workpla
         assert seen["images_so_far"] == total
         assert seen["front_size"] == len(front(points))
         assert seen["hypervolume"] == pytest.approx(
-            hypervolume(points, Scale((10_000, 100_000), (500_000, 10_000_000)))
+            hypervolume(points, HypervolumeScale((10_000, 100_000), (500_000, 10_000_000)))
         )
 
 

@@ -31,9 +31,9 @@ from nas.training.evaluation import predict
 from nas.training.heatmaps import Decoder, decode, encode, inside
 from nas.training.losses import HeatmapLoss
 from nas.training.metrics import pckh
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
-DEFAULT = Schedule(16, 1)
+DEFAULT = ScheduleConfig(16, 1)
 SCORED = list(MPII.scored)
 
 
@@ -163,7 +163,7 @@ class Oracle(nn.Module):
 @pytest.mark.parametrize("kind", ["mse", "cross_entropy"])
 def test_the_whole_path_with_the_flipped_copy(persons: list[Person], kind: HeatmapLoss) -> None:
     people = packed(persons, 64)
-    schedule = Schedule(16, 1, loss=kind)
+    schedule = ScheduleConfig(16, 1, loss=kind)
     answers = predict(Oracle(people, 64, kind, 128), people, schedule, 64, flips=(False, True), batch=128)
     for answer in answers:
         truth = people.original_joints()

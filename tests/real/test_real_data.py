@@ -13,13 +13,13 @@ import scipy.io
 from annotation_files import EMPTY, release_person, save_release
 
 from nas.data.packed.format import PackedPeople, describe_packed
-from nas.data.packed.packing import crop_person, missing_pictures, pack
+from nas.data.packed.packing import crop_person, missing_images, pack
 from nas.data.people import FLIC, LSP, MPII, SPLITS, Person
 from nas.data.readers.flic import OBSERVER, PERSON, read_flic
 from nas.data.readers.lsp import read_lspet
 from nas.data.readers.mpii import read_mpii, read_mpii_hourglass_h5
 from nas.data.readers.mpii_person import HEAD_PER_BOX
-from nas.data.readers.splits import keep_apart
+from nas.data.readers.splits import remove_split_overlap
 
 SHARES = {"holdout": 0.1, "valid": 0.1, "train": 0.8}
 
@@ -34,7 +34,7 @@ def mpii(shared_data: Path) -> list[Person]:
 @pytest.fixture(scope="module")
 def mpii_five(shared_data: Path, mpii: list[Person]) -> list[Person]:
     folder = shared_data / "mpii" / "images"
-    missing = set(missing_pictures((person.image for person in mpii), folder))
+    missing = set(missing_images((person.image for person in mpii), folder))
     return [person for person in mpii if person.image not in missing]
 
 
@@ -137,7 +137,7 @@ def test_flic_has_pictures_on_both_sides_and_they_are_kept_apart(shared_data: Pa
     folder = shared_data / "flic" / "annot"
     train, _ = read_flic(folder / "train.h5", {"train": 1.0})
     valid, _ = read_flic(folder / "valid.h5", {"valid": 1.0})
-    people, dropped = keep_apart([*train.people, *valid.people])
+    people, dropped = remove_split_overlap([*train.people, *valid.people])
     assert dropped == {"training people in a validation picture": 2}
     assert not {p.image for p in people if p.split == "train"} & {p.image for p in people if p.split == "valid"}
 

@@ -13,7 +13,7 @@ import pytest
 import scipy.io
 
 from nas.data.packed.format import describe_packed
-from nas.data.packed.packing import missing_pictures, pack
+from nas.data.packed.packing import missing_images, pack
 from nas.data.people import MPII
 from nas.data.readers.mpii import read_mpii_hourglass_h5
 
@@ -78,7 +78,7 @@ def test_search_on_mpii(shared_data: Path, command: Command, tmp_path: Path) -> 
     """Five pictures are at hand; their hashes put all of them into one split, so they are dealt out by hand."""
     images = shared_data / "mpii" / "images"
     people, _ = read_mpii_hourglass_h5(shared_data / "mpii" / "annot" / "valid.h5", {"valid": 1.0})
-    missing = set(missing_pictures((person.image for person in people), images))
+    missing = set(missing_images((person.image for person in people), images))
     here = [person for person in people if person.image not in missing]
     splits = ("train", "train", "train", "holdout", "valid")
     dealt = [replace(person, split=split) for person, split in zip(here, splits, strict=True)]

@@ -34,7 +34,7 @@ sys.path[:0] = [str(TESTS), str(TESTS / "end_to_end")]
 from workplace import DONE, ENVIRONMENT, LONGER, REPOSITORY, STUDY, Workplace, study_at, until
 
 from nas.study.space.candidate import Candidate
-from nas.study.storage.study_store import Owner, earlier, engine_of
+from nas.study.storage.study_store import Owner, earlier_numbers, engine_of
 
 SCRIPT = REPOSITORY / "studies" / "cluster" / "search.sbatch"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
@@ -268,7 +268,7 @@ class Search:
         report.processes = len({(o.host, o.pid, o.born) for t in trials if (o := Owner.of(t)) is not None})
         report.handed_back = states["FAIL"]
         report.resumed = sum("resumed_after_epoch" in t.user_attrs for t in done)
-        taken_up = {number for t in trials for number in earlier(t)}
+        taken_up = {number for t in trials for number in earlier_numbers(t)}
         for trial in trials:
             if trial.state == TrialState.FAIL and "candidate" in trial.user_attrs and trial.number not in taken_up:
                 report.losses.append(f"trial {trial.number} was begun and never taken up")

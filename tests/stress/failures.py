@@ -36,8 +36,8 @@ sys.path[:0] = [str(TESTS), str(TESTS / "end_to_end")]
 from workplace import ENVIRONMENT, STUDY, Workplace, living, study_at
 
 from nas.study.space.candidate import Candidate
-from nas.study.storage.retry import patiently
-from nas.study.storage.study_store import DONE, Owner, earlier, engine_of, masked_url
+from nas.study.storage.retry import retry_while_unavailable
+from nas.study.storage.study_store import DONE, Owner, earlier_numbers, engine_of, masked_url
 
 SPACE = """\
 [choices]
@@ -119,7 +119,7 @@ class Run:
         study = self._study = self._study or study_at(self.url)
         if study is None:
             return []
-        return patiently(masked_url(study._storage), lambda: study.get_trials(deepcopy=False))
+        return retry_while_unavailable(masked_url(study._storage), lambda: study.get_trials(deepcopy=False))
 
     def watch(self) -> list[FrozenTrial]:
         """Look at all trials: what was recorded must be as it was."""
@@ -174,7 +174,7 @@ class Run:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.2)
-            if any(trial.number in earlier(t) and t.state != TrialState.WAITING for t in self.watch()):
+            if any(trial.number in earlier_numbers(t) and t.state != TrialState.WAITING for t in self.watch()):
                 self.done["frozen and taken over"] += 1
                 break
         if worker.is_running():
@@ -261,19 +261,19 @@ class Run:
         twice = Counter(Candidate.from_dict(t.user_attrs["candidate"]).id for t in done)
         for name in [name for name, n in twice.items() if n > 1]:
             same = [t for t in done if Candidate.from_dict(t.user_attrs["candidate"]).id == name]
-            told = [(t.number, t.state.name, t.user_attrs.get("reason"), earlier(t)) for t in same]
+            told = [(t.number, t.state.name, t.user_attrs.get("reason"), earlier_numbers(t)) for t in same]
             report.losses.append(f"more than once: {name}: {told}")
         for trial in done:
             if "given up" in trial.user_attrs.get("reason", ""):
                 report.given_up += 1
                 continue
-            reached = max((self.reached.get(number, 0) for number in earlier(trial)), default=0)
+            reached = max((self.reached.get(number, 0) for number in earlier_numbers(trial)), default=0)
             resumed = int(trial.user_attrs.get("resumed_after_epoch", 0))
             if resumed < reached:
                 report.losses.append(f"trial {trial.number} resumed after epoch {resumed}, {reached} had been done")
             report.resumed += bool(resumed)
             report.started_again += bool(trial.user_attrs.get("started_again"))
-        successors = {number for t in trials for number in earlier(t)}
+        successors = {number for t in trials for number in earlier_numbers(t)}
         report.handed_back = states["FAIL"]
         for trial in trials:
             begun = "candidate" in trial.user_attrs

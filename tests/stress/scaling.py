@@ -43,9 +43,17 @@ from nas.study.execution import trial_session as objective
 from nas.study.execution.worker_pool import SAMPLED, context_for
 from nas.study.experiment import Experiment, prepare
 from nas.study.storage import study_store as storage
-from nas.study.storage.retry import patiently
-from nas.study.storage.study_store import claim, count, engine_of, lease_of, masked, rest, until_next_look
-from nas.training.loop import Epoch, Trained
+from nas.study.storage.retry import retry_while_unavailable
+from nas.study.storage.study_store import (
+    claim,
+    count,
+    engine_of,
+    lease_of,
+    mask_password,
+    polling_interval,
+    release_connections,
+)
+from nas.training.loop import Epoch, TrainingResult
 
 PROCESSES = 8
 EPOCHS, RUNGS = 8, (1, 2, 4, 6, 8)
@@ -93,10 +101,10 @@ def _timed(
     return held
 
 
-def _sleeping(mean: float, spread: float, times: Times) -> Callable[..., Trained]:
+def _sleeping(mean: float, spread: float, times: Times) -> Callable[..., TrainingResult]:
     """What stands for training: so long on average, and always the same for one size of network; looks at each rung."""
 
-    def train(network: Any, losses: Any, schedule: Any, *_: Any, **given: Any) -> Trained:
+    def train(network: Any, losses: Any, schedule: Any, *_: Any, **given: Any) -> TrainingResult:
         history = []
         params = sum(p.numel() for p in network.parameters())
         seconds = mean * random.Random(params).uniform(1 - spread, 1 + spread)
@@ -113,7 +121,7 @@ def _sleeping(mean: float, spread: float, times: Times) -> Callable[..., Trained
                 evaluation = SimpleNamespace(accuracy=SimpleNamespace(mean=pckh))
             history.append(line)
             given["after_epoch"](Epoch(epoch, images, 1.0, line["seconds"], evaluation))  # type: ignore[arg-type]
-        return Trained(network, None, None, history)
+        return TrainingResult(network, None, None, history)
 
     return train
 
@@ -133,7 +141,7 @@ def _process(
     times = Times()
     objective.train = _sleeping(seconds, spread, times)  # type: ignore[assignment]
     people = fit_to_input(experiment.load_people("train", "cpu"), experiment.config.data.input_size)
-    url = masked(experiment.url)
+    url = mask_password(experiment.url)
     take_over(known)
 
     def work(start: float) -> None:
@@ -148,18 +156,18 @@ def _process(
             return point
 
         sampler.sample_relative = propose  # type: ignore[method-assign]
-        study = patiently(url, lambda: experiment.open_study(sampler))
+        study = retry_while_unavailable(url, lambda: experiment.open_study(sampler))
         lease = lease_of(study, "cpu")
-        patiently(url, lease.start)
+        retry_while_unavailable(url, lease.start)
         first = last = idle = time.time()
         while True:
             began = time.perf_counter()
             trial = claim(study, total, experiment.space.choices, lease)
             if trial is None:
-                if patiently(url, lambda: count(study)).done >= total:
+                if retry_while_unavailable(url, lambda: count(study)).done >= total:
                     break
-                rest(study._storage)
-                time.sleep(until_next_look(time.time() - idle))
+                release_connections(study._storage)
+                time.sleep(polling_interval(time.time() - idle))
                 continue
             times.claiming.append(time.perf_counter() - began)
             objective.run_trial(study, trial, experiment, people, people, lease=lease)

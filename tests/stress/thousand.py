@@ -36,7 +36,7 @@ from sqlalchemy.orm import Session
 
 from nas import report, workers
 from nas.study.config import StudyConfig
-from nas.study.execution.trial_session import _tell
+from nas.study.execution import trial_session
 from nas.study.experiment import Experiment, finished_of, prepare
 from nas.study.pareto import Point, hypervolume
 from nas.study.storage.study_store import Owner, claim, engine_of, lease_of
@@ -267,7 +267,7 @@ def measure(experiment: Experiment, folder: Path, trials: int) -> dict[str, Any]
         point = Point(trial.number, 50.0, cost.params, cost.madds)
         trial.set_user_attr("candidate", candidate.to_dict())
         trial.set_user_attr("network", str(candidate))
-        _tell(
+        trial_session.report(
             study,
             trial,
             Owner.me(lease),

@@ -13,7 +13,7 @@ from postgres import Server
 from nas.architecture.cost import Cost, network_cost
 from nas.study.config import StudyConfig
 from nas.study.optimization.samplers import Problem
-from nas.study.pareto import Scale
+from nas.study.pareto import HypervolumeScale
 from nas.study.space.candidate import Candidate
 from nas.study.space.search_space import SearchSpace
 from nas.study.storage.study_store import default_url
@@ -142,7 +142,7 @@ def make_problem(config: StudyConfig) -> Callable[..., Problem]:
             within=lambda c: (
                 (max_params is None or c.params <= max_params) and (max_madds is None or c.madds <= max_madds)
             ),
-            scale=Scale(study.reference.params, study.reference.madds),
+            scale=HypervolumeScale(study.reference.params, study.reference.madds),
         )
 
     return make

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.study.pareto import Point, Scale, area, best, front, hypervolume, knee
+from nas.study.pareto import HypervolumeScale, Point, area, best, front, hypervolume, knee
 
-SCALE = Scale(params=(1_000, 1_000_000), madds=(10_000, 10_000_000))
+SCALE = HypervolumeScale(params=(1_000, 1_000_000), madds=(10_000, 10_000_000))
 """Three decades of each cost: saved is 1, 2/3, 1/3, 0 at each tenfold step."""
 
 few = st.integers(0, 4)

@@ -14,13 +14,13 @@ from nas.architecture.spec import Architecture
 from nas.data.augmentation import fit_to_input
 from nas.data.packed.format import MARGIN, PackedPeople
 from nas.data.people import MPII
-from nas.data.synthetic.scene import Figures, render_person
-from nas.training.loop import Trained, train
+from nas.data.synthetic.scene import SceneConfig, render_person
+from nas.training.loop import TrainingResult, train
 
 BOX = 64
 
 
-def draw_people(first: int, count: int, figures: Figures) -> PackedPeople:
+def draw_people(first: int, count: int, figures: SceneConfig) -> PackedPeople:
     drawn = [render_person(0, first + i, BOX, MARGIN, figures) for i in range(count)]
     labelled = np.stack([person.labelled for person in drawn])
     joints = np.where(labelled[..., None], np.stack([person.joints for person in drawn]), 0)
@@ -48,13 +48,13 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def people() -> PackedPeople:
     """To train on: 200 people in mild poses."""
-    return draw_people(0, 200, Figures(clutter=0.1, occluders=0, others=0, pose=0.5, light=0.2))
+    return draw_people(0, 200, SceneConfig(clutter=0.1, occluders=0, others=0, pose=0.5, light=0.2))
 
 
 @pytest.fixture(scope="session")
 def held_out() -> PackedPeople:
     """60 other people of the same kind, to score on."""
-    return draw_people(1000, 60, Figures(clutter=0.1, occluders=0, others=0, pose=0.5, light=0.2))
+    return draw_people(1000, 60, SceneConfig(clutter=0.1, occluders=0, others=0, pose=0.5, light=0.2))
 
 
 @pytest.fixture(scope="session")
@@ -74,10 +74,10 @@ def small_held_out(held_out: PackedPeople) -> PackedPeople:
 
 
 @pytest.fixture
-def run(small_people: PackedPeople, small_held_out: PackedPeople, tiny: Architecture) -> Callable[..., Trained]:
+def run(small_people: PackedPeople, small_held_out: PackedPeople, tiny: Architecture) -> Callable[..., TrainingResult]:
     """Trains the tiny network for three epochs of four steps; keywords change what is trained and how."""
 
-    def run(**changes: Any) -> Trained:
+    def run(**changes: Any) -> TrainingResult:
         given = {
             "network": build(tiny),
             "losses": LOSSES,

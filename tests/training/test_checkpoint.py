@@ -15,14 +15,14 @@ from nas.data.people import MPII, Skeleton
 from nas.errors import UserError
 from nas.training.checkpoint import description, load_checkpoint, load_network, save_checkpoint, write_atomically
 from nas.training.losses import Losses
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
 
 @pytest.fixture
 def content(tiny: Architecture) -> dict[str, Any]:
     network, average = (build_network(tiny, 16, (64, 64), seed=seed) for seed in (1, 2))
     return {
-        **description(tiny, Losses((0.3, 0.7), 0.7, 2.0, "kl"), Schedule(160), MPII, 64),
+        **description(tiny, Losses((0.3, 0.7), 0.7, 2.0, "kl"), ScheduleConfig(160), MPII, 64),
         "network": network.state_dict(),
         "average": average.state_dict(),
         "history": [{"epoch": 1, "loss": 0.5, "groups": {"head": float("nan")}, "stages": [1.0, 2.0]}],
@@ -68,7 +68,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path, content: dict[str, Any]) -> No
     loaded = load_checkpoint(tmp_path / "a.pt")
     assert Architecture.from_dict(loaded["architecture"]) == Architecture.from_dict(content["architecture"])
     assert Losses.from_dict(loaded["losses"]) == Losses((0.3, 0.7), 0.7, 2.0, "kl")
-    assert Schedule.from_dict(loaded["schedule"]) == Schedule(160)
+    assert ScheduleConfig.from_dict(loaded["schedule"]) == ScheduleConfig(160)
     assert Skeleton.from_json(loaded["skeleton"]) == MPII
     assert loaded["history"][0]["stages"] == [1.0, 2.0]
     assert all(torch.equal(loaded["network"][name], value) for name, value in content["network"].items())

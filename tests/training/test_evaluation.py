@@ -13,7 +13,7 @@ from nas.data.packed.format import PackedPeople
 from nas.training.evaluation import evaluate, predict
 from nas.training.heatmaps import Decoder, encode
 from nas.training.losses import HeatmapLoss
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
 
 class Oracle(nn.Module):
@@ -55,7 +55,7 @@ def elsewhere(people: PackedPeople) -> PackedPeople:
 def test_an_oracle_finds_everything(held_out: PackedPeople, kind: HeatmapLoss, decoder: Decoder, flip: bool) -> None:
     people = elsewhere(held_out)
     oracle = Oracle(people, 64, kind).train()
-    result = evaluate(oracle, people, Schedule(16, 1, loss=kind, decoder=decoder), 64, flip=flip, batch=25)
+    result = evaluate(oracle, people, ScheduleConfig(16, 1, loss=kind, decoder=decoder), 64, flip=flip, batch=25)
     assert result.accuracy.mean > 99.7
     assert result.accuracy.by_count > 99.7
     assert min(result.accuracy.groups.values()) > 99.7
@@ -68,7 +68,7 @@ def test_an_oracle_finds_everything(held_out: PackedPeople, kind: HeatmapLoss, d
 
 def test_predictions_are_in_pixels_of_the_original(held_out: PackedPeople) -> None:
     people = elsewhere(held_out)
-    result = evaluate(Oracle(people, 64, "mse"), people, Schedule(16, 1), 64)
+    result = evaluate(Oracle(people, 64, "mse"), people, ScheduleConfig(16, 1), 64)
     assert result.predictions.shape == (60, 16, 2)
     error = (result.predictions - people.original_joints()).norm(dim=-1)[people.labelled]
     assert error.max() < 0.1 * STRIDE * 3.7
@@ -79,17 +79,17 @@ def test_predictions_are_in_pixels_of_the_original(held_out: PackedPeople) -> No
 def test_an_oracle_on_reduced_pictures_finds_everything(held_out: PackedPeople) -> None:
     people = elsewhere(fit_to_input(held_out, 48))
     people = replace(people, head_size=held_out.head_size * 3.7 * 48 / 64)
-    assert evaluate(Oracle(people, 48, "mse"), people, Schedule(16, 1), 48).accuracy.mean > 99.7
+    assert evaluate(Oracle(people, 48, "mse"), people, ScheduleConfig(16, 1), 48).accuracy.mean > 99.7
 
 
 def test_an_oracle_on_enlarged_pictures_finds_everything(held_out: PackedPeople) -> None:
-    assert evaluate(Oracle(held_out, 96, "mse"), held_out, Schedule(16, 1), 96).accuracy.mean > 99.7
+    assert evaluate(Oracle(held_out, 96, "mse"), held_out, ScheduleConfig(16, 1), 96).accuracy.mean > 99.7
 
 
 def test_the_flipped_copy_averages_errors_away(held_out: PackedPeople) -> None:
     torch.manual_seed(0)
     oracle = Oracle(held_out, 64, "mse", noise=2.0)
-    plain, flipped = (evaluate(oracle, held_out, Schedule(16, 1), 64, flip=flip) for flip in (False, True))
+    plain, flipped = (evaluate(oracle, held_out, ScheduleConfig(16, 1), 64, flip=flip) for flip in (False, True))
     assert flipped.accuracy.mean > plain.accuracy.mean + 3
 
 
@@ -98,13 +98,13 @@ def test_spread_tells_an_answer_from_none(held_out: PackedPeople) -> None:
         def forward(self, images: Tensor) -> Output:
             return Output((encode(torch.full((len(images), 16, 2), 8.0), (16, 16), 1.0),), ())
 
-    assert evaluate(Middle(), held_out, Schedule(16, 1), 64).spread < 1e-6
-    assert evaluate(Oracle(held_out, 64, "mse"), held_out, Schedule(16, 1), 64).spread > 0.05
+    assert evaluate(Middle(), held_out, ScheduleConfig(16, 1), 64).spread < 1e-6
+    assert evaluate(Oracle(held_out, 64, "mse"), held_out, ScheduleConfig(16, 1), 64).spread > 0.05
 
 
 def test_both_flips_at_once_are_what_each_gives_alone(held_out: PackedPeople, tiny: Architecture) -> None:
     network = build_network(tiny, 16, (64, 64), seed=0)
-    schedule = Schedule(16, 1, loss="cross_entropy")
+    schedule = ScheduleConfig(16, 1, loss="cross_entropy")
     done: list[int] = []
     both = predict(network, held_out, schedule, 64, flips=(False, True), batch=25, after_batch=done.append)
     assert done == [25, 50, 60]

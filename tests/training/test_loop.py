@@ -25,17 +25,17 @@ from nas.data.packed.format import PackedPeople
 from nas.errors import UserError
 from nas.training.checkpoint import load_checkpoint, load_network
 from nas.training.evaluation import evaluate
-from nas.training.loop import Epoch, Trained, order, train
+from nas.training.loop import Epoch, TrainingResult, order, train
 from nas.training.losses import Losses
 from nas.training.metrics import pckh
-from nas.training.schedule import Optimizer, Schedule
-from nas.training.step import Average, optimizer_for
+from nas.training.schedule import Optimizer, ScheduleConfig
+from nas.training.step import WeightEMA, optimizer_for
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
 def test_a_small_network_learns(
-    run: Callable[..., Trained], people: PackedPeople, held_out: PackedPeople, optimizer: Optimizer
+    run: Callable[..., TrainingResult], people: PackedPeople, held_out: PackedPeople, optimizer: Optimizer
 ) -> None:
     mean_pose = (people.joints * people.labelled.unsqueeze(-1)).sum(0) / people.labelled.sum(0).unsqueeze(-1)
     guess = mean_pose.expand_as(held_out.joints)
@@ -44,7 +44,7 @@ def test_a_small_network_learns(
     result = run(
         network=build(Architecture(stem=8, width=16, stacks=1, depth=3), 64),
         losses=Losses(),
-        schedule=Schedule(1600, 2, 8, optimizer=optimizer, learning_rate=rate, loss="cross_entropy", sigma=0.8),
+        schedule=ScheduleConfig(1600, 2, 8, optimizer=optimizer, learning_rate=rate, loss="cross_entropy", sigma=0.8),
         people=people,
         held_out=held_out,
     )
@@ -54,14 +54,14 @@ def test_a_small_network_learns(
     assert result.history[1]["loss"] < result.history[0]["loss"]
 
 
-def test_the_same_seed_gives_the_same_network(run: Callable[..., Trained]) -> None:
+def test_the_same_seed_gives_the_same_network(run: Callable[..., TrainingResult]) -> None:
     first, again, other = run(), run(), run(seed=1)
     assert same_weights(first.network, again.network)
     assert [epoch["loss"] for epoch in first.history] == [epoch["loss"] for epoch in again.history]
     assert not same_weights(first.network, other.network)
 
 
-def test_history_has_one_plain_record_an_epoch(run: Callable[..., Trained]) -> None:
+def test_history_has_one_plain_record_an_epoch(run: Callable[..., TrainingResult]) -> None:
     epochs: list[Epoch] = []
     steps: list[int] = []
     result = run(evaluate_after=lambda epoch: epoch == 2, after_epoch=epochs.append, after_step=steps.append)
@@ -80,14 +80,16 @@ def test_history_has_one_plain_record_an_epoch(run: Callable[..., Trained]) -> N
     assert not result.network.training
 
 
-def test_what_is_evaluated_is_what_is_returned(run: Callable[..., Trained], small_held_out: PackedPeople) -> None:
+def test_what_is_evaluated_is_what_is_returned(
+    run: Callable[..., TrainingResult], small_held_out: PackedPeople
+) -> None:
     result = run()
     assert result.evaluation is not None
     assert evaluate(result.network, small_held_out, SHORT, 32).accuracy == result.evaluation.accuracy
 
 
 def test_people_are_reduced_to_the_input_size(
-    run: Callable[..., Trained], people: PackedPeople, held_out: PackedPeople
+    run: Callable[..., TrainingResult], people: PackedPeople, held_out: PackedPeople
 ) -> None:
     result, reduced_before = run(people=people, held_out=held_out), run()
     assert same_weights(result.network, reduced_before.network)
@@ -103,7 +105,7 @@ class InterruptedRunError(Exception):
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
 @pytest.mark.parametrize("where", ["after an epoch", "within an epoch", "within the first epoch"])
 def test_an_interrupted_run_ends_as_it_would_have(
-    run: Callable[..., Trained], tmp_path: Path, where: str, optimizer: Optimizer
+    run: Callable[..., TrainingResult], tmp_path: Path, where: str, optimizer: Optimizer
 ) -> None:
     def raise_after(epoch: Epoch) -> None:
         if where == "after an epoch" and epoch.number == 2:
@@ -128,7 +130,7 @@ def test_an_interrupted_run_ends_as_it_would_have(
     assert os.listdir(tmp_path) == ["a.pt"]
 
 
-def test_a_finished_run_is_taken_up_at_its_end(run: Callable[..., Trained], tmp_path: Path) -> None:
+def test_a_finished_run_is_taken_up_at_its_end(run: Callable[..., TrainingResult], tmp_path: Path) -> None:
     first = run(checkpoint=tmp_path / "a.pt")
     steps: list[int] = []
     again = run(checkpoint=tmp_path / "a.pt", after_step=steps.append)
@@ -141,7 +143,7 @@ def test_a_finished_run_is_taken_up_at_its_end(run: Callable[..., Trained], tmp_
     assert again.evaluation.accuracy == first.evaluation.accuracy
 
 
-def test_the_checkpoint_holds_the_averaged_network(run: Callable[..., Trained], tmp_path: Path) -> None:
+def test_the_checkpoint_holds_the_averaged_network(run: Callable[..., TrainingResult], tmp_path: Path) -> None:
     result = run(checkpoint=tmp_path / "a.pt")
     network, content = load_network(tmp_path / "a.pt")
     assert same_weights(network, result.network)
@@ -151,7 +153,7 @@ def test_the_checkpoint_holds_the_averaged_network(run: Callable[..., Trained], 
 
 @pytest.mark.parametrize("change", ["schedule", "losses", "seed", "people", "network"])
 def test_a_checkpoint_of_another_run_is_not_taken_up(
-    run: Callable[..., Trained], tmp_path: Path, small_people: PackedPeople, tiny: Architecture, change: str
+    run: Callable[..., TrainingResult], tmp_path: Path, small_people: PackedPeople, tiny: Architecture, change: str
 ) -> None:
     checkpoint = tmp_path / "a.pt"
     run(checkpoint=checkpoint, after_epoch=lambda epoch: "enough")
@@ -167,14 +169,14 @@ def test_a_checkpoint_of_another_run_is_not_taken_up(
     assert len(result.history) == len(load_checkpoint(checkpoint)["history"]) == 3
 
 
-def test_a_damaged_checkpoint_is_an_error(run: Callable[..., Trained], tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_an_error(run: Callable[..., TrainingResult], tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"PK damaged")
     with pytest.raises(UserError, match=r"a\.pt: not a readable checkpoint"):
         run(checkpoint=tmp_path / "a.pt")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(
-    run: Callable[..., Trained], tiny: Architecture, tmp_path: Path
+    run: Callable[..., TrainingResult], tiny: Architecture, tmp_path: Path
 ) -> None:
     network = build(tiny)
 
@@ -189,7 +191,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert all(torch.isfinite(value).all() for value in content["network"].values())
 
 
-def test_weights_that_are_lost_in_the_last_step_do_not_pass(run: Callable[..., Trained], tiny: Architecture) -> None:
+def test_weights_that_are_lost_in_the_last_step_do_not_pass(
+    run: Callable[..., TrainingResult], tiny: Architecture
+) -> None:
     network = build(tiny)
 
     def poison(step: int) -> None:
@@ -203,7 +207,7 @@ def test_weights_that_are_lost_in_the_last_step_do_not_pass(run: Callable[..., T
 
 
 def test_a_network_that_says_the_same_of_everybody_stops_as_collapsed(
-    run: Callable[..., Trained], tiny: Architecture, small_held_out: PackedPeople
+    run: Callable[..., TrainingResult], tiny: Architecture, small_held_out: PackedPeople
 ) -> None:
     def constant() -> HourglassNetwork:
         network = build(tiny)
@@ -220,7 +224,7 @@ def test_a_network_that_says_the_same_of_everybody_stops_as_collapsed(
     assert run(network=constant(), held_out=alone).stopped is None  # nobody to differ from
 
 
-def test_a_reason_ends_the_run(run: Callable[..., Trained], tmp_path: Path) -> None:
+def test_a_reason_ends_the_run(run: Callable[..., TrainingResult], tmp_path: Path) -> None:
     result = run(
         after_epoch=lambda epoch: "out of reach" if epoch.number == 2 else None,
         evaluate_after=lambda epoch: epoch == 1,
@@ -244,7 +248,7 @@ def test_everybody_is_shown_once_a_pass_from_any_start(people_count: int, start:
 
 
 def test_people_are_shown_in_that_order_never_twice_alike(
-    run: Callable[..., Trained], small_people: PackedPeople, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., TrainingResult], small_people: PackedPeople, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[int] = []
     views: list[tuple[float, ...]] = []
@@ -261,7 +265,7 @@ def test_people_are_shown_in_that_order_never_twice_alike(
     assert len(set(views)) == 96  # nobody is seen twice in the same way
 
 
-def test_joints_off_the_map_are_not_learned(run: Callable[..., Trained], small_people: PackedPeople) -> None:
+def test_joints_off_the_map_are_not_learned(run: Callable[..., TrainingResult], small_people: PackedPeople) -> None:
     away, unlabelled = small_people.joints.clone(), small_people.labelled.clone()
     away[:, 3], unlabelled[:, 3] = -500.0, False
     seen = run(people=replace(small_people, joints=away))
@@ -283,7 +287,7 @@ def test_decay_spares_biases_and_norms(tiny: Architecture) -> None:
 
 def test_the_average_follows_weights_and_statistics() -> None:
     layer = nn.BatchNorm1d(1)
-    average, last = Average(layer, horizon=10), Average(layer, horizon=0)
+    average, last = WeightEMA(layer, horizon=10), WeightEMA(layer, horizon=0)
     want = 0.0
     for step in range(200):
         layer.weight.data.fill_(step)
@@ -299,7 +303,7 @@ def test_the_average_follows_weights_and_statistics() -> None:
     assert not any(parameter.requires_grad for parameter in average.network.parameters())
 
 
-def test_no_augmentation_and_no_clipping_work_too(run: Callable[..., Trained]) -> None:
+def test_no_augmentation_and_no_clipping_work_too(run: Callable[..., TrainingResult]) -> None:
     schedule = replace(SHORT, augmentation=Augmentation(0, 0, 0, 0, 0), clip=0.0, ema=0.0, loss="mse")
     assert run(schedule=schedule).stopped is None
 
@@ -313,7 +317,7 @@ def one_of_two(rank: int, folder: Path, people: PackedPeople, held_out: PackedPe
     with pytest.raises(UserError, match="batch 9 cannot be shared by 2 processes"):
         train(build(tiny), LOSSES, odd, people, held_out, seed=0, **quiet)
 
-    def one(seed: int, checkpoint: Path | None, stop_after: int | None = None) -> Trained:
+    def one(seed: int, checkpoint: Path | None, stop_after: int | None = None) -> TrainingResult:
         def stop(epoch: Epoch) -> str | None:
             return "enough" if epoch.number == stop_after and rank == 0 else None
 

@@ -12,16 +12,16 @@ from nas.architecture.hourglass import HourglassNetwork, build_network
 from nas.architecture.spec import Architecture, BlockChoice
 from nas.training.losses import Losses, total_loss
 from nas.training.memory_estimate import Footprint, footprint
-from nas.training.schedule import Optimizer, Schedule
-from nas.training.step import Average, optimizer_for
+from nas.training.schedule import Optimizer, ScheduleConfig
+from nas.training.step import WeightEMA, optimizer_for
 
 
-def measured_peak(network: HourglassNetwork, schedule: Schedule) -> int:
+def measured_peak(network: HourglassNetwork, schedule: ScheduleConfig) -> int:
     """Bytes that PyTorch's CPU allocator holds at most during two steps."""
     size, batch = network.input_size[0], schedule.batch
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         learner = deepcopy(network).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        average, optimizer = Average(learner, 10.0), optimizer_for(learner, schedule)
+        average, optimizer = WeightEMA(learner, 10.0), optimizer_for(learner, schedule)
         images = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
         target, labelled = torch.rand(batch, 16, size // 4, size // 4), torch.ones(batch, 16, dtype=torch.bool)
         for step in range(2):
@@ -43,7 +43,7 @@ def measured_peak(network: HourglassNetwork, schedule: Schedule) -> int:
 )
 def test_memory_is_predicted_from_above(kind: str, optimizer: Optimizer, batch: int) -> None:
     network = build_network(Architecture(stem=16, width=32, stacks=1, block=BlockChoice(kind)), 16, (64, 64), seed=0)
-    schedule = Schedule(2 * batch, 1, batch, optimizer=optimizer)
+    schedule = ScheduleConfig(2 * batch, 1, batch, optimizer=optimizer)
     predicted = footprint(network, Losses(), schedule, 64, 16, torch.float32).peak(batch)
     assert 1.0 <= predicted / measured_peak(network, schedule) <= 1.3
 
@@ -51,8 +51,8 @@ def test_memory_is_predicted_from_above(kind: str, optimizer: Optimizer, batch: 
 def test_the_network_is_left_as_it_was(tiny: Architecture) -> None:
     network = build_network(tiny, 16, (32, 32), seed=0)
     before = deepcopy(network.state_dict())
-    full = footprint(network, Losses(), Schedule(8, 1, 8), 32, 16, torch.float32)
-    half = footprint(network, Losses(), Schedule(8, 1, 8), 32, 16, torch.bfloat16)
+    full = footprint(network, Losses(), ScheduleConfig(8, 1, 8), 32, 16, torch.float32)
+    half = footprint(network, Losses(), ScheduleConfig(8, 1, 8), 32, 16, torch.bfloat16)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert (half.fixed, half.each < 0.6 * full.each) == (full.fixed, True)
 

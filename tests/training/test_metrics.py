@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nas.data.people import MPII, Skeleton
-from nas.training.metrics import Accuracy, head_yardstick, intervals, pck, pckh, scores, torso_yardstick
+from nas.training.metrics import Accuracy, head_normalizer, intervals, pck, pckh, scores, torso_normalizer
 
 PAIR = Skeleton("pair", ("a", "b", "c"), (), (), {"one": (0,), "two": (1,)})  # c is not scored
 
@@ -111,7 +111,7 @@ def test_torsos_of_flic_are_those_of_its_annotation(shared_data: Path, split: st
     # Its other files exchange left and right of people seen from behind, 5 %, and leave the measure as it was.
     with h5py.File(shared_data / "flic" / "annot" / f"{split}_personcentric.h5") as file:
         truth, size = (torch.from_numpy(file[key][:].astype("float64")) for key in ("part", "normalize"))
-    yardstick = torso_yardstick(
+    yardstick = torso_normalizer(
         truth, torch.ones(truth.shape[:2], dtype=torch.bool), (3, 6)
     )  # right shoulder, left hip
     assert yardstick.left_out == 0
@@ -187,7 +187,7 @@ def test_scores_are_accuracies_with_intervals() -> None:
     near, far = truth + 1.0, truth + torch.linspace(0, 10, 6)[:, None, None]
     labelled = torch.ones(6, 3, dtype=torch.bool)
     heads = torch.full((6,), 10.0)
-    rows = scores([near, far], truth, head_yardstick(heads, labelled), PAIR, (0.5, 0.1))
+    rows = scores([near, far], truth, head_normalizer(heads, labelled), PAIR, (0.5, 0.1))
     assert [[one.accuracy for one in row] for row in rows] == [
         [pckh(at, truth, labelled, heads, PAIR, threshold) for at in (near, far)] for threshold in (0.5, 0.1)
     ]

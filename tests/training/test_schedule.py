@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nas.data.augmentation import Augmentation
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
 
 @pytest.mark.parametrize(("images", "epochs", "batch"), [(16, 1, 16), (100, 2, 5), (4000, 8, 16), (50_000, 20, 24)])
@@ -16,7 +16,7 @@ from nas.training.schedule import Schedule
 def test_rate_warms_up_and_anneals_to_nothing_within_the_steps(
     images: int, epochs: int, batch: int, warmup: float
 ) -> None:
-    schedule = Schedule(images, epochs, batch, warmup=warmup)
+    schedule = ScheduleConfig(images, epochs, batch, warmup=warmup)
     assert schedule.steps == schedule.steps_per_epoch * epochs <= images / batch
     rates = [schedule.rate(step) for step in range(schedule.steps)]
     top = rates.index(max(rates))
@@ -31,7 +31,7 @@ def test_rate_warms_up_and_anneals_to_nothing_within_the_steps(
 
 
 def test_rate_in_steps_drops_after_epochs_15_and_17_of_20() -> None:
-    schedule = Schedule(20 * 50 * 8, 20, 8, anneal="steps", warmup=0.1)
+    schedule = ScheduleConfig(20 * 50 * 8, 20, 8, anneal="steps", warmup=0.1)
     by_epoch = [schedule.rate(epoch * 50) for epoch in range(20)]
     assert by_epoch[2:] == [1.0] * 13 + [0.1] * 2 + [0.01] * 3
     assert schedule.rate(15 * 50 - 1) == 1.0
@@ -58,19 +58,19 @@ def test_rate_in_steps_drops_after_epochs_15_and_17_of_20() -> None:
 )
 def test_bad_values_are_named(values: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=f"schedule: {named}"):
-        Schedule(**{"images": 4000, **values})
+        ScheduleConfig(**{"images": 4000, **values})
 
 
 def test_a_dictionary_through_json_gives_an_equal_schedule() -> None:
-    schedule = Schedule(
+    schedule = ScheduleConfig(
         1234, 3, 7, optimizer="rmsprop", anneal="steps", sigma=1.5, augmentation=Augmentation(rotate=10.0, flip=0.0)
     )
-    assert Schedule.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
-    assert Schedule.from_dict(Schedule(500).to_dict()) == Schedule(500)
-    assert Schedule.from_dict({"images": 500}) == Schedule(500)
+    assert ScheduleConfig.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
+    assert ScheduleConfig.from_dict(ScheduleConfig(500).to_dict()) == ScheduleConfig(500)
+    assert ScheduleConfig.from_dict({"images": 500}) == ScheduleConfig(500)
 
 
 def test_longer_changes_the_length_only() -> None:
-    schedule = Schedule(1000, 4, 8, learning_rate=0.5)
-    assert schedule.longer(4) == Schedule(4000, 4, 8, learning_rate=0.5)
+    schedule = ScheduleConfig(1000, 4, 8, learning_rate=0.5)
+    assert schedule.longer(4) == ScheduleConfig(4000, 4, 8, learning_rate=0.5)
     assert schedule.longer(4).rate(schedule.steps) > 0.5  # where the shorter one has ended, this one has not

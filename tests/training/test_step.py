@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from training_runs import LOSSES, SHORT, build, same_weights
 
 from nas.architecture.spec import Architecture
-from nas.data.augmentation import PIXEL_MEAN, PIXEL_SCALE, augmented, centred, cut, middles
+from nas.data.augmentation import PIXEL_MEAN, PIXEL_SCALE, augmented, box_centres, centred, cut
 from nas.data.packed.format import PackedPeople
-from nas.training.cuda_graph import WARM, Graphed
+from nas.training.cuda_graph import WARM, CudaGraph
 from nas.training.heatmaps import inside
-from nas.training.host_prefetch import Staged, kept_on_host, place
-from nas.training.loop import Trained, order
+from nas.training.host_prefetch import HostPrefetcher, kept_on_host, place_people
+from nas.training.loop import TrainingResult, order
 from nas.training.losses import total_loss
-from nas.training.schedule import Optimizer, Schedule
-from nas.training.step import Average, optimizer_for, restore_optimizer
+from nas.training.schedule import Optimizer, ScheduleConfig
+from nas.training.step import WeightEMA, optimizer_for, restore_optimizer
 
 
-def plain_losses(architecture: Architecture, people: PackedPeople, schedule: Schedule, seed: int) -> list[float]:
+def plain_losses(architecture: Architecture, people: PackedPeople, schedule: ScheduleConfig, seed: int) -> list[float]:
     """Mean loss of every epoch, each thing done in the way that is easiest to believe."""
     network = build(architecture).train()
     decayed = [p for p in network.parameters() if p.ndim > 1]
@@ -76,7 +76,7 @@ def plain_losses(architecture: Architecture, people: PackedPeople, schedule: Sch
 
 
 def test_the_loss_falls_as_on_the_plain_path(
-    run: Callable[..., Trained], tiny: Architecture, small_people: PackedPeople
+    run: Callable[..., TrainingResult], tiny: Architecture, small_people: PackedPeople
 ) -> None:
     # At a small rate: at a larger one, rounding grows into another run within ten steps.
     schedule = replace(SHORT, images=8 * 2 * 8, epochs=8, learning_rate=5e-5)
@@ -87,7 +87,9 @@ def test_the_loss_falls_as_on_the_plain_path(
     assert max(abs(a - b) for a, b in zip(fast, plain, strict=True)) < between_seeds / 10
 
 
-def test_bfloat16_learns_as_single_precision_does(run: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_learns_as_single_precision_does(
+    run: Callable[..., TrainingResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
     schedule = replace(SHORT, images=4 * 8 * 8, epochs=4)
     single, other = ([epoch["loss"] for epoch in run(schedule=schedule, seed=seed).history] for seed in (3, 4))
     monkeypatch.setattr("nas.training.devices.training_dtype", lambda device: torch.bfloat16)  # as on CUDA
@@ -102,14 +104,14 @@ def test_the_middle_of_a_crop_is_what_a_centred_cut_gives(people: PackedPeople, 
     indices = torch.tensor([5, 3])
     for given, size in ((people, 64), (small_people, 32), (people, 32)):
         exact = cut(given, indices, size, centred(given, 2, size)).images
-        assert (middles(given, indices, size) - exact).abs().max() < 1e-3
-        assert middles(given, indices, size).is_contiguous(memory_format=torch.channels_last)
+        assert (box_centres(given, indices, size) - exact).abs().max() < 1e-3
+        assert box_centres(given, indices, size).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_average_is_the_same_with_a_decay_on_the_device() -> None:
     torch.manual_seed(0)
     layer = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    as_number, as_tensor = Average(layer, 10), Average(layer, 10)
+    as_number, as_tensor = WeightEMA(layer, 10), WeightEMA(layer, 10)
     as_tensor._decay = torch.zeros(())
     for step in range(30):
         with torch.no_grad():
@@ -143,7 +145,7 @@ def test_an_optimizer_keeps_its_own_ways_when_it_is_restored(tiny: Architecture,
     restored.step()
 
 
-class Recorded(Graphed):
+class Recorded(CudaGraph):
     """Work for a CUDA device that is not there: recording is told from doing, as on one."""
 
     def __init__(self, work: Callable[[], None], fails: bool = False) -> None:
@@ -170,21 +172,21 @@ def test_every_call_does_the_work_once_and_it_is_recorded_once(fails: bool) -> N
 
 def test_on_a_cpu_nothing_is_recorded() -> None:
     done: list[Tensor] = []
-    work = Graphed(lambda: done.append(torch.zeros(1)), torch.device("cpu"))
+    work = CudaGraph(lambda: done.append(torch.zeros(1)), torch.device("cpu"))
     for _ in range(WARM + 3):
         work()
     assert (len(done), work.fallback) == (WARM + 3, None)
 
 
 def test_crops_that_come_batch_by_batch_train_the_same_network(
-    run: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., TrainingResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resident = run()
     loaded, fetched = [], []
-    load, fetch = Staged.load, Staged.fetch
+    load, fetch = HostPrefetcher.load, HostPrefetcher.fetch
     monkeypatch.setattr("nas.training.step.kept_on_host", lambda people: True)
-    monkeypatch.setattr(Staged, "load", lambda self, chosen: (loaded.append(1), load(self, chosen)))
-    monkeypatch.setattr(Staged, "fetch", lambda self, chosen: (fetched.append(1), fetch(self, chosen)))
+    monkeypatch.setattr(HostPrefetcher, "load", lambda self, chosen: (loaded.append(1), load(self, chosen)))
+    monkeypatch.setattr(HostPrefetcher, "fetch", lambda self, chosen: (fetched.append(1), fetch(self, chosen)))
     staged = run()
     assert same_weights(resident.network, staged.network)
     assert [epoch["loss"] for epoch in resident.history] == [epoch["loss"] for epoch in staged.history]
@@ -197,6 +199,6 @@ def test_crops_stay_on_the_host_where_the_device_is_too_small(
 ) -> None:
     meta, crops = torch.device("meta"), small_people.crops.nbytes
     monkeypatch.setattr("nas.training.host_prefetch.free_memory", lambda device: 10 * crops)
-    there, spilled = place(small_people, meta, 8 * crops), place(small_people, meta, 9 * crops)
+    there, spilled = place_people(small_people, meta, 8 * crops), place_people(small_people, meta, 9 * crops)
     assert (kept_on_host(there), there.crops.device) == (False, meta)
     assert (kept_on_host(spilled), spilled.crops.device, spilled.joints.device) == (True, torch.device("cpu"), meta)

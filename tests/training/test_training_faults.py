@@ -21,11 +21,11 @@ from nas.data.packed.format import PackedPeople
 from nas.errors import UserError
 from nas.training.checkpoint import load_checkpoint
 from nas.training.evaluation import evaluate
-from nas.training.loop import InterruptedTrainingError, Trained
+from nas.training.loop import InterruptedTrainingError, TrainingResult
 from nas.training.losses import Losses
 from nas.training.step import _gradients
 
-Run = Callable[..., Trained]
+Run = Callable[..., TrainingResult]
 
 
 class SmallMemory:

@@ -8,9 +8,9 @@ from torch import nn
 from nas.architecture.hourglass import HourglassNetwork, build_network
 from nas.architecture.spec import Architecture
 from nas.training.losses import Losses
-from nas.training.schedule import Schedule
+from nas.training.schedule import ScheduleConfig
 
-SHORT = Schedule(3 * 4 * 8, epochs=3, batch=8, loss="cross_entropy", sigma=0.8, ema=0.5)
+SHORT = ScheduleConfig(3 * 4 * 8, epochs=3, batch=8, loss="cross_entropy", sigma=0.8, ema=0.5)
 LOSSES = Losses((0.5, 1.0), 0.7, 2.0)
 
 

@@ -49,7 +49,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.data.packed.resumable_file import PartFile, Sink, line
+from nas.data.packed.resumable_file import ResumableFile, Sink, line
 from nas.data.people import SPLITS, Skeleton
 from nas.errors import UserError
 
@@ -179,7 +179,7 @@ class PackedWriter:
         if inputs is not None:
             everything = [inputs, jpeg, box, count, skeleton.to_json(), sorted(self._source.items())]
             inputs = hashlib.sha256(json.dumps(everything).encode()).hexdigest()
-        self._part = PartFile(path, inputs)
+        self._part = ResumableFile(path, inputs)
 
     @property
     def done(self) -> frozenset[int]:

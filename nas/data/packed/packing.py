@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from nas.data.packed.format import MARGIN, PackedWriter, SealedPerson, crop_side
 from nas.data.people import MPII, SPLITS, Person, Skeleton
-from nas.data.synthetic.scene import RENDERING_VERSION, Figures, SyntheticPerson, render_person
+from nas.data.synthetic.scene import RENDERING_VERSION, SceneConfig, SyntheticPerson, render_person
 from nas.errors import UserError
 
 Progress = Callable[[int], None]
@@ -51,7 +51,7 @@ _Result = TypeVar("_Result")
 
 # Damaged MATLAB and HDF5 files can crash their readers (scipy 1.17, on an unknown element type), hold them for ever
 # (HDF5 2.0) or make them ask for any amount of memory. So files that others wrote are read by a process of its own.
-_READ_APART = """
+_READER_SCRIPT = """
 import io, sys
 import numpy as np
 kind, path, *names = sys.argv[1:]
@@ -100,7 +100,7 @@ def read_arrays(path: Path, kind: Literal["MATLAB", "HDF5"], names: Sequence[str
     Raises:
         UserError: the file is missing, of another format, damaged, or lacks an array.
     """
-    content = read_apart(path, kind, _READ_APART, [kind, str(path), *names], remedy)
+    content = read_in_subprocess(path, kind, _READER_SCRIPT, [kind, str(path), *names], remedy)
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         arrays = {name.removeprefix("@"): archive[name] for name in archive.files}
     for name in names:
@@ -109,7 +109,7 @@ def read_arrays(path: Path, kind: Literal["MATLAB", "HDF5"], names: Sequence[str
     return arrays
 
 
-def read_apart(
+def read_in_subprocess(
     path: Path, kind: str, script: str, arguments: Sequence[str], remedy: str, seconds: float = _READ_SECONDS
 ) -> bytes:
     """Run a Python script, which reads a file whose content cannot be trusted, in a process of its own.
@@ -138,7 +138,7 @@ def read_apart(
     return reader.stdout
 
 
-def picture_split(image: str, shares: Mapping[str, float]) -> str:
+def image_split(image: str, shares: Mapping[str, float]) -> str:
     """The split a picture falls into, by a hash of its name: the same on every machine, and for all its people.
 
     Args:
@@ -240,13 +240,13 @@ def _sampled(picture: NDArray[np.uint8], side: int, scale: float, shift: NDArray
     return np.asarray(crop, np.uint8)
 
 
-def missing_pictures(images: Iterable[str], folder: Path) -> list[str]:
+def missing_images(images: Iterable[str], folder: Path) -> list[str]:
     """Those of the pictures that are not in the folder, each once, in order.
 
     Raises:
         UserError: a name leads out of the folder.
     """
-    return [image for image in dict.fromkeys(images) if not picture_path(folder, image).is_file()]
+    return [image for image in dict.fromkeys(images) if not image_path(folder, image).is_file()]
 
 
 @dataclass(frozen=True)
@@ -312,7 +312,7 @@ def pack(
         UserError: a picture's name leads out of the folder, more pictures than allowed or all are missing or broken,
             another process is making the same file, or ``out`` cannot be written.
     """
-    paths = {person.image: picture_path(folder, person.image) for person in people}
+    paths = {person.image: image_path(folder, person.image) for person in people}
     stamps = {image: _stamp(path) for image, path in paths.items()}
     broken = _Broken(folder, out, len(paths), max_broken)
     for image, stamp in stamps.items():
@@ -334,7 +334,7 @@ def pack(
     def cut(rows: list[int]) -> _Cut:
         start = time.thread_time()
         image = ordered[rows[0]].image
-        picture, reduced = decode_picture(paths[image], box / smallest[image])
+        picture, reduced = decode_image(paths[image], box / smallest[image])
         decoded = time.thread_time()
         sealed = []
         if not isinstance(picture, str):
@@ -467,7 +467,7 @@ def pack_synthetic(
     counts: Mapping[str, int],
     box: int,
     seed: int,
-    figures: Figures,
+    figures: SceneConfig,
     workers: int,
     on_progress: Progress = lambda done: None,
     *,
@@ -523,7 +523,7 @@ def pack_synthetic(
     return resumed
 
 
-def _draw(task: tuple[int, list[int], int, Figures]) -> list[SyntheticPerson]:
+def _draw(task: tuple[int, list[int], int, SceneConfig]) -> list[SyntheticPerson]:
     seed, indices, box, figures = task
     return [render_person(seed, index, box, MARGIN, figures) for index in indices]
 
@@ -583,7 +583,7 @@ def _in_order(
             future.cancel()
 
 
-def picture_path(folder: Path, image: str) -> Path:
+def image_path(folder: Path, image: str) -> Path:
     """Where a picture is.
 
     Raises:
@@ -595,7 +595,7 @@ def picture_path(folder: Path, image: str) -> Path:
     return folder / name
 
 
-def decode_picture(path: Path, zoom: float, upright: bool = False) -> tuple[NDArray[np.uint8] | str, int]:
+def decode_image(path: Path, zoom: float, upright: bool = False) -> tuple[NDArray[np.uint8] | str, int]:
     """Decode a picture as stored: annotations were made on pictures that nobody had turned by their EXIF tag.
 
     Args:

@@ -25,7 +25,7 @@ _FRAME = struct.Struct("<II")  # length and CRC-32 of an entry
 _FORMAT = "hourglass-nas journal 1"
 
 
-class PartFile:
+class ResumableFile:
     """A file in the making.
 
     Use it as a context manager; leaving it without :meth:`publish` keeps what can be continued.
@@ -47,7 +47,7 @@ class PartFile:
         self._journal_path = target.with_name(f".{target.name}{own}.journal")
         self._inputs = inputs
 
-    def __enter__(self) -> PartFile:
+    def __enter__(self) -> ResumableFile:
         try:
             self._journal = self._locked()
         except OSError as error:

@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from nas.data.packed.packing import picture_split
+from nas.data.packed.packing import image_split
 from nas.data.people import Person, Skeleton
 from nas.data.readers.records import Number, distance, read_json, short, validated
 from nas.data.readers.splits import Annotations
@@ -172,7 +172,7 @@ def read_coco(path: Path, skeleton: Skeleton, splits: Mapping[str, float]) -> An
             )
         keypoints = np.array(annotation.keypoints, np.float64).reshape(-1, 3)[columns]
         image = images[annotation.image_id]
-        outcome = _person(image, keypoints, annotation.bbox, skeleton, picture_split(image, splits))
+        outcome = _person(image, keypoints, annotation.bbox, skeleton, image_split(image, splits))
         if isinstance(outcome, Person):
             people.append(outcome)
         else:

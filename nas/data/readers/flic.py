@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.packed.packing import picture_split
+from nas.data.packed.packing import image_split
 from nas.data.people import FLIC, Person
 from nas.data.readers.matlab_struct import read_structs, single
 from nas.data.readers.records import LARGEST, distance, file_format, hourglass_people, read_hourglass, short
@@ -120,7 +120,7 @@ def _read_examples(path: Path) -> tuple[Annotations, str]:
                 center=np.array([torso_box[[0, 2]].mean() - 0.5, _CENTER_Y - 0.5], np.float32),
                 size=_BOX,
                 head_size=_HEAD_PER_TORSO * torso,
-                split="valid" if is_test else picture_split(image, TRAINING),
+                split="valid" if is_test else image_split(image, TRAINING),
             )
         )
     _somebody(path, people, dropped)

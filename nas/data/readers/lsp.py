@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.packed.packing import picture_split, read_arrays
+from nas.data.packed.packing import image_split, read_arrays
 from nas.data.people import Person
 from nas.data.readers.records import LARGEST, distance
 from nas.data.readers.splits import TRAINING, UNDIVIDED, Annotations
@@ -94,7 +94,7 @@ def read_leeds(path: Path, splits: Mapping[str, float] = SPLITS) -> Annotations:
             continue
         image = f"im{index + 1:05d}.jpg" if extended else f"im{index + 1:04d}.jpg"
         tested = not extended and index >= _LSP_PEOPLE // 2
-        split = "valid" if tested else picture_split(image, splits if extended else TRAINING)
+        split = "valid" if tested else image_split(image, splits if extended else TRAINING)
         people.append(_person(image, place, known, split))
     if not people:
         raise UserError(f"{path}: nobody has {MIN_LABELLED} visible joints; {_REMEDY}")

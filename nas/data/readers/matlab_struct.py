@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.data.packed.packing import read_apart
+from nas.data.packed.packing import read_in_subprocess
 from nas.errors import UserError
 
 _READ_STRUCTS = """
@@ -70,7 +70,7 @@ def read_structs(path: Path, name: str, fields: Sequence[str], remedy: str) -> l
     """
     size = path.stat().st_size / 2**20 if path.is_file() else 0
     arguments = [str(path), name, *fields]
-    text = read_apart(path, "MATLAB", _READ_STRUCTS, arguments, remedy, _SECONDS + _SECONDS_PER_MIB * size)
+    text = read_in_subprocess(path, "MATLAB", _READ_STRUCTS, arguments, remedy, _SECONDS + _SECONDS_PER_MIB * size)
     collects = gc.isenabled()
     gc.disable()  # millions of small objects, none of them garbage
     try:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, Field, TypeAdapter
 
-from nas.data.packed.packing import picture_split
+from nas.data.packed.packing import image_split
 from nas.data.people import Person
 from nas.data.readers.mpii_person import JOINTS, mpii_person
 from nas.data.readers.records import Number, Pair, read_json, validated
@@ -88,7 +88,7 @@ def _read_hrnet(path: Path, value: Any, splits: Mapping[str, float]) -> tuple[li
         if reason := _unusable(bool(labelled.any()), raw.scale):
             dropped[reason] = dropped.get(reason, 0) + 1
             continue
-        split = picture_split(raw.image, splits)
+        split = image_split(raw.image, splits)
         people.append(mpii_person(raw.image, joints, labelled, raw.center, raw.scale, None, split))
     return people, dropped
 
@@ -105,7 +105,7 @@ def _read_pytorch_pose(path: Path, value: Any) -> tuple[list[Person], dict[str, 
         if reason:
             dropped[reason] = dropped.get(reason, 0) + 1
             continue
-        split = "valid" if raw.isValidation else picture_split(raw.img_paths, TRAINING)
+        split = "valid" if raw.isValidation else image_split(raw.img_paths, TRAINING)
         people.append(mpii_person(raw.img_paths, joints, labelled, raw.objpos, raw.scale_provided, None, split))
     return people, dropped
 

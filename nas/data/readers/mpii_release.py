@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nas.data.packed.packing import picture_split
+from nas.data.packed.packing import image_split
 from nas.data.people import Person
 from nas.data.readers.matlab_struct import read_structs, single
 from nas.data.readers.mpii_person import JOINTS, mpii_person
@@ -109,7 +109,7 @@ def _person(rect: Mapping[str, Any], picture: Mapping[str, Any], splits: Mapping
         return "no head box"
     image = _image(picture)
     head_size = 0.6 * hypot(right - left, bottom - top)
-    return mpii_person(image, joints, labelled, (x, y), scale, head_size, picture_split(image, splits))
+    return mpii_person(image, joints, labelled, (x, y), scale, head_size, image_split(image, splits))
 
 
 def _image(picture: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from nas.data.packed.packing import picture_split, read_arrays
+from nas.data.packed.packing import image_split, read_arrays
 from nas.data.people import Person
 from nas.errors import UserError
 
@@ -170,7 +170,7 @@ def hourglass_people(
                 center=(centers[i] - 0.5).astype(np.float32),
                 size=200 * float(scales[i]),
                 head_size=float(head_sizes[i]),
-                split=picture_split(image, splits),
+                split=image_split(image, splits),
             )
         )
     return people, dropped, kept

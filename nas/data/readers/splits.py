@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.data.packed.packing import picture_split
+from nas.data.packed.packing import image_split
 from nas.data.people import Person
 from nas.errors import UserError
 
@@ -41,7 +41,7 @@ class Annotations:
     says_split: bool
 
 
-def together(files: Sequence[Sequence[Person]]) -> tuple[list[Person], dict[str, int]]:
+def merge(files: Sequence[Sequence[Person]]) -> tuple[list[Person], dict[str, int]]:
     """The people of several files, those that are in more than one taken from the first.
 
     Whoever one of the files validates is validated.
@@ -60,7 +60,7 @@ def together(files: Sequence[Sequence[Person]]) -> tuple[list[Person], dict[str,
     return people, {"in an earlier file already": doubles} if doubles else {}
 
 
-def keep_apart(people: Sequence[Person]) -> tuple[list[Person], dict[str, int]]:
+def remove_split_overlap(people: Sequence[Person]) -> tuple[list[Person], dict[str, int]]:
     """Leave out people to train on (or held out) in whose picture somebody is validated.
 
     Returns:
@@ -119,4 +119,4 @@ def _listed(people: Sequence[Person]) -> Callable[[Person], bool]:
 
 
 def _moved(person: Person, valid: bool) -> Person:
-    return replace(person, split="valid" if valid else picture_split(person.image, TRAINING))
+    return replace(person, split="valid" if valid else image_split(person.image, TRAINING))

@@ -31,7 +31,7 @@ Colour = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Figures:
+class SceneConfig:
     """How varied and how hard the pictures are.
 
     Attributes:
@@ -80,7 +80,9 @@ class SyntheticPerson:
     head_size: float
 
 
-def render_person(seed: int, index: int, box: int, margin: float, figures: Figures = Figures()) -> SyntheticPerson:
+def render_person(
+    seed: int, index: int, box: int, margin: float, figures: SceneConfig = SceneConfig()
+) -> SyntheticPerson:
     """Draw person ``index`` of the series ``seed``.
 
     Args:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nas.data.augmentation import (
     Augmentation,
     Batch,
-    as_pictures,
+    as_images,
     augmented,
     centred,
     cut,
@@ -74,7 +74,7 @@ def _tiles(batch: Batch, skeleton: Skeleton) -> list[Picture]:
     return [
         draw_person(image, joints, labelled, skeleton, _TILE)
         for image, joints, labelled in zip(
-            as_pictures(batch.images).numpy(), batch.joints.numpy(), batch.labelled.numpy(), strict=True
+            as_images(batch.images).numpy(), batch.joints.numpy(), batch.labelled.numpy(), strict=True
         )
     ]
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.data.augmentation import as_pictures, centred, cut, to_input
+from nas.data.augmentation import as_images, centred, cut, to_input
 from nas.data.packed.format import PackedPeople
 from nas.data.people import Skeleton
 from nas.data.visualization.contact_sheet import FAINT, INK, PAPER, Picture, draw_person, write
@@ -20,7 +20,7 @@ _GAP, _LINE = 4, 20
 _ACROSS = 8  # heatmaps in a row
 
 
-def gallery(
+def prediction_grid(
     people: PackedPeople, chosen: Sequence[int], predicted: Tensor, missed: Tensor, labels: Sequence[str]
 ) -> Picture:
     """Some people side by side, labelled joints above, predicted ones below, white lines from the missed to the truth.
@@ -44,7 +44,7 @@ def gallery(
     wrong = missed.cpu().numpy()[list(chosen)]
     step = _TILE + _GAP
     page = np.full((_LINE + 2 * step, _GAP + len(indices) * step, 3), PAPER, np.uint8)
-    for place, picture in enumerate(as_pictures(batch.images).numpy()):
+    for place, picture in enumerate(as_images(batch.images).numpy()):
         left = _GAP + place * step
         truth, known, guess = truths[place], labelled[place], guesses[place]
         there = np.isfinite(guess).all(axis=1)

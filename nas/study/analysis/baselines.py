@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from optuna.study import Study
 from optuna.trial import TrialState
 
-from nas.console import amount
+from nas.console import parse_count
 from nas.errors import UserError
-from nas.study.analysis.latency import speeds_of
+from nas.study.analysis.latency import latencies_of
 from nas.study.analysis.seed_noise import mean_points
 from nas.study.experiment import Experiment
 from nas.study.pareto import Point, best, front, knee, tradeoff
@@ -106,7 +106,7 @@ class Limits:
         """Limits as flags give them. Raises UserError where one is no positive number."""
         if max_latency is not None and not 0 < max_latency < math.inf:
             raise UserError(f"--max-latency {max_latency:g}: must be positive milliseconds")
-        return cls(amount(max_params, "--max-params"), amount(max_madds, "--max-madds"), max_latency, device)
+        return cls(parse_count(max_params, "--max-params"), parse_count(max_madds, "--max-madds"), max_latency, device)
 
     def __bool__(self) -> bool:
         return self.params is not None or self.madds is not None or self.latency is not None
@@ -143,7 +143,7 @@ def affordable(experiment: Experiment, study: Study, limits: Limits) -> list[Poi
         )
     if limits.latency is None:
         return within
-    speeds = speeds_of(experiment, study, [p.number for p in within], limits.device)
+    speeds = latencies_of(experiment, study, [p.number for p in within], limits.device)
     fast = [p for p in within if speeds[p.number].ms <= limits.latency]
     if not fast:
         nearest = min(speeds, key=lambda number: speeds[number].ms)

@@ -15,7 +15,7 @@ from nas.study.space.candidate import Candidate
 
 
 @dataclass(frozen=True)
-class Speed:
+class MeasuredLatency:
     """Attributes:
     ms: milliseconds for one picture, the median of many runs.
     low: a tenth of the runs were faster.
@@ -36,7 +36,7 @@ class Speed:
         return asdict(self)
 
 
-def measure(experiment: Experiment, candidate: Candidate, device: str) -> Speed:
+def measure_candidate(experiment: Experiment, candidate: Candidate, device: str) -> MeasuredLatency:
     """Time a network, which takes about half a second.
 
     Args:
@@ -45,26 +45,28 @@ def measure(experiment: Experiment, candidate: Candidate, device: str) -> Speed:
         device: to run on.
     """
     timing = forward_latency(candidate.architecture, experiment.joints, experiment.input_size, device)
-    return Speed(timing.median, timing.low, timing.high, device_name(device))
+    return MeasuredLatency(timing.median, timing.low, timing.high, device_name(device))
 
 
-def known_speeds(experiment: Experiment, study: Study, device: str) -> dict[str, Speed]:
+def stored_latencies(experiment: Experiment, study: Study, device: str) -> dict[str, MeasuredLatency]:
     """What trials of a study have measured on such a device, by architecture; the first measurement counts."""
-    name, found = device_name(device), dict[str, Speed]()
+    name, found = device_name(device), dict[str, MeasuredLatency]()
     for trial in study.get_trials(deepcopy=False):
         raw = trial.user_attrs.get("latency")
         if raw and raw["device"] == name:
-            found.setdefault(experiment.candidate_of(trial).architecture.id, Speed(**raw))
+            found.setdefault(experiment.candidate_of(trial).architecture.id, MeasuredLatency(**raw))
     return found
 
 
-def speeds_of(experiment: Experiment, study: Study, numbers: Iterable[int], device: str) -> dict[int, Speed]:
+def latencies_of(
+    experiment: Experiment, study: Study, numbers: Iterable[int], device: str
+) -> dict[int, MeasuredLatency]:
     """The speed of some trials' networks: as the study has measured it on such a device, else measured now."""
-    there, trials = known_speeds(experiment, study, device), {t.number: t for t in study.get_trials(deepcopy=False)}
-    wanted, speeds = list(numbers), dict[int, Speed]()
+    there, trials = stored_latencies(experiment, study, device), {t.number: t for t in study.get_trials(deepcopy=False)}
+    wanted, speeds = list(numbers), dict[int, MeasuredLatency]()
     with progress("timing networks", len(wanted)) as advance:
         for done, number in enumerate(wanted, 1):
             candidate = experiment.candidate_of(trials[number])
-            speeds[number] = there.get(candidate.architecture.id) or measure(experiment, candidate, device)
+            speeds[number] = there.get(candidate.architecture.id) or measure_candidate(experiment, candidate, device)
             advance(done)
     return speeds

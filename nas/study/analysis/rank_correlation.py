@@ -20,7 +20,7 @@ from scipy.stats import kendalltau, rankdata
 
 from nas.study.experiment import Experiment
 from nas.study.space.candidate import Candidate
-from nas.study.storage.study_store import exclusive
+from nas.study.storage.study_store import study_lock
 
 TIMES = 4
 """How many times longer the other schedule is."""
@@ -74,7 +74,7 @@ class Calibration:
         return raw
 
 
-def companion(experiment: Experiment) -> Experiment:
+def calibration_experiment(experiment: Experiment) -> Experiment:
     """The experiment whose trials calibrate another one."""
     return experiment.beside("calibration")
 
@@ -90,7 +90,7 @@ def queue(experiment: Experiment, count: int) -> int:
         how many trials the companion study has when all are done.
     """
     study = experiment.open_study()
-    with exclusive(study._storage):
+    with study_lock(study._storage):
         there = {_key(t.user_attrs) for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL}
         for candidate in spread(experiment, count):
             for times in (TIMES, 1):  # the long ones first: workers end together
@@ -155,12 +155,12 @@ def calibration_of(study: Study) -> Calibration | None:
     return Calibration(estimate(_spearman), estimate(_kendall), estimate(_partial), TIMES, tuple(both))
 
 
-def remember(study: Study, found: Calibration) -> None:
+def store_calibration(study: Study, found: Calibration) -> None:
     """Note a calibration in the study that it is of."""
     study.set_user_attr("calibration", {"text": str(found), "spearman": found.to_dict()["spearman"]["value"]})
 
 
-def remembered(study: Study) -> str | None:
+def stored_calibration(study: Study) -> str | None:
     """What a study's last calibration said, with a warning where it was poor; None if there was none."""
     noted = study.user_attrs.get("calibration")
     if noted is None:

@@ -26,8 +26,8 @@ from nas.errors import UserError
 from nas.study.analysis.seed_noise import repeats_of
 from nas.study.experiment import Experiment
 from nas.study.optimization.early_stopping import Finished, StoppingRule
-from nas.study.optimization.samplers import FrontSampler, Problem, make_sampler
-from nas.study.pareto import Point, Scale, hypervolume
+from nas.study.optimization.samplers import EHVISampler, Problem, make_sampler
+from nas.study.pareto import HypervolumeScale, Point, hypervolume
 from nas.study.space.candidate import Candidate
 from nas.study.space.search_space import SearchSpace
 from nas.study.storage.study_store import DIRECTIONS
@@ -37,7 +37,7 @@ FORMAT = "hourglass-nas record 1"
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchmarkRow:
     """A recorded network.
 
     Attributes:
@@ -60,7 +60,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Record:
+class BenchmarkTable:
     """Recorded results of one study.
 
     Attributes:
@@ -84,11 +84,11 @@ class Record:
     joints: int
     epochs: int
     images: int
-    scale: Scale
-    rows: tuple[Row, ...]
+    scale: HypervolumeScale
+    rows: tuple[BenchmarkRow, ...]
 
     @classmethod
-    def of(cls, experiment: Experiment, study: optuna.Study, about: Mapping[str, str]) -> Record:
+    def of(cls, experiment: Experiment, study: optuna.Study, about: Mapping[str, str]) -> BenchmarkTable:
         """The finished trials of a study; those of its companion ``<name>-repeats`` are their repeats.
 
         Raises:
@@ -102,7 +102,9 @@ class Record:
             cost = trial.user_attrs["cost"]
             rungs = {int(epoch): round(value, 3) for epoch, value in trial.user_attrs["rungs"].items()}
             again = [round(value, 3) for value in repeats.get(experiment.candidate_of(trial).id, [])]
-            rows.append(Row(dict(trial.params), round(trial.values[0], 3), **cost, rungs=rungs, repeats=tuple(again)))
+            rows.append(
+                BenchmarkRow(dict(trial.params), round(trial.values[0], 3), **cost, rungs=rungs, repeats=tuple(again))
+            )
         if not rows:
             raise UserError(f"study {experiment.config.name}: no finished trial to replay; search first")
         schedule = experiment.config.short_schedule()
@@ -126,7 +128,7 @@ class Record:
         return json.dumps(head, ensure_ascii=False)[:-1] + ', "rows": [\n' + ",\n".join(lines) + "\n]}\n"
 
     @classmethod
-    def read(cls, path: Path) -> Record:
+    def read(cls, path: Path) -> BenchmarkTable:
         """Read a record.
 
         Raises:
@@ -137,7 +139,7 @@ class Record:
             if raw.pop("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT!r}")
             rows = tuple(
-                Row(
+                BenchmarkRow(
                     **{
                         **row,
                         "rungs": {int(epoch): float(value) for epoch, value in row["rungs"].items()},
@@ -146,7 +148,7 @@ class Record:
                 )
                 for row in raw.pop("rows")
             )
-            scale = Scale(**{name: (int(low), int(high)) for name, (low, high) in raw.pop("scale").items()})
+            scale = HypervolumeScale(**{name: (int(low), int(high)) for name, (low, high) in raw.pop("scale").items()})
             record = cls(**raw, scale=scale, rows=rows)
         except OSError as error:
             raise UserError(f"--record {path}: cannot be read: {error.strerror}; give the path of a record") from error
@@ -167,10 +169,10 @@ class Record:
         return float(np.sqrt(sum(variance * n for variance, n in spreads) / sum(n for _, n in spreads)))
 
 
-class Stopping(Protocol):
+class StoppingPolicy(Protocol):
     """When a replayed trial ends."""
 
-    def stops(self, epoch: int, pckh: float, row: Row, begun: Sequence[tuple[Row, int]]) -> bool:
+    def stops(self, epoch: int, pckh: float, row: BenchmarkRow, begun: Sequence[tuple[BenchmarkRow, int]]) -> bool:
         """Whether a network ends at a rung.
 
         Args:
@@ -182,23 +184,23 @@ class Stopping(Protocol):
 
 
 @dataclass(frozen=True)
-class Never:
+class NeverStop:
     """Everything is trained to the end."""
 
-    def stops(self, epoch: int, pckh: float, row: Row, begun: Sequence[tuple[Row, int]]) -> bool:
+    def stops(self, epoch: int, pckh: float, row: BenchmarkRow, begun: Sequence[tuple[BenchmarkRow, int]]) -> bool:
         """No."""
         return False
 
 
 @dataclass(frozen=True)
-class Reach:
+class ReachabilityStopping:
     """The rule of :mod:`nas.study.optimization.early_stopping`."""
 
     rule: StoppingRule
     rungs: tuple[int, ...]
     epochs: int
 
-    def stops(self, epoch: int, pckh: float, row: Row, begun: Sequence[tuple[Row, int]]) -> bool:
+    def stops(self, epoch: int, pckh: float, row: BenchmarkRow, begun: Sequence[tuple[BenchmarkRow, int]]) -> bool:
         """Whether a finished network that costs no more is out of reach."""
         if epoch not in self.rungs:
             return False
@@ -211,7 +213,7 @@ class Reach:
 
 
 @dataclass(frozen=True)
-class Halving:
+class SuccessiveHalving:
     """Asynchronous successive halving by non-dominated rank (Li et al. 2020; ranks as in NSGA-II).
 
     At a rung a network goes on if it is among the best 1/``eta`` of all that reached it, by how many fronts of
@@ -221,7 +223,7 @@ class Halving:
     rungs: tuple[int, ...]
     eta: float = 2.0
 
-    def stops(self, epoch: int, pckh: float, row: Row, begun: Sequence[tuple[Row, int]]) -> bool:
+    def stops(self, epoch: int, pckh: float, row: BenchmarkRow, begun: Sequence[tuple[BenchmarkRow, int]]) -> bool:
         """Whether too many others are better."""
         if epoch not in self.rungs:
             return False
@@ -258,7 +260,7 @@ class Replayed:
     seconds: Floats
 
 
-class Landscape:
+class TabularBenchmark:
     """A record made ready to be searched.
 
     Args:
@@ -269,7 +271,7 @@ class Landscape:
         UserError: the space is not the one that was recorded.
     """
 
-    def __init__(self, record: Record, space: SearchSpace) -> None:
+    def __init__(self, record: BenchmarkTable, space: SearchSpace) -> None:
         if space.hash != record.space_hash:
             raise UserError(
                 f"{space.path} has changed since the record was made (hash {space.hash}, recorded "
@@ -305,10 +307,10 @@ class Landscape:
     @cached_property
     def features(self) -> Floats:
         """(rows, d): where each recorded network lies, for distances."""
-        sampler = FrontSampler(self.problem, 0)
+        sampler = EHVISampler(self.problem, 0)
         return np.stack([sampler.features(row.point) for row in self.record.rows])
 
-    def replay(self, sampler: str, stopping: Stopping, seed: int, trials: int) -> Replayed:
+    def replay(self, sampler: str, stopping: StoppingPolicy, seed: int, trials: int) -> Replayed:
         """Search the record once.
 
         Args:
@@ -318,12 +320,12 @@ class Landscape:
             trials: at most as many as there are rows.
         """
         rows, features = self.record.rows, self.features
-        place = FrontSampler(self.problem, 0)
+        place = EHVISampler(self.problem, 0)
         study = optuna.create_study(
             directions=list(DIRECTIONS.values()), sampler=make_sampler(sampler, self.problem, seed)
         )
         left = np.ones(len(rows), dtype=bool)
-        begun: list[tuple[Row, int]] = []
+        begun: list[tuple[BenchmarkRow, int]] = []
         finished: list[Point] = []
         volumes, images, seconds = [], [], []
         spent, volume = 0.0, 0.0
@@ -366,7 +368,7 @@ SAMPLERS = ("front", "tpe", "nsga2", "gp", "random")
 STOPPINGS = ("never", "reach", "halving")
 
 
-def stopping_named(name: str, record: Record, quantile: float = 0.5) -> Stopping:
+def stopping_named(name: str, record: BenchmarkTable, quantile: float = 0.5) -> StoppingPolicy:
     """A stopping rule at all rungs of a record.
 
     Args:
@@ -376,8 +378,8 @@ def stopping_named(name: str, record: Record, quantile: float = 0.5) -> Stopping
     """
     rungs = tuple(sorted({epoch for row in record.rows for epoch in row.rungs} - {record.epochs}))
     if name == "reach":
-        return Reach(StoppingRule(quantile), rungs, record.epochs)
+        return ReachabilityStopping(StoppingRule(quantile), rungs, record.epochs)
     if name == "halving":
-        return Halving(rungs)
+        return SuccessiveHalving(rungs)
     assert name == "never", name
-    return Never()
+    return NeverStop()

@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from nas.study.analysis.baselines import Baseline, Comparison, baselines_of, compare, tradeoffs
 from nas.study.analysis.importance import Importance, importance_of
 from nas.study.analysis.rank_correlation import Estimate
-from nas.study.analysis.seed_noise import ASSUMED, Measured, measured_of
+from nas.study.analysis.seed_noise import ASSUMED, SeedStatistics, seed_statistics
 from nas.study.experiment import Experiment, point_of
 from nas.study.pareto import Point, front, hypervolume
 from nas.study.storage.study_store import DONE, Counts, companion_of, count
@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Step:
+class HistoryStep:
     """How far a search had come when a trial ended.
 
     Attributes:
@@ -42,7 +42,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Full:
+class FullTrainingResult:
     """A network that was trained in full as well.
 
     Attributes:
@@ -69,7 +69,7 @@ class Full:
 
 
 @dataclass(frozen=True)
-class Findings:
+class StudyResults:
     """A study's results.
 
     Attributes:
@@ -86,8 +86,8 @@ class Findings:
     study: Study
     counts: Counts
     trials: Mapping[int, FrozenTrial]
-    measured: tuple[Measured, ...]
-    front: tuple[Measured, ...]
+    measured: tuple[SeedStatistics, ...]
+    front: tuple[SeedStatistics, ...]
     baselines: tuple[Baseline, ...]
 
     @property
@@ -139,7 +139,7 @@ class Findings:
         return importance_of(self.experiment, self.study)
 
     @cached_property
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[HistoryStep]:
         """The search's progress, a step for each trial that ended, in that order.
 
         Trials note it as they end; where one did not (it is of an older version), all is worked out again.
@@ -148,17 +148,17 @@ class Findings:
         ended.sort(key=lambda t: (t.datetime_complete is None, t.datetime_complete, t.number))
         keys = ("images_so_far", "hypervolume", "front_size")
         if all(key in t.user_attrs for t in ended for key in keys):
-            return sorted((Step(*(t.user_attrs[key] for key in keys)) for t in ended), key=lambda s: s.images)
+            return sorted((HistoryStep(*(t.user_attrs[key] for key in keys)) for t in ended), key=lambda s: s.images)
         steps, images, best = [], 0, list[Point]()
         for trial in ended:
             images += int(trial.user_attrs["images"])
             if trial.state == TrialState.COMPLETE:
                 best = front([*best, point_of(trial)])
-            steps.append(Step(images, hypervolume(best, self.experiment.scale), len(best)))
+            steps.append(HistoryStep(images, hypervolume(best, self.experiment.scale), len(best)))
         return steps
 
     @cached_property
-    def full(self) -> list[Full]:
+    def full(self) -> list[FullTrainingResult]:
         """Networks of the companion study of full trainings, cheapest first; of several of one, the longest."""
         other = companion_of(self.study, f"{self.name}-full")
         if other is None:
@@ -175,7 +175,7 @@ class Findings:
         for (key, trial), point in zip(longest.items(), points, strict=True):
             short, label = known.get(key), str(trial.user_attrs["label"])
             found.append(
-                Full(
+                FullTrainingResult(
                     name=label.replace("trial-", "trial "),
                     trial=short.number if short else None,
                     short=short.mean if short else None,
@@ -207,10 +207,10 @@ def _spearman(pairs: Floats) -> float:
     return float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic)
 
 
-def gather(experiment: Experiment, study: Study) -> Findings:
+def load_results(experiment: Experiment, study: Study) -> StudyResults:
     """What a study has found so far."""
-    measured = {m.number: m for m in measured_of(experiment, study)}
-    return Findings(
+    measured = {m.number: m for m in seed_statistics(experiment, study)}
+    return StudyResults(
         experiment=experiment,
         study=study,
         counts=count(study),

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from nas.study.experiment import Experiment, points_of
 from nas.study.pareto import Point
 from nas.study.space.candidate import Candidate
-from nas.study.storage.study_store import companion_of, exclusive
+from nas.study.storage.study_store import companion_of, study_lock
 
 SEEDS = 2
 """New seeds that a network is trained under each time that it is chosen."""
@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Measured:
+class SeedStatistics:
     """A finished network, with all that is known of its PCKh.
 
     Attributes:
@@ -69,14 +69,14 @@ class Measured:
         return Point(self.number, self.mean, self.params, self.madds)
 
 
-def companion(experiment: Experiment) -> Experiment:
+def repeats_experiment(experiment: Experiment) -> Experiment:
     """The experiment whose trials repeat another one's networks under other seeds."""
     return experiment.beside("repeats")
 
 
 def repeats_of(experiment: Experiment, study: Study) -> dict[str, list[float]]:
     """Candidate id → its PCKh under other seeds, in the order of the trials."""
-    other = companion_of(study, companion(experiment).config.name)
+    other = companion_of(study, repeats_experiment(experiment).config.name)
     repeats: dict[str, list[float]] = {}
     for trial in other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if other else ():
         repeats.setdefault(experiment.candidate_of(trial).id, []).append(trial.values[0])
@@ -90,21 +90,21 @@ def mean_points(experiment: Experiment, study: Study) -> list[Point]:
     ]
 
 
-def measured_of(experiment: Experiment, study: Study) -> list[Measured]:
+def seed_statistics(experiment: Experiment, study: Study) -> list[SeedStatistics]:
     """The finished networks of a study with their chances, in the order of their trials."""
     found = _values_of(experiment, study)
     sd = noise([values for _, values in found])
     means = np.array([sum(values) / len(values) for _, values in found])
     errors = np.array([sd / math.sqrt(len(values)) for _, values in found])
     costs = np.array([(p.params, p.madds) for p, _ in found], dtype=np.float64).reshape(-1, 2)
-    likely = chances(means, errors, costs)
+    likely = front_probabilities(means, errors, costs)
     return [
-        Measured(p.number, values, p.params, p.madds, sd, float(chance))
+        SeedStatistics(p.number, values, p.params, p.madds, sd, float(chance))
         for (p, values), chance in zip(found, likely, strict=True)
     ]
 
 
-def noise_of(experiment: Experiment, study: Study) -> float:
+def seed_deviation(experiment: Experiment, study: Study) -> float:
     """Standard deviation of PCKh between seeds, as far as this study knows."""
     return noise([values for _, values in _values_of(experiment, study)])
 
@@ -134,7 +134,7 @@ def noise(values: Sequence[Sequence[float]]) -> float:
     return math.sqrt(squares / freedom)
 
 
-def chances(means: Floats, errors: Floats, costs: Floats) -> Floats:
+def front_probabilities(means: Floats, errors: Floats, costs: Floats) -> Floats:
     """Each network's probability of being non-dominated, its PCKh being normal and its costs exact.
 
     Args:
@@ -174,9 +174,9 @@ def queue(experiment: Experiment, study: Study, count: int) -> int:
     Returns:
         how many trials the companion study has when all are done.
     """
-    beside = companion(experiment)
+    beside = repeats_experiment(experiment)
     other = beside.open_study()
-    with exclusive(other._storage):
+    with study_lock(other._storage):
         there = [t for t in other.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
         if not any(t.state in (TrialState.RUNNING, TrialState.WAITING) for t in there):
             trials = {t.number: t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
@@ -184,7 +184,7 @@ def queue(experiment: Experiment, study: Study, count: int) -> int:
             for trial in there:
                 name = Candidate.from_dict(trial.user_attrs["candidate"]).id
                 used.setdefault(name, set()).add(int(trial.user_attrs["seed"]))
-            for one in least_certain(measured_of(experiment, study), count):
+            for one in least_certain(seed_statistics(experiment, study), count):
                 candidate = experiment.candidate_of(trials[one.number])
                 own = int(trials[one.number].user_attrs.get("seed", experiment.config.seed))
                 first = 1 + max(used.get(candidate.id, set()) | {own})
@@ -193,7 +193,7 @@ def queue(experiment: Experiment, study: Study, count: int) -> int:
         return sum(t.state != TrialState.FAIL for t in other.get_trials(deepcopy=False))
 
 
-def least_certain(measured: Sequence[Measured], count: int) -> list[Measured]:
+def least_certain(measured: Sequence[SeedStatistics], count: int) -> list[SeedStatistics]:
     """At most so many networks, those whose chance is nearest to a half first; no certain ones."""
     uncertain = [m for m in measured if UNCERTAIN < m.chance < 1 - UNCERTAIN]
     return sorted(uncertain, key=lambda m: (abs(m.chance - 0.5), m.number))[:count]

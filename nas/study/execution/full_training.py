@@ -26,21 +26,21 @@ from optuna.trial import FrozenTrial, TrialState
 from torch.utils.tensorboard import SummaryWriter
 
 from nas.architecture.hourglass import build_network
-from nas.console import noting_sigterm
+from nas.console import deferred_sigterm
 from nas.data.augmentation import fit_to_input
 from nas.data.packed.format import PackedPeople
 from nas.errors import TerminatedError, UserError
 from nas.study.analysis.baselines import PICKS, Limits, affordable
 from nas.study.analysis.baselines import pick as pick_one
-from nas.study.execution.trial_artifacts import CHECKPOINT, Ended, keep, plain
+from nas.study.execution.trial_artifacts import CHECKPOINT, TrainingSummary, escape_markdown, save_artifacts
 from nas.study.experiment import Experiment, record
 from nas.study.pareto import front
 from nas.study.space.candidate import Candidate
-from nas.study.storage.study_store import companion_of, create_study, database_of, exclusive
+from nas.study.storage.study_store import companion_of, create_study, database_of, study_lock
 from nas.training.checkpoint import write_atomically
 from nas.training.evaluation import evaluate
-from nas.training.loop import Epoch, InterruptedTrainingError, Trained, train
-from nas.training.schedule import Schedule
+from nas.training.loop import Epoch, InterruptedTrainingError, TrainingResult, train
+from nas.training.schedule import ScheduleConfig
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def retrain(
     experiment: Experiment,
     study: Study,
     choice: Choice,
-    schedule: Schedule,
+    schedule: ScheduleConfig,
     device: str,
     rank: int,
     after_epoch: Callable[[Epoch], None] = lambda epoch: None,
@@ -240,7 +240,7 @@ def retrain(
         after_epoch(epoch)
 
     try:
-        with nullcontext(lambda: False) if dist.is_initialized() else noting_sigterm() as asked:
+        with nullcontext(lambda: False) if dist.is_initialized() else deferred_sigterm() as asked:
             trained = train(
                 network,
                 choice.candidate.losses,
@@ -290,7 +290,7 @@ def retrain(
     return result
 
 
-def companion(experiment: Experiment, study: Study) -> Study:
+def full_training_study(experiment: Experiment, study: Study) -> Study:
     """The study that holds fully trained networks, in the same storage."""
     return create_study(database_of(study._storage), f"{experiment.config.name}-full", experiment.config.objectives)
 
@@ -300,8 +300,8 @@ def write_back(
     study: Study,
     choice: Choice,
     result: Result,
-    schedule: Schedule,
-    trained: Trained,
+    schedule: ScheduleConfig,
+    trained: TrainingResult,
     valid: PackedPeople,
 ) -> None:
     """Store a result in the companion study, once for each network and schedule, with note, pictures and weights.
@@ -316,8 +316,8 @@ def write_back(
         valid: the people that it was scored on, on the device.
     """
     key = f"{choice.candidate.id}/{schedule.images}/{schedule.epochs}"
-    with exclusive(study._storage):
-        full = companion(experiment, study)
+    with study_lock(study._storage):
+        full = full_training_study(experiment, study)
         there = [t for t in full.get_trials(deepcopy=False) if t.user_attrs.get("key") == key]
         if any(t.state == TrialState.COMPLETE for t in there):
             return
@@ -329,11 +329,11 @@ def write_back(
     if choice.trial is not None:
         search = f"/dashboard/studies/{study._study_id}/trials?numbers={choice.trial.number}"
         about.append(
-            f"Found by [trial {choice.trial.number} of {plain(experiment.config.name)}]({search})"
+            f"Found by [trial {choice.trial.number} of {escape_markdown(experiment.config.name)}]({search})"
             + ("" if result.short_pckh is None else f", PCKh {result.short_pckh:.1f} there on its hold-out people")
             + "."
         )
-    ended = Ended(
+    ended = TrainingSummary(
         title=str(choice.candidate) if choice.trial is not None else f"{choice.label}: {choice.candidate}",
         candidate=choice.candidate,
         cost=experiment.cost(choice.candidate),
@@ -344,7 +344,7 @@ def write_back(
         about=about,
     )
     weights = {CHECKPOINT: Path(result.checkpoint).read_bytes()}
-    keep(trial, experiment, ended, valid, experiment.artifacts_of(study), weights)
+    save_artifacts(trial, experiment, ended, valid, experiment.artifacts_of(study), weights)
     values = {"pckh": result.pckh, "params": result.params, "madds": result.madds}
     full.tell(trial, [values[o] for o in experiment.config.objectives])
 
@@ -383,7 +383,7 @@ def _figures(epoch: Epoch) -> dict[str, Any]:
     return figures
 
 
-def _line(figures: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:
+def _line(figures: Mapping[str, Any], schedule: ScheduleConfig) -> dict[str, Any]:
     """An epoch's line of metrics.jsonl, from what a checkpoint's history keeps of it."""
     line = {
         "epoch": figures["epoch"],

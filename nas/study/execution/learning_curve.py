@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from nas.console import short
+from nas.console import format_count
 
 _WIDTH, _HEIGHT = 360, 220  # pixels of one plot
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 30, 38
@@ -57,7 +57,9 @@ def _plot(offset: int, title: str, points: Sequence[tuple[int, float]], floor: f
         parts.append(f'<text x="{x(0) - 6:.1f}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.6g}</text>')
     for images in (0, most / 2, most):
         anchor = "end" if images == most else "middle"
-        parts.append(f'<text x="{x(images):.1f}" y="{_HEIGHT - 22}" text-anchor="{anchor}">{short(images)}</text>')
+        parts.append(
+            f'<text x="{x(images):.1f}" y="{_HEIGHT - 22}" text-anchor="{anchor}">{format_count(images)}</text>'
+        )
     parts.append(f'<text x="{x(most / 2):.1f}" y="{_HEIGHT - 6}" text-anchor="middle">pictures</text>')
     line = " ".join(f"{x(images):.1f},{y(value):.1f}" for images, value in points)
     parts.append(f'<polyline points="{line}" fill="none" stroke="{_BLUE}" stroke-width="2"/>')

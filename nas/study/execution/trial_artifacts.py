@@ -22,21 +22,21 @@ from optuna_dashboard.artifact import get_artifact_path
 
 from nas.architecture.cost import Cost
 from nas.architecture.summary import diagram, structure
-from nas.console import clock, short, stderr
+from nas.console import format_count, format_duration, stderr
 from nas.data.augmentation import fit_to_input
 from nas.data.packed.format import PackedPeople
 from nas.data.visualization.contact_sheet import save_jpeg_or_png
-from nas.data.visualization.prediction_grid import gallery, heatmap_sheet
-from nas.study.analysis.latency import Speed
+from nas.data.visualization.prediction_grid import heatmap_sheet, prediction_grid
+from nas.study.analysis.latency import MeasuredLatency
 from nas.study.execution.learning_curve import learning_curve
 from nas.study.experiment import Experiment
 from nas.study.space.candidate import Candidate
-from nas.study.storage.retry import patiently
+from nas.study.storage.retry import retry_while_unavailable
 from nas.study.storage.study_store import masked_url
 from nas.training.evaluation import heatmaps_of
-from nas.training.loop import Trained
-from nas.training.metrics import found, head_yardstick, mean_errors
-from nas.training.schedule import Schedule
+from nas.training.loop import TrainingResult
+from nas.training.metrics import found, head_normalizer, mean_errors
+from nas.training.schedule import ScheduleConfig
 
 CURVE, PEOPLE, HEATMAPS, CONFIG = "learning-curve.svg", "people.jpg", "heatmaps.jpg", "config.json"
 CHECKPOINT = "checkpoint.pt"
@@ -47,7 +47,7 @@ EACH = 2
 
 
 @dataclass(frozen=True)
-class Ended:
+class TrainingSummary:
     """A training that has ended, or was refused.
 
     Attributes:
@@ -65,18 +65,18 @@ class Ended:
     title: str
     candidate: Candidate
     cost: Cost
-    schedule: Schedule
+    schedule: ScheduleConfig
     seed: int
-    trained: Trained | None
+    trained: TrainingResult | None
     reason: str | None
-    speed: Speed | None = None
+    speed: MeasuredLatency | None = None
     about: Sequence[str] = ()
 
 
-def keep(
+def save_artifacts(
     trial: optuna.Trial,
     experiment: Experiment,
-    ended: Ended,
+    ended: TrainingSummary,
     people: PackedPeople,
     folder: Path,
     files: Mapping[str, bytes] | None = None,
@@ -98,25 +98,25 @@ def keep(
         UserError: the database stays away.
     """
     url = masked_url(trial.storage)
-    drawn = {**_drawn(experiment, ended, people), **(files or {})}
+    drawn = {**render_files(experiment, ended, people), **(files or {})}
     lost = None
     paths: dict[str, str] = {}
     if drawn:
         try:
-            paths = _uploaded(trial, folder, drawn, url)
+            paths = _upload(trial, folder, drawn, url)
         except OSError as error:
             lost = f"{folder}: pictures of trials cannot be written here: {error.strerror}"
-            _say_once(lost)
+            _warn_once(lost)
     text = note(experiment, ended, paths, lost)
-    patiently(url, lambda: optuna_dashboard.save_note(trial, text))
+    retry_while_unavailable(url, lambda: optuna_dashboard.save_note(trial, text))
 
 
 @cache
-def _say_once(text: str) -> None:
+def _warn_once(text: str) -> None:
     stderr.print(f"note: {text}; trials go on without", soft_wrap=True, markup=False)
 
 
-def _uploaded(trial: optuna.Trial, folder: Path, files: Mapping[str, bytes], url: str) -> dict[str, str]:
+def _upload(trial: optuna.Trial, folder: Path, files: Mapping[str, bytes], url: str) -> dict[str, str]:
     """Store files as a trial's artifacts; returns their addresses on the dashboard, by name."""
     folder.mkdir(parents=True, exist_ok=True)
     store = FileSystemArtifactStore(folder)
@@ -136,11 +136,11 @@ def _uploaded(trial: optuna.Trial, folder: Path, files: Mapping[str, bytes], url
                     ids[name] = upload_artifact(artifact_store=store, file_path=path, study_or_trial=trial)
             return ids
 
-        ids = patiently(url, upload)
+        ids = retry_while_unavailable(url, upload)
     return {name: get_artifact_path(trial, ids[name]) for name in files}
 
 
-def _drawn(experiment: Experiment, ended: Ended, people: PackedPeople) -> dict[str, bytes]:
+def render_files(experiment: Experiment, ended: TrainingSummary, people: PackedPeople) -> dict[str, bytes]:
     """A trained network's pictures and its resolved config, as files."""
     trained = ended.trained
     if trained is None:
@@ -157,14 +157,14 @@ def _drawn(experiment: Experiment, ended: Ended, people: PackedPeople) -> dict[s
     if trained.evaluation is not None:
         people = fit_to_input(people, experiment.config.data.input_size)
         predicted = trained.evaluation.predictions
-        yardstick = head_yardstick(people.head_size, people.labelled)
+        yardstick = head_normalizer(people.head_size, people.labelled)
         truth = people.original_joints()
         errors = mean_errors(predicted, truth, yardstick).cpu().numpy()
         missed = people.labelled & ~found(predicted, truth, yardstick, 0.5)
-        chosen = extremes(errors)
+        chosen = best_median_worst(errors)
         if chosen:
             labels = [f"{kind} {errors[person]:.2f}" for kind, person in chosen]
-            sheet = gallery(people, [person for _, person in chosen], predicted, missed, labels)
+            sheet = prediction_grid(people, [person for _, person in chosen], predicted, missed, labels)
             files[PEOPLE] = save_jpeg_or_png(sheet, PEOPLE, QUALITY)
             typical = chosen[len(chosen) // 2][1]
             size = experiment.config.data.input_size
@@ -174,7 +174,7 @@ def _drawn(experiment: Experiment, ended: Ended, people: PackedPeople) -> dict[s
     return files
 
 
-def extremes(errors: np.ndarray[Any, np.dtype[np.float64]]) -> list[tuple[str, int]]:
+def best_median_worst(errors: np.ndarray[Any, np.dtype[np.float64]]) -> list[tuple[str, int]]:
     """The people with the least, the median and the largest errors, nobody twice; nan counts nowhere.
 
     Args:
@@ -192,7 +192,7 @@ def extremes(errors: np.ndarray[Any, np.dtype[np.float64]]) -> list[tuple[str, i
     return [(kind, person) for kind, people in kinds for person in people]
 
 
-def note(experiment: Experiment, ended: Ended, paths: Mapping[str, str], lost: str | None) -> str:
+def note(experiment: Experiment, ended: TrainingSummary, paths: Mapping[str, str], lost: str | None) -> str:
     """A trial's note in Markdown.
 
     Args:
@@ -204,20 +204,22 @@ def note(experiment: Experiment, ended: Ended, paths: Mapping[str, str], lost: s
     size, cost = experiment.config.data.input_size, ended.cost
     history = ended.trained.history if ended.trained else []
     measured = [h for h in history if "pckh" in h]
-    facts = [f"{cost.params:,} params", f"{short(cost.madds)} MAdds at {size}×{size}", f"{cost.layers} layers"]
+    facts = [f"{cost.params:,} params", f"{format_count(cost.madds)} MAdds at {size}×{size}", f"{cost.layers} layers"]
     if ended.speed is not None:
-        facts.append(plain(str(ended.speed)))
+        facts.append(escape_markdown(str(ended.speed)))
     if history:
-        facts.append(f"{history[-1]['images']:,} pictures in {clock(history[-1]['seconds'])} of training")
+        facts.append(f"{history[-1]['images']:,} pictures in {format_duration(history[-1]['seconds'])} of training")
     pckh = [f"**PCKh {measured[-1]['pckh']:.1f}**"] if measured else []
-    lines = [f"## {plain(ended.title)}", "", " · ".join([*pckh, *facts])]
+    lines = [f"## {escape_markdown(ended.title)}", "", " · ".join([*pckh, *facts])]
     if ended.reason is not None:
-        lines += ["", f"**Ended:** {plain(ended.reason)}"]
+        lines += ["", f"**Ended:** {escape_markdown(ended.reason)}"]
     for line in ended.about:
         lines += ["", line]
     if measured:
         groups = measured[-1]["groups"]
-        said = [f"{plain(name)} {'–' if math.isnan(value) else f'{value:.1f}'}" for name, value in groups.items()]
+        said = [
+            f"{escape_markdown(name)} {'–' if math.isnan(value) else f'{value:.1f}'}" for name, value in groups.items()
+        ]
         lines += ["", f"PCKh by joint: {' · '.join(said)}"]
     captions = {
         CURVE: "",
@@ -229,16 +231,16 @@ def note(experiment: Experiment, ended: Ended, paths: Mapping[str, str], lost: s
         if name in paths:
             lines += ["", f"![{name}]({paths[name]})", *(["", f"*{caption}*"] if caption else [])]
     if lost is not None:
-        lines += ["", f"No pictures: {plain(lost)}"]
+        lines += ["", f"No pictures: {escape_markdown(lost)}"]
     architecture = ended.candidate.architecture
     lines += ["", "```", *diagram(architecture, experiment.joints, size), "```", ""]
     lines += [
-        f"{'  ' if line.startswith(' ') else ''}- {plain(line.strip())}"
+        f"{'  ' if line.startswith(' ') else ''}- {escape_markdown(line.strip())}"
         for line in structure(architecture, experiment.joints, size)
     ]
     return "\n".join(lines) + "\n"
 
 
-def plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """A text that Markdown shows as it is."""
     return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#&!~" else letter for letter in text)

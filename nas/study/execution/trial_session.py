@@ -16,35 +16,35 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.architecture.hourglass import build_network
 from nas.data.packed.format import PackedPeople
 from nas.errors import UserError
-from nas.study.analysis.latency import Speed, known_speeds, measure
-from nas.study.execution.trial_artifacts import Ended, keep
+from nas.study.analysis.latency import MeasuredLatency, measure_candidate, stored_latencies
+from nas.study.execution.trial_artifacts import TrainingSummary, save_artifacts
 from nas.study.experiment import Experiment, finished_of, images_of, points_of
 from nas.study.optimization.early_stopping import StoppingRule
 from nas.study.pareto import Point, front, hypervolume
 from nas.study.space.candidate import Candidate
 from nas.study.storage.heartbeat import Lease
-from nas.study.storage.retry import patiently
+from nas.study.storage.retry import retry_while_unavailable
 from nas.study.storage.study_store import (
     DONE,
     Owner,
     attempt_of,
-    earlier,
-    exclusive,
-    hand_back,
+    earlier_numbers,
     masked_url,
-    rest,
-    still_ours,
+    owns_trial,
+    release_connections,
+    requeue,
+    study_lock,
 )
 from nas.training.checkpoint import AnyPath
 from nas.training.devices import out_of_memory, release_memory
-from nas.training.loop import Epoch, InterruptedTrainingError, Trained, train
-from nas.training.schedule import Schedule
+from nas.training.loop import Epoch, InterruptedTrainingError, TrainingResult, train
+from nas.training.schedule import ScheduleConfig
 
 HANDED_BACK = "asked to stop: handed back"
 TAKEN_OVER = "taken over by another worker: result dropped"
 
 
-class TakenOverError(Exception):
+class TrialLostError(Exception):
     """The trial is another worker's now: what this one found is of no use."""
 
 
@@ -103,7 +103,7 @@ def run_trial(
         lease.hold(trial._trial_id)
     try:
         return _run(study, trial, experiment, people, held_out, after_step, lease, asked_to_stop, began)
-    except TakenOverError:
+    except TrialLostError:
         return Outcome(trial.number, None, TAKEN_OVER, 0, time.perf_counter() - began)
     finally:
         if lease is not None:
@@ -122,7 +122,7 @@ def _run(
     began: float,
 ) -> Outcome:
     url = masked_url(study._storage)
-    frozen = patiently(url, lambda: study._storage.get_trial(trial._trial_id))
+    frozen = retry_while_unavailable(url, lambda: study._storage.get_trial(trial._trial_id))
     owner = Owner.of(frozen)
     candidate = experiment.candidate_of(frozen)
     cost = experiment.cost(candidate)
@@ -133,40 +133,48 @@ def _run(
     rule = StoppingRule(experiment.config.stopping.quantile, experiment.config.stopping.least)
     rung_epochs = experiment.config.rung_epochs()
     costs = {"params": cost.params, "madds": cost.madds, "layers": cost.layers}
-    _note(trial, {"candidate": candidate.to_dict(), "network": str(candidate), "seed": seed, "cost": costs})
+    set_attrs(trial, {"candidate": candidate.to_dict(), "network": str(candidate), "seed": seed, "cost": costs})
     most = experiment.config.budget.max_latency_ms
-    speed = _speed(study, experiment, candidate, str(people.crops.device)) if most is not None else None
+    speed = latency_of(study, experiment, candidate, str(people.crops.device)) if most is not None else None
     slow = most is not None and speed is not None and speed.ms > most
-    refusal = None if given else patiently(url, lambda: _refusal(study, frozen, experiment, candidate))
+    refusal = (
+        None if given else retry_while_unavailable(url, lambda: rejection_reason(study, frozen, experiment, candidate))
+    )
     if slow and refusal is None and not given:
         refusal = f"over the budget: {speed}, more than {most:g} ms: not trained"
     if speed is not None:
-        _note(trial, {"latency": speed.to_dict()})
-    checkpoint = _taken_up(experiment.checkpoints_of(study), frozen)
+        set_attrs(trial, {"latency": speed.to_dict()})
+    checkpoint = adopt_checkpoint(experiment.checkpoints_of(study), frozen)
     title = experiment.title_of(frozen)
     if refusal is not None:
-        _note(trial, {"reason": refusal})
-        _keep(study, trial, experiment, Ended(title, candidate, cost, schedule, seed, None, refusal, speed), held_out)
-        _tell(study, trial, owner, None, lambda: {})
+        set_attrs(trial, {"reason": refusal})
+        _keep(
+            study,
+            trial,
+            experiment,
+            TrainingSummary(title, candidate, cost, schedule, seed, None, refusal, speed),
+            held_out,
+        )
+        report(study, trial, owner, None, lambda: {})
         checkpoint.unlink(missing_ok=True)
         return Outcome(trial.number, None, refusal, 0, time.perf_counter() - began)
 
     def each_step(step: int) -> None:
         after_step(step)
         if lease is not None and lease.lost():
-            raise TakenOverError
+            raise TrialLostError
 
     def after_epoch(epoch: Epoch) -> str | None:
         nonlocal attempt
         if attempt > 1:
             # Its workers died, but it goes forward: only one that stands still is to be given up.
             attempt = 1
-            _note(trial, {"attempt": attempt})
+            set_attrs(trial, {"attempt": attempt})
         if given or epoch.number not in rung_epochs or epoch.evaluation is None:
             return None
         pckh = epoch.evaluation.accuracy.mean
-        finished = patiently(url, lambda: finished_of(study))
-        rest(study._storage)
+        finished = retry_while_unavailable(url, lambda: finished_of(study))
+        release_connections(study._storage)
         return rule.reason(epoch.number, pckh, cost.params, cost.madds, finished)
 
     def without_checkpoint(trouble: str) -> None:
@@ -175,7 +183,7 @@ def _run(
             print(f"trial {trial.number} goes on, but cannot be taken up where it is: {trouble}", file=sys.stderr)
         troubles.append(trouble)
 
-    rest(study._storage)
+    release_connections(study._storage)
     troubles: list[str] = []
     trained = None
     try:
@@ -207,7 +215,7 @@ def _run(
     if trained is None:
         release_memory()
 
-    known = _known(trained, schedule, bool(earlier(frozen)))
+    known = training_attrs(trained, schedule, bool(earlier_numbers(frozen)))
     if troubles:
         known["without_checkpoint"] = troubles[0]
     measured = [epoch for epoch in known["curve"] if "pckh" in epoch]
@@ -233,16 +241,22 @@ def _run(
             "images_so_far": images_of(study) + known["images"],
         }
 
-    _note(trial, known)
-    _keep(study, trial, experiment, Ended(title, candidate, cost, schedule, seed, trained, reason, speed), held_out)
+    set_attrs(trial, known)
+    _keep(
+        study,
+        trial,
+        experiment,
+        TrainingSummary(title, candidate, cost, schedule, seed, trained, reason, speed),
+        held_out,
+    )
     values = [getattr(point, objective) for objective in experiment.config.objectives] if point else None
-    _tell(study, trial, owner, values, progress)
+    report(study, trial, owner, values, progress)
     checkpoint.unlink(missing_ok=True)  # not where it was taken over: whoever did may still have to take this up
     images = known["images"] - (trained.resumed_step * schedule.batch if trained else 0)
     return Outcome(trial.number, pckh, reason, images, time.perf_counter() - began)
 
 
-def _known(trained: Trained | None, schedule: Schedule, begun_before: bool) -> dict[str, Any]:
+def training_attrs(trained: TrainingResult | None, schedule: ScheduleConfig, begun_before: bool) -> dict[str, Any]:
     """The attributes that training gives a trial; ``trained`` is None where memory was too small for it."""
     history = trained.history if trained else []
     known: dict[str, Any] = {
@@ -263,14 +277,14 @@ def _hand_back(study: optuna.Study, trial: optuna.Trial, owner: Owner | None) ->
     """Give a trial back that is not at its end, if it is still its owner's."""
 
     def attempt() -> None:
-        with exclusive(study._storage):
-            if still_ours(study, trial, owner):
-                hand_back(study, trial, ended_by_us=True)
+        with study_lock(study._storage):
+            if owns_trial(study, trial, owner):
+                requeue(study, trial, ended_by_us=True)
 
-    patiently(masked_url(study._storage), attempt)
+    retry_while_unavailable(masked_url(study._storage), attempt)
 
 
-def _note(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
+def set_attrs(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
     """Write attributes of a running trial, waiting for a database that is away.
 
     Raises:
@@ -283,21 +297,23 @@ def _note(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
             trial.storage.set_trial_user_attr(trial._trial_id, name, value)
 
         try:
-            patiently(url, write)
+            retry_while_unavailable(url, write)
         except UpdateFinishedTrialError as error:
-            raise TakenOverError from error
+            raise TrialLostError from error
 
 
-def _keep(study: optuna.Study, trial: optuna.Trial, experiment: Experiment, ended: Ended, people: PackedPeople) -> None:
+def _keep(
+    study: optuna.Study, trial: optuna.Trial, experiment: Experiment, ended: TrainingSummary, people: PackedPeople
+) -> None:
     """Leave note and pictures of a running trial. Raises TakenOverError if it runs no longer."""
-    folder = patiently(masked_url(study._storage), lambda: experiment.artifacts_of(study))
+    folder = retry_while_unavailable(masked_url(study._storage), lambda: experiment.artifacts_of(study))
     try:
-        keep(trial, experiment, ended, people, folder)
+        save_artifacts(trial, experiment, ended, people, folder)
     except UpdateFinishedTrialError as error:
-        raise TakenOverError from error
+        raise TrialLostError from error
 
 
-def _tell(
+def report(
     study: optuna.Study,
     trial: optuna.Trial,
     owner: Owner | None,
@@ -321,25 +337,27 @@ def _tell(
 
     def attempt() -> None:
         nonlocal begun
-        with exclusive(study._storage):
-            if not still_ours(study, trial, owner):
+        with study_lock(study._storage):
+            if not owns_trial(study, trial, owner):
                 there = study._storage.get_trial(trial._trial_id)
                 if begun and there.state == state and Owner.of(there) == owner and there.values == _floats(values):
                     return
-                raise TakenOverError
+                raise TrialLostError
             for name, value in progress().items():
                 trial.storage.set_trial_user_attr(trial._trial_id, name, value)
             begun = True
             study.tell(trial, values, state=state)
 
-    patiently(masked_url(study._storage), attempt)
+    retry_while_unavailable(masked_url(study._storage), attempt)
 
 
 def _floats(values: Sequence[float] | None) -> list[float] | None:
     return None if values is None else [float(value) for value in values]
 
 
-def _refusal(study: optuna.Study, trial: FrozenTrial, experiment: Experiment, candidate: Candidate) -> str | None:
+def rejection_reason(
+    study: optuna.Study, trial: FrozenTrial, experiment: Experiment, candidate: Candidate
+) -> str | None:
     """Why a network is not to be trained at all, or None. Samplers propose no such network; people who queue may."""
     if not experiment.within_budget(experiment.cost(candidate)):
         return "over the budget: not trained"
@@ -350,10 +368,10 @@ def _refusal(study: optuna.Study, trial: FrozenTrial, experiment: Experiment, ca
     return None
 
 
-def _speed(study: optuna.Study, experiment: Experiment, candidate: Candidate, device: str) -> Speed:
+def latency_of(study: optuna.Study, experiment: Experiment, candidate: Candidate, device: str) -> MeasuredLatency:
     """A network's speed on a device: as the study knows it, so that it is measured once, else measured now."""
-    there = patiently(masked_url(study._storage), lambda: known_speeds(experiment, study, device))
-    return there.get(candidate.architecture.id) or measure(experiment, candidate, device)
+    there = retry_while_unavailable(masked_url(study._storage), lambda: stored_latencies(experiment, study, device))
+    return there.get(candidate.architecture.id) or measure_candidate(experiment, candidate, device)
 
 
 def checkpoint_of(folder: AnyPath, number: int) -> AnyPath:
@@ -361,7 +379,7 @@ def checkpoint_of(folder: AnyPath, number: int) -> AnyPath:
     return folder / f"trial-{number}.pt"
 
 
-def _taken_up(folder: AnyPath, trial: FrozenTrial) -> AnyPath:
+def adopt_checkpoint(folder: AnyPath, trial: FrozenTrial) -> AnyPath:
     """A trial's checkpoint: its predecessor's, if there is one, moved to this trial's name.
 
     A predecessor's worker that was only frozen may write its own again; nobody reads that.
@@ -372,7 +390,7 @@ def _taken_up(folder: AnyPath, trial: FrozenTrial) -> AnyPath:
     mine = checkpoint_of(folder, trial.number)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for number in reversed(earlier(trial)):
+        for number in reversed(earlier_numbers(trial)):
             if mine.exists():
                 break
             before: Any = checkpoint_of(folder, number)

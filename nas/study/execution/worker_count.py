@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from nas.benchmark.concurrency import COUNTS, Sharing, measure_sharing
+from nas.benchmark.concurrency import COUNTS, ConcurrencyMeasurement, measure_concurrency
 from nas.benchmark.concurrency import best_workers as best_of
 from nas.benchmark.workloads import Task
 from nas.console import default_workers
 from nas.study.experiment import Experiment, people_file
 
 
-def best_workers(experiment: Experiment, device: str, *, seconds: float = 5.0, rounds: int = 3) -> Sharing | None:
+def measure_worker_count(
+    experiment: Experiment, device: str, *, seconds: float = 5.0, rounds: int = 3
+) -> ConcurrencyMeasurement | None:
     """Train a network of the space with median MAdds side by side on one device, and see what gets most trials done.
 
     It takes about half a minute for each count that is tried. On a CPU no more workers are tried than there are cores.
@@ -37,5 +39,5 @@ def best_workers(experiment: Experiment, device: str, *, seconds: float = 5.0, r
         device,
     )
     counts = [count for count in COUNTS if device != "cpu" or count <= default_workers()]
-    found = measure_sharing(task, schedule.images, counts=counts, seconds=seconds, rounds=rounds)
+    found = measure_concurrency(task, schedule.images, counts=counts, seconds=seconds, rounds=rounds)
     return best_of(found) if found else None

@@ -25,23 +25,23 @@ import torch
 from optuna.trial import TrialState
 
 from nas.architecture.cost import Cost, Shape, counted, take_over
-from nas.console import TERMINATED, noting_sigterm
+from nas.console import TERMINATED, deferred_sigterm
 from nas.data.augmentation import fit_to_input
 from nas.errors import TerminatedError, UserError
 from nas.study.execution.trial_session import run_trial
 from nas.study.experiment import Experiment, database_file
 from nas.study.optimization.samplers import NoCandidateLeftError
-from nas.study.storage.retry import patiently
+from nas.study.storage.retry import retry_while_unavailable
 from nas.study.storage.study_store import (
     claim,
     count,
-    exclusive,
-    forget_the_dead,
-    hand_back_orphans,
     lease_of,
-    masked,
-    rest,
-    until_next_look,
+    mask_password,
+    polling_interval,
+    purge_dead_workers,
+    release_connections,
+    requeue_stale_trials,
+    study_lock,
 )
 from nas.training.devices import trim_heap, use_threads
 
@@ -104,7 +104,7 @@ class WorkerView:
 
 
 @dataclass
-class Progress:
+class PoolProgress:
     """What the coordinator knows of the search.
 
     Attributes:
@@ -161,9 +161,9 @@ def search(
     experiment: Experiment,
     total: int,
     devices: list[str],
-    show: Callable[[Progress], None],
+    show: Callable[[PoolProgress], None],
     interval: float = 0.5,
-) -> Progress:
+) -> PoolProgress:
     """Run workers until the study has ``total`` trials that are done.
 
     Args:
@@ -179,7 +179,7 @@ def search(
         TerminatedError: after a SIGTERM: the workers have saved their trials as they were, and handed them back.
     """
     context = context_for(devices)
-    progress = Progress([WorkerView(i, device) for i, device in enumerate(devices)])
+    progress = PoolProgress([WorkerView(i, device) for i, device in enumerate(devices)])
     processes: dict[int, tuple[BaseProcess, Connection]] = {}
     restarts = [0] * len(devices)
     epoch = 1 / experiment.config.short_schedule().epochs
@@ -189,7 +189,10 @@ def search(
     def start(index: int) -> None:
         mine, theirs = context.Pipe(duplex=False)
         process = context.Process(
-            target=_work, args=(experiment, total, devices[index], known, theirs), daemon=True, name=f"worker-{index}"
+            target=_worker_main,
+            args=(experiment, total, devices[index], known, theirs),
+            daemon=True,
+            name=f"worker-{index}",
         )
         with _signals_held():
             process.start()
@@ -221,7 +224,7 @@ def search(
                     if kind == "trouble":
                         trouble = content
                     else:
-                        _hear(progress, progress.workers[index], kind, content)
+                        _receive(progress, progress.workers[index], kind, content)
                         if kind == "ended" or progress.workers[index].advanced >= epoch:
                             restarts[index] = 0
                 except (EOFError, OSError):
@@ -249,11 +252,11 @@ def search(
     except BaseException:
         _end(processes)
         with suppress(UserError):  # a database that stays away: the trials' leases end by themselves
-            _tidy(experiment, TIDY)
+            _cleanup(experiment, TIDY)
         raise
     finally:
         signal.signal(signal.SIGTERM, before_us)
-    _tidy(experiment)
+    _cleanup(experiment)
     return progress
 
 
@@ -264,7 +267,7 @@ def _end(processes: dict[int, tuple[BaseProcess, Connection]]) -> None:
         process.join()
 
 
-def _hear(progress: Progress, worker: WorkerView, kind: str, content: Any) -> None:
+def _receive(progress: PoolProgress, worker: WorkerView, kind: str, content: Any) -> None:
     if kind == "training":
         worker.trial, worker.network = content
         worker.done, worker.rate, worker.note, worker.began = 0.0, 0.0, "", None
@@ -282,7 +285,7 @@ def _hear(progress: Progress, worker: WorkerView, kind: str, content: Any) -> No
         progress.trial_seconds.append(seconds)
 
 
-def _tidy(experiment: Experiment, patience: float | None = None) -> None:
+def _cleanup(experiment: Experiment, patience: float | None = None) -> None:
     """Hand back what the workers just ended were training, and drop checkpoints that nobody will take up."""
 
     file = database_file(experiment.url)
@@ -291,25 +294,27 @@ def _tidy(experiment: Experiment, patience: float | None = None) -> None:
 
     def tidy() -> None:
         study = experiment.open_study()
-        with exclusive(study._storage):
-            hand_back_orphans(study, ended_by_us=True)
-            forget_the_dead(study)
+        with study_lock(study._storage):
+            requeue_stale_trials(study, ended_by_us=True)
+            purge_dead_workers(study)
             if not study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
                 for stale in experiment.checkpoints_of(study).glob("trial-*"):
                     stale.unlink(missing_ok=True)
 
-    patiently(masked(experiment.url), tidy, patience)
+    retry_while_unavailable(mask_password(experiment.url), tidy, patience)
 
 
-def _work(experiment: Experiment, total: int, device: str, known: Mapping[Shape, Cost], say: Connection) -> None:
+def _worker_main(experiment: Experiment, total: int, device: str, known: Mapping[Shape, Cost], say: Connection) -> None:
     """A worker's life. Its coordinator's death ends it; its own death loses at most the epoch that it was in."""
-    with noting_sigterm() as asked_to_stop:
+    with deferred_sigterm() as asked_to_stop:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         take_over(known)
-        _live(experiment, total, device, say, asked_to_stop)
+        _run_worker(experiment, total, device, say, asked_to_stop)
 
 
-def _live(experiment: Experiment, total: int, device: str, say: Connection, asked_to_stop: Callable[[], bool]) -> None:
+def _run_worker(
+    experiment: Experiment, total: int, device: str, say: Connection, asked_to_stop: Callable[[], bool]
+) -> None:
     def tell(kind: str, content: object) -> None:
         try:
             say.send((kind, content))
@@ -325,10 +330,10 @@ def _live(experiment: Experiment, total: int, device: str, say: Connection, aske
         size = experiment.config.data.input_size
         people = fit_to_input(experiment.load_people("train", device), size)
         held_out = fit_to_input(experiment.load_people("holdout", device), size)
-        url = masked(experiment.url)
-        study = patiently(url, lambda: experiment.open_study(experiment.sampler()))
+        url = mask_password(experiment.url)
+        study = retry_while_unavailable(url, lambda: experiment.open_study(experiment.sampler()))
         lease = lease_of(study, device)
-        patiently(url, lease.start)
+        retry_while_unavailable(url, lease.start)
         waiting_since = next_look = 0.0
         while True:
             if _orphaned():
@@ -341,16 +346,16 @@ def _live(experiment: Experiment, total: int, device: str, say: Connection, aske
                 continue
             trial = claim(study, total, experiment.space.choices, lease)
             if trial is None:
-                if patiently(url, lambda: count(study)).done >= total:
+                if retry_while_unavailable(url, lambda: count(study)).done >= total:
                     break
-                rest(study._storage)
+                release_connections(study._storage)
                 tell("waiting", None)
                 now = time.monotonic()
                 waiting_since = waiting_since or now
-                next_look = now + until_next_look(now - waiting_since)
+                next_look = now + polling_interval(now - waiting_since)
                 continue
             waiting_since = 0.0
-            frozen = patiently(url, partial(study._storage.get_trial, trial._trial_id))
+            frozen = retry_while_unavailable(url, partial(study._storage.get_trial, trial._trial_id))
             tell("training", (trial.number, experiment.title_of(frozen)))
             schedule = experiment.schedule_of(frozen)
             clock = _StepClock(schedule.steps, schedule.batch, tell)

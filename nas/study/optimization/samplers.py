@@ -30,7 +30,7 @@ from scipy.special import ndtr
 
 from nas.architecture.blocks import block_options
 from nas.architecture.cost import Cost
-from nas.study.pareto import Scale
+from nas.study.pareto import HypervolumeScale
 from nas.study.space.candidate import Candidate
 from nas.study.space.search_space import LEVELS, SearchSpace, Value
 
@@ -64,10 +64,10 @@ class Problem:
     candidate: Callable[[Mapping[str, Any]], Candidate]
     cost: Callable[[Candidate], Cost]
     within: Callable[[Cost], bool]
-    scale: Scale
+    scale: HypervolumeScale
 
 
-def tried(study: Study, problem: Problem) -> set[str]:
+def evaluated_ids(study: Study, problem: Problem) -> set[str]:
     """Ids of all candidates that are done, running or queued; failed trials are to be tried again."""
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.WAITING)
     ids = set()
@@ -80,7 +80,7 @@ def tried(study: Study, problem: Problem) -> set[str]:
     return ids
 
 
-def stream(seed: int, study: Study, trial: FrozenTrial) -> int:
+def proposal_seed(seed: int, study: Study, trial: FrozenTrial) -> int:
     """The seed of one proposal: that of its place in the study, whoever makes it.
 
     The place is how many trials were begun or queued before and not handed back: a search that was killed and taken up
@@ -95,7 +95,7 @@ def _given(trial: FrozenTrial) -> bool:
     return bool(trial.system_attrs.get("fixed_params")) or "given" in trial.user_attrs
 
 
-def draw_untried(
+def sample_unseen(
     problem: Problem,
     seen: set[str],
     draw: Callable[[], Mapping[str, Value]],
@@ -127,7 +127,7 @@ class _Evidence:
     variance: float
 
 
-class FrontSampler(BaseSampler):
+class EHVISampler(BaseSampler):
     """Proposes the network with the largest expected improvement of the front's hypervolume.
 
     Args:
@@ -162,8 +162,8 @@ class FrontSampler(BaseSampler):
         """Propose one point, aware of what other workers are training."""
         if set(search_space) != set(self.problem.space.choices) or _given(trial):
             return {}
-        self.rng = random.Random(stream(self.seed, study, trial))
-        seen = tried(study, self.problem)
+        self.rng = random.Random(proposal_seed(self.seed, study, trial))
+        seen = evaluated_ids(study, self.problem)
         others = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
         done = [t for t in others if t.state == TrialState.COMPLETE]
         modelled = [t for t in done if set(self.problem.space.choices) <= set(t.params)]
@@ -176,7 +176,7 @@ class FrontSampler(BaseSampler):
         taken = [p for t in others if t.state != TrialState.FAIL and (p := self._saved_by(t)) is not None]
         options = []
         for _ in range(16):
-            point = draw_untried(self.problem, seen, lambda: self.problem.space.random(self.rng))
+            point = sample_unseen(self.problem, seen, lambda: self.problem.space.random(self.rng))
             options.append(point)
         if not taken:
             return options[0]
@@ -257,12 +257,12 @@ class FrontSampler(BaseSampler):
         for i in range(self.pool):
             draw = mutation if i % 2 else (lambda: space.random(self.rng))
             try:
-                point = draw_untried(self.problem, seen, draw, attempts=50)
+                point = sample_unseen(self.problem, seen, draw, attempts=50)
             except NoCandidateLeftError:
                 continue
             pool[self.problem.candidate(point).id] = point
         if not pool:
-            point = draw_untried(self.problem, seen, lambda: space.random(self.rng))
+            point = sample_unseen(self.problem, seen, lambda: space.random(self.rng))
             pool[self.problem.candidate(point).id] = point
         return list(pool.values())
 
@@ -348,7 +348,7 @@ def expected_improvement(mean: Floats, sd: Floats, saved: Floats, heights: Float
     Returns:
         (n,) expected gains.
     """
-    kept = [i for i in range(len(heights)) if not _beaten(i, heights, corners)]
+    kept = [i for i in range(len(heights)) if not is_dominated(i, heights, corners)]
     heights, corners = heights[kept], corners[kept]
     order = np.argsort(heights)
     heights, corners = np.maximum(heights[order], 0), corners[order]
@@ -361,11 +361,11 @@ def expected_improvement(mean: Floats, sd: Floats, saved: Floats, heights: Float
     rectangles = saved.prod(axis=1)
     for k, level in enumerate(levels):
         covering = corners[heights > level] if k else corners[heights > 0]
-        gains += pieces[:, k] * (rectangles - covered(saved, covering))
+        gains += pieces[:, k] * (rectangles - dominated_area(saved, covering))
     return gains
 
 
-def covered(saved: Floats, corners: Floats) -> Floats:
+def dominated_area(saved: Floats, corners: Floats) -> Floats:
     """How much of each candidate's rectangle from (0, 0) the rectangles of some corners cover together.
 
     Args:
@@ -384,7 +384,7 @@ def covered(saved: Floats, corners: Floats) -> Floats:
     return np.asarray((widths * np.minimum(saved[:, 1:], steps[:, 1])).sum(axis=1), np.float64)
 
 
-def _beaten(i: int, heights: Floats, corners: Floats) -> bool:
+def is_dominated(i: int, heights: Floats, corners: Floats) -> bool:
     """Whether another point is at least as good as point i in everything (of equals, the first stays)."""
     no_worse = (heights >= heights[i]) & (corners >= corners[i]).all(axis=1)
     equal = (heights == heights[i]) & (corners == corners[i]).all(axis=1)
@@ -478,7 +478,7 @@ def _matern(a: torch.Tensor, b: torch.Tensor, lengths: torch.Tensor, signal: tor
     return out
 
 
-class Redrawing(BaseSampler):
+class RejectionSampler(BaseSampler):
     """One of Optuna's samplers, whose proposals over budget or already tried are drawn again.
 
     The inner sampler sees log10 costs (on raw costs nothing beats random at 50 trials) while the study stores raw ones.
@@ -515,7 +515,7 @@ class Redrawing(BaseSampler):
         if set(search_space) != set(self.problem.space.choices) or _given(trial):
             return {}
         view = _log_costs(study)
-        seen = tried(study, self.problem)
+        seen = evaluated_ids(study, self.problem)
         only = self.problem.space.random(self.rng)  # for choices of a single value
 
         def propose() -> dict[str, Any]:
@@ -529,13 +529,13 @@ class Redrawing(BaseSampler):
             return point
 
         try:
-            return draw_untried(self.problem, seen, propose, self.attempts)
+            return sample_unseen(self.problem, seen, propose, self.attempts)
         except NoCandidateLeftError:
-            return draw_untried(self.problem, seen, lambda: self.problem.space.random(self.rng))
+            return sample_unseen(self.problem, seen, lambda: self.problem.space.random(self.rng))
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Begin the stream of this proposal."""
-        seed = stream(self.seed, study, trial)
+        seed = proposal_seed(self.seed, study, trial)
         self.inner, self.rng = self.make(seed), random.Random(seed)
         self.inner.before_trial(study, trial)
 
@@ -545,10 +545,10 @@ class Redrawing(BaseSampler):
 
 
 def _log_costs(study: Study) -> Any:
-    return _LogCosts(study)
+    return LogCostStudy(study)
 
 
-class _LogCosts:
+class LogCostStudy:
     """A study seen through log10 costs: what Optuna's samplers read of a study, with the values changed.
 
     Given networks that the space does not hold are left out: a trial without parameters leaves these samplers, which
@@ -562,6 +562,7 @@ class _LogCosts:
         return getattr(self._study, name)
 
     def get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
+        """The trials inside the space, with the logarithms of their costs."""
         return _inside(self._study.get_trials(*args, **kwargs))
 
     def _get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
@@ -604,7 +605,7 @@ def make_sampler(name: str, problem: Problem, seed: int, startup: int | None = N
         pool: candidates that "front" weighs for each proposal.
     """
     if name == "front":
-        return FrontSampler(problem, seed, startup or 6, pool)
+        return EHVISampler(problem, seed, startup or 6, pool)
     first = startup or 10
     makers: dict[str, Callable[[int], BaseSampler]] = {
         "tpe": lambda seed: optuna.samplers.TPESampler(
@@ -615,4 +616,4 @@ def make_sampler(name: str, problem: Problem, seed: int, startup: int | None = N
         "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
     }
     # "gp" takes seconds for each draw and, refused, mostly proposes the like again.
-    return Redrawing(makers[name], problem, seed, attempts=2 if name == "gp" else 8)
+    return RejectionSampler(makers[name], problem, seed, attempts=2 if name == "gp" else 8)

@@ -11,10 +11,10 @@ import optuna_dashboard
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.study import Study
 
-from nas.console import short
+from nas.console import format_count
 from nas.errors import UserError
-from nas.study.analysis.results import Findings, gather
-from nas.study.execution.trial_artifacts import plain
+from nas.study.analysis.results import StudyResults, load_results
+from nas.study.execution.trial_artifacts import escape_markdown
 from nas.study.experiment import Experiment, images_of
 from nas.study.reporting import plotly_figures as plots
 from nas.study.storage.study_store import database_of
@@ -23,13 +23,13 @@ HEIGHT = 450
 """Pixels of a panel: the dashboard cuts off what is below."""
 
 
-def save_panels(experiment: Experiment, study: Study) -> Findings:
+def save_panels(experiment: Experiment, study: Study) -> StudyResults:
     """Save the study's figures and note for the dashboard, in place of earlier ones.
 
     Returns:
         what they show.
     """
-    found = gather(experiment, study)
+    found = load_results(experiment, study)
     # Effects together: the dashboard cannot take away a panel of a choice that turns out to be noise.
     for name, figure in plots.figures(found, apart=False).items():
         figure.update_layout(height=HEIGHT)
@@ -38,11 +38,11 @@ def save_panels(experiment: Experiment, study: Study) -> Findings:
     return found
 
 
-def note(found: Findings) -> str:
+def note(found: StudyResults) -> str:
     """What the study is and how to read it, in Markdown."""
     config, schedule = found.experiment.config, found.experiment.config.short_schedule()
     lines = [
-        f"# {plain(found.name)}",
+        f"# {escape_markdown(found.name)}",
         "",
         "Networks that find people's joints: as much PCKh as possible with as few params and MAdds as possible. "
         f"Each was trained on {schedule.images:,} pictures of {config.data.input_size}×{config.data.input_size}, "
@@ -57,7 +57,7 @@ def note(found: Findings) -> str:
         lines.append(
             f"- {met} of {len(found.comparisons)} published networks are met: at least their PCKh at half their costs"
         )
-    sure = [plain(one.name) for one in found.importance if one.matters]
+    sure = [escape_markdown(one.name) for one in found.importance if one.matters]
     if found.importance:
         lines.append(f"- choices that matter at equal cost: {', '.join(sure) or 'none beyond noise'}")
     lines += [
@@ -68,8 +68,8 @@ def note(found: Findings) -> str:
     for m in found.front:
         network = found.experiment.title_of(found.trials[m.number])
         lines.append(
-            f"| {m.number} | {m.mean:.1f} ± {found.error(m.number):.1f} | {m.params:,} | {short(m.madds)} | "
-            f"{100 * m.chance:.0f} % | {plain(network)} |"
+            f"| {m.number} | {m.mean:.1f} ± {found.error(m.number):.1f} | {m.params:,} | {format_count(m.madds)} | "
+            f"{100 * m.chance:.0f} % | {escape_markdown(network)} |"
         )
     where = found.experiment.location_flags
     lines += [

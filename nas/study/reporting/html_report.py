@@ -12,12 +12,12 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from nas.console import clock, short
+from nas.console import format_count, format_duration
 from nas.errors import UserError
 from nas.study.analysis.baselines import PICKS, Limits, pick
 from nas.study.analysis.importance import METHOD, shown
-from nas.study.analysis.rank_correlation import remembered
-from nas.study.analysis.results import Findings
+from nas.study.analysis.rank_correlation import stored_calibration
+from nas.study.analysis.results import StudyResults
 from nas.study.config import StudyConfig
 from nas.study.experiment import images_of
 from nas.study.files import ROOT, find, write_file
@@ -37,7 +37,7 @@ SAMPLERS = {
 }
 
 
-def write_page(found: Findings, path: Path) -> None:
+def write_page(found: StudyResults, path: Path) -> None:
     """Write a study's page; a reader sees the old one or the new one.
 
     Raises:
@@ -48,12 +48,12 @@ def write_page(found: Findings, path: Path) -> None:
     write_file(path, render(found).encode(), "--html")
 
 
-def render(found: Findings) -> str:
+def render(found: StudyResults) -> str:
     """The page."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["short"] = short
+    environment.filters["short"] = format_count
     drawn = {name: _embedded(figure) for name, figure in plots.figures(found).items()}
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         **facts(found),
@@ -70,7 +70,7 @@ def _embedded(figure: Any) -> Markup:
     return Markup(raw.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
-def facts(found: Findings) -> dict[str, Any]:
+def facts(found: StudyResults) -> dict[str, Any]:
     """All that the page says, as plain values and texts."""
     config, schedule = found.experiment.config, found.experiment.config.short_schedule()
     best = max(found.measured, key=lambda m: m.mean)
@@ -91,7 +91,7 @@ def facts(found: Findings) -> dict[str, Any]:
         "clear": f"{1.96 * math.sqrt(2) * found.noise:.1f}",  # of two single seeds, at 95 %
         "repeated": sum(len(m.values) > 1 for m in found.measured),
         "choices": _choices(found),
-        "points": short(found.experiment.space.size),
+        "points": format_count(found.experiment.space.size),
         "architectures": "uncountably many" if architectures is None else f"{architectures:,}",
         "space": found.experiment.space.path.name,
         "width_scale": config.width_scale,
@@ -115,7 +115,7 @@ def facts(found: Findings) -> dict[str, Any]:
             for one in found.importance
         ],
         "random_proposals": config.sampler.name == "random",
-        "calibration": remembered(found.study),
+        "calibration": stored_calibration(found.study),
         "full": found.full,
         "agreement": found.agreement,
         "schedule": {
@@ -129,7 +129,7 @@ def facts(found: Findings) -> dict[str, Any]:
     }
 
 
-def _row(found: Findings, number: int) -> dict[str, Any]:
+def _row(found: StudyResults, number: int) -> dict[str, Any]:
     measured = next(m for m in found.measured if m.number == number)
     trial = found.trials[number]
     score = found.scores.get(number)
@@ -140,7 +140,7 @@ def _row(found: Findings, number: int) -> dict[str, Any]:
         "seeds": len(measured.values),
         "chance": f"{100 * measured.chance:.0f} %",
         "params": f"{measured.params:,}",
-        "madds": short(measured.madds),
+        "madds": format_count(measured.madds),
         "layers": trial.user_attrs.get("cost", {}).get("layers", "–"),
         "score": "–" if score is None else _signed(score),
         "published": found.published.get(number),
@@ -152,7 +152,7 @@ def _signed(value: float) -> str:
     return f"{value:+.1f}".replace("-", "−")
 
 
-def _choices(found: Findings) -> list[dict[str, str]]:
+def _choices(found: StudyResults) -> list[dict[str, str]]:
     rows = []
     for name, distribution in found.experiment.space.choices.items():
         there = members(distribution)
@@ -171,7 +171,7 @@ def _choices(found: Findings) -> list[dict[str, str]]:
     return rows
 
 
-def _how(found: Findings) -> list[tuple[str, str]]:
+def _how(found: StudyResults) -> list[tuple[str, str]]:
     """What was done, as pairs of a thing and its description."""
     experiment, config = found.experiment, found.experiment.config
     schedule, people = config.short_schedule(), experiment.summary
@@ -210,7 +210,7 @@ def _how(found: Findings) -> list[tuple[str, str]]:
         rows.append(
             (
                 "time",
-                f"{began:%d %B %Y %H:%M} to {over:%d %B %Y %H:%M}; {clock(busy)} of training by "
+                f"{began:%d %B %Y %H:%M} to {over:%d %B %Y %H:%M}; {format_duration(busy)} of training by "
                 f"{len(owners) or 'unknown'} worker process{'es' if len(owners) != 1 else ''}",
             )
         )
@@ -227,7 +227,7 @@ def _budget(config: StudyConfig) -> str:
     return ", ".join(f"at most {v:,} {k.removeprefix('max_')}" for k, v in given.items()) or "none"
 
 
-def _comparisons(found: Findings) -> list[dict[str, Any]]:
+def _comparisons(found: StudyResults) -> list[dict[str, Any]]:
     rows = []
     for one in found.comparisons:
         base, other, ratios = one.baseline.point, one.found, one.ratios
@@ -237,7 +237,7 @@ def _comparisons(found: Findings) -> list[dict[str, Any]]:
                 "pckh": f"{base.pckh:.1f}",
                 "error": f"{found.error(base.number):.1f}",
                 "params": f"{base.params:,}",
-                "madds": short(base.madds),
+                "madds": format_count(base.madds),
                 "met": "yes" if one.met else "no",
                 "trial": "–" if other is None else str(other.number),
                 "gain": "–" if other is None else _signed(other.pckh - base.pckh),
@@ -248,7 +248,7 @@ def _comparisons(found: Findings) -> list[dict[str, Any]]:
     return rows
 
 
-def recommended(found: Findings) -> list[dict[str, Any]]:
+def recommended(found: StudyResults) -> list[dict[str, Any]]:
     """What to train in full: the picks, and the most accurate network for each of some round numbers of params."""
     ways: list[tuple[str, str, Limits]] = [
         ("the best compromise of accuracy and costs", "knee", Limits()),
@@ -256,7 +256,7 @@ def recommended(found: Findings) -> list[dict[str, Any]]:
         ("the best trade-off against hg2 (0.8 PCKh, 0.1 MAdds, 0.1 params)", "tradeoff", Limits()),
     ]
     ways = [way for way in ways if way[1] in PICKS and (way[1] != "tradeoff" or found.scores)]
-    ways += [(f"at most {short(most)} params", "best", Limits(most)) for most in budgets(found)]
+    ways += [(f"at most {format_count(most)} params", "best", Limits(most)) for most in budgets(found)]
     rows = []
     for wanted, how, limits in ways:
         chosen = pick(found.experiment, found.study, how, limits)
@@ -271,7 +271,7 @@ def recommended(found: Findings) -> list[dict[str, Any]]:
     return rows
 
 
-def budgets(found: Findings) -> list[int]:
+def budgets(found: StudyResults) -> list[int]:
     """Round numbers of params (1, 2 or 5 times a power of ten) under which the most accurate network changes."""
     params = [m.params for m in found.front]
     rounds = [step * 10**power for power in range(1, 12) for step in (1, 2, 5)]
@@ -292,7 +292,7 @@ def _flag(most: int) -> str:
     return str(most)
 
 
-def _reproduce(found: Findings) -> dict[str, str]:
+def _reproduce(found: StudyResults) -> dict[str, str]:
     """Commands, the study's file, and what may differ."""
     config = found.experiment.config
     record: Mapping[str, Any] = found.study.user_attrs.get("record", {})
@@ -316,7 +316,7 @@ def _reproduce(found: Findings) -> dict[str, str]:
     }
 
 
-def _content(found: Findings, config: StudyConfig) -> str:
+def _content(found: StudyResults, config: StudyConfig) -> str:
     """The text of a space that does not come with the project; empty for those that do."""
     path = find(config.space, "search_spaces")
     if path.resolve().is_relative_to(ROOT / "search_spaces"):

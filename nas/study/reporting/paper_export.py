@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.console import short
+from nas.console import format_count
 from nas.errors import UserError
 from nas.study.analysis.importance import active
-from nas.study.analysis.results import Findings
+from nas.study.analysis.results import StudyResults
 from nas.study.files import write_file
 from nas.study.reporting.plotly_figures import Axis, apart, staircase
 
@@ -38,7 +38,7 @@ _STYLE: Any = {
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8C8C8C"
 
 
-def write_csv(found: Findings, path: Path) -> None:
+def write_csv(found: StudyResults, path: Path) -> None:
     """Write a row for each finished trial: results, costs, what was chosen, the network in words.
 
     A choice that makes no difference to a network is empty; PCKh of several seeds are separated by semicolons.
@@ -66,7 +66,7 @@ def write_csv(found: Findings, path: Path) -> None:
     write_file(path, text.getvalue().encode(), "--csv")
 
 
-def write_figures(found: Findings, folder: Path) -> list[Path]:
+def write_figures(found: StudyResults, folder: Path) -> list[Path]:
     """Write figures of one column's width, as PNG of 300 dpi and SVG.
 
     Raises:
@@ -105,7 +105,7 @@ def write_figures(found: Findings, folder: Path) -> list[Path]:
     return written
 
 
-def _front(found: Findings, cost: Axis, axes: Axes) -> None:
+def _front(found: StudyResults, cost: Axis, axes: Axes) -> None:
     ahead = {m.number for m in found.front}
     own = [m for m in found.measured if m.number not in found.published]
     behind, best = [m for m in own if m.number not in ahead], [m for m in own if m.number in ahead]
@@ -154,21 +154,21 @@ def _front(found: Findings, cost: Axis, axes: Axes) -> None:
     ratio = max(values) / min(values)
     steps = (1,) if ratio > 300 else (1, 3) if ratio > 30 else (1, 2, 5)
     ticks = [s * 10**p for p in range(15) for s in steps if min(values) / 1.3 <= s * 10**p <= max(values) * 1.3]
-    axes.set_xticks(ticks, [short(t) for t in ticks])
+    axes.set_xticks(ticks, [format_count(t) for t in ticks])
     axes.minorticks_off()
     size = found.experiment.config.data.input_size
     axes.set_xlabel("parameters" if cost == "params" else f"multiply-adds at {size}×{size}")
     axes.set_ylabel("PCKh@0.5 (%)")
 
 
-def _history(found: Findings, axes: Axes) -> None:
+def _history(found: StudyResults, axes: Axes) -> None:
     axes.step([s.images / 1000 for s in found.steps], [s.volume for s in found.steps], where="post", color=BLUE)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("thousand pictures trained")
     axes.set_ylabel("hypervolume")
 
 
-def _importance(found: Findings, axes: Axes) -> None:
+def _importance(found: StudyResults, axes: Axes) -> None:
     rows = found.importance[::-1]
     for place, one in enumerate(rows):
         look: dict[str, Any] = (
@@ -180,7 +180,7 @@ def _importance(found: Findings, axes: Axes) -> None:
     axes.set_xlabel("variance left by costs, explained (%)")
 
 
-def _agreement(found: Findings, axes: Axes) -> None:
+def _agreement(found: StudyResults, axes: Axes) -> None:
     both = [f for f in found.full if f.short is not None]
     axes.plot([f.short for f in both if f.short is not None], [f.pckh for f in both], "o", ms=3.5, color=BLUE)
     axes.set_xlabel("PCKh of the search")

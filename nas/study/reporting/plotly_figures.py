@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import plotly.graph_objects as go
 
-from nas.console import short
+from nas.console import format_count
 from nas.study.analysis.importance import Importance
-from nas.study.analysis.results import Findings
+from nas.study.analysis.results import StudyResults
 
 BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#9A9A9A", "#222222"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -24,7 +24,7 @@ MOST_EFFECTS = 32
 Axis = Literal["params", "madds"]
 
 
-def figures(found: Findings, apart: bool = True) -> dict[str, go.Figure]:
+def figures(found: StudyResults, apart: bool = True) -> dict[str, go.Figure]:
     """All figures that there is something for, by a name that is a valid HTML id.
 
     Args:
@@ -50,13 +50,13 @@ def figures(found: Findings, apart: bool = True) -> dict[str, go.Figure]:
     return drawn
 
 
-def axis_title(found: Findings, axis: Axis) -> str:
+def axis_title(found: StudyResults, axis: Axis) -> str:
     """Of a cost."""
     size = found.experiment.config.data.input_size
     return "parameters" if axis == "params" else f"multiply-adds at {size}×{size}"
 
 
-def front_figure(found: Findings, axis: Axis) -> go.Figure:
+def front_figure(found: StudyResults, axis: Axis) -> go.Figure:
     """PCKh against one cost: all finished networks, the front with its uncertainty, the published networks by name."""
     ahead = {m.number for m in found.front}
     behind = [m for m in found.measured if m.number not in ahead and m.number not in found.published]
@@ -68,7 +68,7 @@ def front_figure(found: Findings, axis: Axis) -> go.Figure:
         seeds = f" (mean of {len(m.values)} seeds)" if len(m.values) > 1 else ""
         return (
             f"trial {m.number}: PCKh {m.mean:.1f} ± {found.error(m.number):.1f}{seeds}<br>"
-            f"{m.params:,} params, {short(m.madds)} MAdds<br>on the front with {100 * m.chance:.0f} %<br>"
+            f"{m.params:,} params, {format_count(m.madds)} MAdds<br>on the front with {100 * m.chance:.0f} %<br>"
             f"{_folded(network)}"
         )
 
@@ -127,7 +127,7 @@ def front_figure(found: Findings, axis: Axis) -> go.Figure:
                 + (
                     hover(known[b.point.number])
                     if b.point.number in known
-                    else f"PCKh {b.point.pckh:.1f}<br>{b.point.params:,} params, {short(b.point.madds)} MAdds"
+                    else f"PCKh {b.point.pckh:.1f}<br>{b.point.params:,} params, {format_count(b.point.madds)} MAdds"
                 )
                 for b in found.baselines
             ],
@@ -162,7 +162,7 @@ def staircase(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]
     return line
 
 
-def cube(found: Findings) -> go.Figure:
+def cube(found: StudyResults) -> go.Figure:
     """The front in all three objectives."""
     ahead = {m.number for m in found.front}
     groups = [
@@ -196,7 +196,7 @@ def cube(found: Findings) -> go.Figure:
     return figure
 
 
-def history(found: Findings) -> go.Figure:
+def history(found: StudyResults) -> go.Figure:
     """Hypervolume and the size of the front against the pictures trained."""
     images = [s.images for s in found.steps]
     figure = _figure("Progress of the search")
@@ -311,7 +311,7 @@ def effects(judged: Sequence[Importance]) -> go.Figure:
     return figure
 
 
-def fronts(found: Findings) -> go.Figure:
+def fronts(found: StudyResults) -> go.Figure:
     """The search's front and that of the networks trained in full, against params; what became of each network."""
     figure = _figure("The front of the search, and what full training made of it")
     both = [f for f in found.full if f.short is not None]
@@ -372,7 +372,7 @@ def fronts(found: Findings) -> go.Figure:
     return figure
 
 
-def agreement(found: Findings) -> go.Figure:
+def agreement(found: StudyResults) -> go.Figure:
     """PCKh after full training against that of the search."""
     both = [f for f in found.full if f.short is not None]
     rho = found.agreement
@@ -421,11 +421,11 @@ def _ticks(values: Sequence[float], few: bool = False) -> dict[str, Any]:
     steps = (1,) if few and high / low > 30 else (1, 3) if high / low > 300 else (1, 2, 5)
     ticks = [step * 10**power for power in range(0, 15) for step in steps]
     there = [t for t in ticks if low / 1.5 <= t <= high * 1.5]
-    return {"tickvals": there, "ticktext": [short(t) for t in there]}
+    return {"tickvals": there, "ticktext": [format_count(t) for t in there]}
 
 
 def apart(
-    found: Findings, axis: Axis, plot: tuple[float, float] = (330.0, 270.0), letter: float = 6.3
+    found: StudyResults, axis: Axis, plot: tuple[float, float] = (330.0, 270.0), letter: float = 6.3
 ) -> list[tuple[int, int]]:
     """Where to put the baselines' names, in pixels from their points: beside other names and off the points.
 

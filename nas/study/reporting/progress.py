@@ -15,17 +15,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nas.console import clock, short
+from nas.console import format_count, format_duration
 from nas.study.analysis.baselines import baselines_of, compare, tradeoffs
-from nas.study.analysis.seed_noise import Measured, mean_points, measured_of
-from nas.study.execution.worker_pool import Progress
+from nas.study.analysis.seed_noise import SeedStatistics, mean_points, seed_statistics
+from nas.study.execution.worker_pool import PoolProgress
 from nas.study.experiment import Experiment, points_of
 from nas.study.pareto import Point, front, hypervolume
-from nas.study.storage.retry import patiently
-from nas.study.storage.study_store import count, masked, rest
+from nas.study.storage.retry import retry_while_unavailable
+from nas.study.storage.study_store import count, mask_password, release_connections
 
 
-class Standing:
+class SearchProgress:
     """The study's figures, read from the storage again only when a trial has ended."""
 
     def __init__(self, experiment: Experiment, study: Study, total: int, quiet: bool, console: Console) -> None:
@@ -40,13 +40,13 @@ class Standing:
             return
         self._ended = ended
         self.points: list[Point]
-        self.points, self.done = patiently(
-            masked(self.experiment.url), lambda: (points_of(self.study), count(self.study).done)
+        self.points, self.done = retry_while_unavailable(
+            mask_password(self.experiment.url), lambda: (points_of(self.study), count(self.study).done)
         )
-        rest(self.study._storage)
+        release_connections(self.study._storage)
         self.volume = hypervolume(self.points, self.experiment.scale)
 
-    def time_left(self, progress: Progress) -> float | None:
+    def time_left(self, progress: PoolProgress) -> float | None:
         """Seconds until the last trial ends, from the mean of those that ended in this sitting."""
         if not progress.trial_seconds:
             return None
@@ -54,17 +54,17 @@ class Standing:
         begun = sum(w.done for w in progress.workers if w.trial is not None)
         return max(0.0, (self.total - self.done - begun)) * each / max(1, len(progress.workers))
 
-    def headline(self, progress: Progress) -> str:
+    def headline(self, progress: PoolProgress) -> str:
         """Trials done, time, best PCKh, hypervolume."""
         best = f"{max(p.pckh for p in self.points):.1f}" if self.points else "–"
         left = self.time_left(progress)
-        waiting = f", {clock(left)} left" if left is not None else ""
+        waiting = f", {format_duration(left)} left" if left is not None else ""
         return (
-            f"{self.done} of {self.total} trials, {clock(time.monotonic() - self.began)}{waiting} · best PCKh {best} · "
-            f"front of {len(front(self.points))} · hypervolume {self.volume:.4f}"
+            f"{self.done} of {self.total} trials, {format_duration(time.monotonic() - self.began)}{waiting} · "
+            f"best PCKh {best} · front of {len(front(self.points))} · hypervolume {self.volume:.4f}"
         )
 
-    def panel(self, progress: Progress) -> Group:
+    def panel(self, progress: PoolProgress) -> Group:
         """The live display."""
         workers = Table(box=None, padding=(0, 1), show_header=False, expand=True)
         workers.add_column(width=10)
@@ -83,22 +83,24 @@ class Standing:
         whole.add_row(ProgressBar(total=self.total, completed=min(self.done, self.total)))
         return Group(Text(self.headline(progress)), whole, workers)
 
-    def line(self, number: int, pckh: float | None, reason: str | None, progress: Progress) -> str:
+    def line(self, number: int, pckh: float | None, reason: str | None, progress: PoolProgress) -> str:
         """One ended trial, for a log."""
-        trials = patiently(masked(self.experiment.url), lambda: self.study.get_trials(deepcopy=False))
-        rest(self.study._storage)
+        trials = retry_while_unavailable(
+            mask_password(self.experiment.url), lambda: self.study.get_trials(deepcopy=False)
+        )
+        release_connections(self.study._storage)
         trial = next(t for t in trials if t.number == number)
         cost = trial.user_attrs.get("cost", {})
         value = "no PCKh" if pckh is None else f"PCKh {pckh:5.1f}"
         again = ", started again from the beginning" if trial.user_attrs.get("started_again") else ""
-        costs = f"{short(cost.get('params', 0))} params, {short(cost.get('madds', 0))} MAdds"
+        costs = f"{format_count(cost.get('params', 0))} params, {format_count(cost.get('madds', 0))} MAdds"
         return f"trial {number}: {value}, {costs}: {self.experiment.title_of(trial)}{again}" + (
             f" ({reason})" if reason else ""
         )
 
 
 @contextmanager
-def watching(standing: Standing) -> Iterator[Callable[[Progress], None]]:
+def live_progress(standing: SearchProgress) -> Iterator[Callable[[PoolProgress], None]]:
     """Show a search as it goes: live in a terminal, else a line for each trial that ends; nothing if quiet."""
     if standing.quiet:
         yield lambda progress: standing.refresh(len(progress.ended))
@@ -106,7 +108,7 @@ def watching(standing: Standing) -> Iterator[Callable[[Progress], None]]:
     if standing.console.is_terminal:
         with Live(console=standing.console, refresh_per_second=4, transient=True) as live:
 
-            def draw(progress: Progress) -> None:
+            def draw(progress: PoolProgress) -> None:
                 standing.refresh(len(progress.ended))
                 live.update(standing.panel(progress))
 
@@ -114,7 +116,7 @@ def watching(standing: Standing) -> Iterator[Callable[[Progress], None]]:
         return
     shown = 0
 
-    def write(progress: Progress) -> None:
+    def write(progress: PoolProgress) -> None:
         nonlocal shown
         standing.refresh(len(progress.ended))
         for number, pckh, reason in progress.ended[shown:]:
@@ -144,15 +146,15 @@ def near_table(experiment: Experiment, study: Study) -> Table | None:
     return measured_table(title, experiment, study, near)
 
 
-def _front_and_near(experiment: Experiment, study: Study) -> tuple[list[Measured], list[Measured]]:
+def _front_and_near(experiment: Experiment, study: Study) -> tuple[list[SeedStatistics], list[SeedStatistics]]:
     """The front, cheapest first, and those behind it that another seed might put on it, the likeliest first."""
-    measured = {m.number: m for m in measured_of(experiment, study)}
+    measured = {m.number: m for m in seed_statistics(experiment, study)}
     ahead = {p.number: measured.pop(p.number) for p in front([m.point for m in measured.values()])}
     near = [m for m in measured.values() if m.chance >= NEAR]
     return list(ahead.values()), sorted(near, key=lambda m: -m.chance)
 
 
-def measured_table(title: str, experiment: Experiment, study: Study, measured: Sequence[Measured]) -> Table:
+def measured_table(title: str, experiment: Experiment, study: Study, measured: Sequence[SeedStatistics]) -> Table:
     """Finished networks, a row for each."""
     trials: dict[int, FrozenTrial] = {t.number: t for t in study.get_trials(deepcopy=False)}
     scores = tradeoffs([m.point for m in measured], baselines_of(experiment, study))
@@ -165,7 +167,7 @@ def measured_table(title: str, experiment: Experiment, study: Study, measured: S
         pckh = f"{one.mean:.1f}" if one.spread is None else f"{one.mean:.1f} ± {one.spread:.1f}"
         score = [f"{scores[one.number]:+.1f}"] if scores else []
         network = experiment.title_of(trials[one.number])
-        costs = (f"{one.params:,}", short(one.madds))
+        costs = (f"{one.params:,}", format_count(one.madds))
         table.add_row(str(one.number), pckh, f"{100 * one.chance:.0f} %", *costs, *score, network)
     return table
 
@@ -185,7 +187,7 @@ def comparison_table(experiment: Experiment, study: Study) -> Table | None:
     )
     for one in compare(baselines, mean_points(experiment, study)):
         base, found = one.baseline.point, one.found
-        row = [one.baseline.name, f"{base.pckh:.1f}", f"{base.params:,}", short(base.madds)]
+        row = [one.baseline.name, f"{base.pckh:.1f}", f"{base.params:,}", format_count(base.madds)]
         if found is None or one.ratios is None:
             row += ["no", "–", "–", "–", "–"]
         else:
@@ -221,7 +223,7 @@ def near_records(experiment: Experiment, study: Study) -> list[dict[str, object]
     return records(experiment, study, _front_and_near(experiment, study)[1])
 
 
-def records(experiment: Experiment, study: Study, measured: Sequence[Measured]) -> list[dict[str, object]]:
+def records(experiment: Experiment, study: Study, measured: Sequence[SeedStatistics]) -> list[dict[str, object]]:
     """Finished networks as plain values."""
     trials = {t.number: t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
     scores = tradeoffs([m.point for m in measured], baselines_of(experiment, study))

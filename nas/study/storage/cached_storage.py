@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import text
 
 
-class RememberingStorage(_CachedStorage):
+class CachedTrialStorage(_CachedStorage):
     """Optuna's cache of finished trials, which remembers queued and claimed ones as well.
 
     Optuna reads all parameters and attributes of all unfinished trials for each list of trials. With 256 workers that

@@ -18,13 +18,13 @@ import sqlalchemy
 from sqlalchemy import Column, Double, Integer, MetaData, String, Table, delete, func, insert, literal, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-BEAT = float(os.environ.get("HOURGLASS_BEAT", "15"))
+BEAT_SECONDS = float(os.environ.get("HOURGLASS_BEAT", "15"))
 """Seconds between two signs of life."""
 
-LEASE = float(os.environ.get("HOURGLASS_LEASE", "60"))
+LEASE_SECONDS = float(os.environ.get("HOURGLASS_LEASE", "60"))
 """Seconds without a sign of life after which a worker's trial is handed to another."""
 
-FORGET = 86_400.0
+FORGET_SECONDS = 86_400.0
 """Seconds after which a worker that gave no sign of life is listed no more."""
 
 _metadata = MetaData()
@@ -44,7 +44,7 @@ TABLE = Table(
 
 
 @dataclass(frozen=True)
-class Sign:
+class WorkerHeartbeat:
     """A worker as its row tells.
 
     Attributes:
@@ -92,7 +92,7 @@ def _now(engine: sqlalchemy.Engine) -> Any:
     return _seconds(func.clock_timestamp())
 
 
-def signs_of_life(engine: sqlalchemy.Engine, study: str) -> dict[str, Sign]:
+def worker_heartbeats(engine: sqlalchemy.Engine, study: str) -> dict[str, WorkerHeartbeat]:
     """The workers of a study, by their ids, the oldest first."""
     now: Any = _now(engine)
     known: Any = TABLE.c.beat
@@ -103,10 +103,10 @@ def signs_of_life(engine: sqlalchemy.Engine, study: str) -> dict[str, Sign]:
     query = select(*columns, (now - known).label("age"), TABLE.c.lease).where(TABLE.c.study == study)
     with engine.connect() as connection:
         rows = connection.execute(query.order_by(TABLE.c.started)).all()
-    return {row.id: Sign(**row._mapping) for row in rows}
+    return {row.id: WorkerHeartbeat(**row._mapping) for row in rows}
 
 
-def forget(engine: sqlalchemy.Engine, workers: list[str]) -> None:
+def remove_workers(engine: sqlalchemy.Engine, workers: list[str]) -> None:
     """Remove the rows of workers that are known to have ended."""
     if workers:
         with engine.begin() as connection:
@@ -128,8 +128,8 @@ class Lease:
         pid: int,
         born: float,
         device: str,
-        beat: float = BEAT,
-        lease: float = LEASE,
+        beat: float = BEAT_SECONDS,
+        lease: float = LEASE_SECONDS,
     ) -> None:
         self.id = uuid.uuid4().hex[:12]
         self._engine, self._beat, self._lease = engine, beat, lease
@@ -183,7 +183,7 @@ class Lease:
         if self._thread.is_alive():
             self._thread.join(timeout=5)
         try:
-            forget(self._engine, [self.id])
+            remove_workers(self._engine, [self.id])
             self._engine.dispose()
         except SQLAlchemyError:
             return

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from nas.errors import UserError
 
-PATIENCE = float(os.environ.get("HOURGLASS_PATIENCE", "300"))
+RETRY_SECONDS = float(os.environ.get("HOURGLASS_PATIENCE", "300"))
 """Seconds after which a database that stays away is given up."""
 
 _LONGEST = 5.0  # seconds between two attempts
@@ -20,7 +20,7 @@ _LONGEST = 5.0  # seconds between two attempts
 T = TypeVar("T")
 
 
-def is_away(error: BaseException) -> bool:
+def is_unavailable(error: BaseException) -> bool:
     """Whether an error, or what caused it, is a server that cannot be reached just now.
 
     A server's errors only: an SQLite file is there or it is not, and waits for its own locks.
@@ -34,7 +34,7 @@ def is_away(error: BaseException) -> bool:
     return False
 
 
-def _broken(error: BaseException) -> str | None:
+def _sqlite_failure(error: BaseException) -> str | None:
     """What SQLite says of a file that it cannot use: full, read-only, removed; None for any other error."""
     cause: BaseException | None = error
     while cause is not None:
@@ -44,7 +44,7 @@ def _broken(error: BaseException) -> str | None:
     return None
 
 
-def patiently(url: str, do: Callable[[], T], patience: float | None = None) -> T:
+def retry_while_unavailable(url: str, do: Callable[[], T], patience: float | None = None) -> T:
     """Do something with the database; again, ever more slowly, while it is away.
 
     Nothing may be done twice by doing it again: an error may come after the database has done what it was asked to.
@@ -58,13 +58,13 @@ def patiently(url: str, do: Callable[[], T], patience: float | None = None) -> T
         UserError: it stays away, or is a file that cannot be used.
     """
     began, pause = time.monotonic(), 0.1
-    allowed = PATIENCE if patience is None else patience
+    allowed = RETRY_SECONDS if patience is None else patience
     while True:
         try:
             return do()
         except Exception as error:
-            if not is_away(error):
-                if wrong := _broken(error):
+            if not is_unavailable(error):
+                if wrong := _sqlite_failure(error):
                     raise UserError(
                         f"--storage {url}: {wrong}; see to the file and its disk and give the same command again, "
                         "which goes on"

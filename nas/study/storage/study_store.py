@@ -35,9 +35,16 @@ from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from nas.errors import UserError
-from nas.study.storage.cached_storage import RememberingStorage
-from nas.study.storage.heartbeat import FORGET, LEASE, Lease, create_table, forget, signs_of_life
-from nas.study.storage.retry import patiently
+from nas.study.storage.cached_storage import CachedTrialStorage
+from nas.study.storage.heartbeat import (
+    FORGET_SECONDS,
+    LEASE_SECONDS,
+    Lease,
+    create_table,
+    remove_workers,
+    worker_heartbeats,
+)
+from nas.study.storage.retry import retry_while_unavailable
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -51,7 +58,7 @@ DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 LIVE = (TrialState.RUNNING, TrialState.WAITING)
 
 
-def masked(url: str) -> str:
+def mask_password(url: str) -> str:
     """A storage URL that may be shown: without its password."""
     try:
         return _masked(make_url(url))
@@ -87,18 +94,18 @@ def database_url(url: str) -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:  # ValueError: a port that is no number
         raise UserError(
-            f"--storage {masked(url)}: not a database URL; "
+            f"--storage {mask_password(url)}: not a database URL; "
             "use sqlite:///path/study.db or postgresql+psycopg://user@host/db"
         ) from error
     if parsed.get_backend_name() == "grpc":
         raise UserError(
-            f"--storage {masked(url)}: Optuna's gRPC proxy passes on neither locks nor signs of life, which workers "
-            "need; give the URL of the database behind it"
+            f"--storage {mask_password(url)}: Optuna's gRPC proxy passes on neither locks nor heartbeats, which "
+            "workers need; give the URL of the database behind it"
         )
     sqlite = parsed.get_backend_name() == "sqlite"
     if not sqlite and parsed.get_backend_name() != "postgresql":
         raise UserError(
-            f"--storage {masked(url)}: studies are kept in SQLite or PostgreSQL; "
+            f"--storage {mask_password(url)}: studies are kept in SQLite or PostgreSQL; "
             "use sqlite:///path/study.db or postgresql+psycopg://user@host/db"
         )
     if sqlite and parsed.database in (None, "", ":memory:"):
@@ -127,7 +134,7 @@ def open_storage(url: str) -> RDBStorage:
         if sqlite:
             with _file_lock(str(parsed.database)):
                 storage = RDBStorage(url, engine_kwargs=arguments)
-                _write_ahead(storage.engine)
+                _use_wal(storage.engine)
                 create_table(storage.engine)
         else:
             engine = sqlalchemy.create_engine(url, **arguments)
@@ -135,24 +142,24 @@ def open_storage(url: str) -> RDBStorage:
                 storage = RDBStorage(url, engine_kwargs=arguments)
                 create_table(storage.engine)
             engine.dispose()
-            _fence(storage.engine)
-            _bound(storage.engine)
+            _verify_lock_on_commit(storage.engine)
+            _set_idle_timeout(storage.engine)
     except (SQLAlchemyError, optuna.exceptions.OptunaError, ImportError, OSError, RuntimeError) as error:
         cause = error.__cause__ or error
         first = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
         missing = isinstance(error, ImportError) or isinstance(cause, ImportError)
         remedy = "install the driver of this database" if missing else "check the path or the server, user and database"
-        raise UserError(f"--storage {masked(url)}: cannot be opened: {first}; {remedy}") from error
+        raise UserError(f"--storage {mask_password(url)}: cannot be opened: {first}; {remedy}") from error
     return storage
 
 
 def _engine_arguments(url: URL) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": 60}}
-    return {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 4, "connect_args": _waits(url)}
+    return {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 4, "connect_args": _connection_timeouts(url)}
 
 
-def _waits(url: URL) -> dict[str, int]:
+def _connection_timeouts(url: URL) -> dict[str, int]:
     """How long a PostgreSQL server that fell silent is waited for: libpq would wait for minutes."""
     if url.drivername not in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2"):
         return {}
@@ -160,7 +167,7 @@ def _waits(url: URL) -> dict[str, int]:
     return {**seconds, "tcp_user_timeout": 30_000}  # milliseconds
 
 
-def rest(storage: BaseStorage) -> None:
+def release_connections(storage: BaseStorage) -> None:
     """Close the connections to a server that are not in use: while it trains, a worker needs none."""
     engine = engine_of(storage)
     if engine.dialect.name != "sqlite":
@@ -178,16 +185,16 @@ def lease_of(study: Study, device: str, **seconds: float) -> Lease:
     url = engine_of(study._storage).url
     if url.get_backend_name() == "sqlite":
         engine = sqlalchemy.create_engine(url, **_engine_arguments(url))
-        _write_ahead(engine)
+        _use_wal(engine)
     else:
         # A connection for each sign of life: a server has a hundred for all workers.
-        engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args=_waits(url))
-        _bound(engine)
+        engine = sqlalchemy.create_engine(url, poolclass=NullPool, connect_args=_connection_timeouts(url))
+        _set_idle_timeout(engine)
     me = Owner.me()
     return Lease(engine, study.study_name, me.host, me.pid, me.born, device, **seconds)
 
 
-def _write_ahead(engine: sqlalchemy.Engine) -> None:
+def _use_wal(engine: sqlalchemy.Engine) -> None:
     """Settings under which eight writers never see "database is locked" (shared/optuna-facts.md)."""
 
     @event.listens_for(engine, "connect")
@@ -217,7 +224,7 @@ _held = threading.local()
 """The connection over which this thread holds the lock."""
 
 
-PLACES = """
+QUEUE_SLOTS = """
 SELECT place
 FROM generate_series(1, greatest(16, (current_setting('max_connections')::int - 40) / 4)) AS place
 WHERE pg_try_advisory_lock(:line, place)
@@ -239,8 +246,8 @@ def _lock_over(engine: sqlalchemy.Engine, keys: Sequence[int]) -> sqlalchemy.Con
         try:
             # Who is stopped (SIGSTOP) with the lock in hand would stop all others: the server (14 on) ends its session.
             if (connection.dialect.server_version_info or (0,)) >= (14,):
-                connection.execute(text(f"SET idle_session_timeout = {round(1000 * LEASE)}"))
-            if connection.execute(text(PLACES), {"line": keys[0] - 2**31}).scalar() is not None:
+                connection.execute(text(f"SET idle_session_timeout = {round(1000 * LEASE_SECONDS)}"))
+            if connection.execute(text(QUEUE_SLOTS), {"line": keys[0] - 2**31}).scalar() is not None:
                 for key in keys:
                     connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
                 return connection
@@ -275,7 +282,7 @@ def _server_lock(engine: sqlalchemy.Engine, claiming: bool = False) -> Iterator[
                 connection.invalidate()  # the lock ended with its session; what was done inside stays done
 
 
-def _fence(engine: sqlalchemy.Engine) -> None:
+def _verify_lock_on_commit(engine: sqlalchemy.Engine) -> None:
     """Let nothing be committed inside the lock by who has lost it.
 
     The lock ends with its connection, when the server is stopped for instance. Others may then hold it while this
@@ -294,7 +301,7 @@ def _fence(engine: sqlalchemy.Engine) -> None:
                 raise OperationalError("SELECT 1", {}, cause) from error
 
 
-def _bound(engine: sqlalchemy.Engine) -> None:
+def _set_idle_timeout(engine: sqlalchemy.Engine) -> None:
     """Let the server end transactions in which nothing happens.
 
     Who is stopped (SIGSTOP) or cut off in the middle of one would keep its rows from all others. It finds its
@@ -304,7 +311,7 @@ def _bound(engine: sqlalchemy.Engine) -> None:
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: object) -> None:
         cursor = connection.cursor()
-        cursor.execute(f"SET idle_in_transaction_session_timeout = {round(1000 * LEASE)}")
+        cursor.execute(f"SET idle_in_transaction_session_timeout = {round(1000 * LEASE_SECONDS)}")
         cursor.close()
         connection.commit()
 
@@ -312,7 +319,7 @@ def _bound(engine: sqlalchemy.Engine) -> None:
 
 
 @contextmanager
-def exclusive(storage: BaseStorage, claiming: bool = False) -> Iterator[None]:
+def study_lock(storage: BaseStorage, claiming: bool = False) -> Iterator[None]:
     """Hold the lock that all workers on this database share. Not reentrant.
 
     Args:
@@ -355,7 +362,7 @@ def create_study(storage: RDBStorage, name: str, objectives: Sequence[str], samp
         sampler: of a worker, who lists the trials often: its lists are a :class:`RememberingStorage`'s.
     """
     study = optuna.create_study(
-        storage=storage if sampler is None else RememberingStorage(storage),
+        storage=storage if sampler is None else CachedTrialStorage(storage),
         study_name=name,
         directions=[DIRECTIONS[o] for o in objectives],
         load_if_exists=True,
@@ -411,7 +418,7 @@ class Owner:
     @classmethod
     def me(cls, lease: Lease | None = None) -> Owner:
         """This process."""
-        return cls(socket.gethostname(), os.getpid(), _born(psutil.Process()), lease.id if lease else "")
+        return cls(socket.gethostname(), os.getpid(), _process_start_time(psutil.Process()), lease.id if lease else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a user attribute."""
@@ -432,14 +439,14 @@ class Owner:
             return False
         try:
             process = psutil.Process(self.pid)
-            born = _born(process)
+            born = _process_start_time(process)
             ended = process.status() == psutil.STATUS_ZOMBIE  # killed, and nobody has waited for it
         except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
             return True
         return ended or abs(born - self.born) > 1
 
 
-def _born(process: psutil.Process) -> float:
+def _process_start_time(process: psutil.Process) -> float:
     """When a process was begun: since the machine was, for the time of day may be set while it runs."""
     if not hasattr(time, "CLOCK_BOOTTIME"):
         born: float = process.create_time()
@@ -449,7 +456,7 @@ def _born(process: psutil.Process) -> float:
     return round(int(fields[19]) / os.sysconf("SC_CLK_TCK"), 2)
 
 
-GIVEN = ("given", "published", "candidate", "times", "seed")
+GIVEN_ATTRS = ("given", "published", "candidate", "times", "seed")
 """User attributes with which a trial is queued whose network is given, not proposed: what it tries, under what."""
 
 ATTEMPTS = 5
@@ -457,13 +464,13 @@ ATTEMPTS = 5
 kills its worker must not do so for ever."""
 
 
-def orphans(study: Study) -> list[FrozenTrial]:
+def stale_trials(study: Study) -> list[FrozenTrial]:
     """The trials that are left running: their process is gone, or their worker has given no sign of life for long."""
-    return _orphans(study, study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+    return _stale(study, study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
 
-def _orphans(study: Study, running: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    signs = signs_of_life(engine_of(study._storage), study.study_name) if running else {}
+def _stale(study: Study, running: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    signs = worker_heartbeats(engine_of(study._storage), study.study_name) if running else {}
 
     def left(owner: Owner | None) -> bool:
         if owner is None or owner.gone():
@@ -473,7 +480,7 @@ def _orphans(study: Study, running: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in running if left(Owner.of(trial))]
 
 
-def hand_back_orphans(study: Study, ended_by_us: bool = False) -> list[int]:
+def requeue_stale_trials(study: Study, ended_by_us: bool = False) -> list[int]:
     """Hand back the trials that are left running: each runs again, from its checkpoint. Call inside :func:`exclusive`.
 
     Args:
@@ -485,15 +492,15 @@ def hand_back_orphans(study: Study, ended_by_us: bool = False) -> list[int]:
     """
     here = socket.gethostname()
     handed = []
-    for trial in orphans(study):
+    for trial in stale_trials(study):
         owner = Owner.of(trial)
-        hand_back(study, trial, ended_by_us and (owner is None or owner.host == here))
+        requeue(study, trial, ended_by_us and (owner is None or owner.host == here))
         handed.append(trial.number)
-    _queue_what_is_missing(study)
+    _enqueue_missing(study)
     return handed
 
 
-def hand_back(study: Study, running: FrozenTrial | optuna.Trial, ended_by_us: bool = False) -> None:
+def requeue(study: Study, running: FrozenTrial | optuna.Trial, ended_by_us: bool = False) -> None:
     """End a running trial unfinished and queue its parameters for whoever asks next."""
     trial = study._storage.get_trial(running._trial_id)  # as it is now: lists may tell what it was when it was claimed
     attempt = attempt_of(trial) - ended_by_us
@@ -507,28 +514,28 @@ def hand_back(study: Study, running: FrozenTrial | optuna.Trial, ended_by_us: bo
     storage.set_trial_user_attr(trial._trial_id, "reason", "its worker ended; handed back")
     storage.set_trial_user_attr(trial._trial_id, "next_attempt", attempt + 1)
     storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-    _queue_again(study, trial, attempt + 1)
+    _enqueue_again(study, trial, attempt + 1)
 
 
-def _queue_again(study: Study, trial: FrozenTrial, attempt: int) -> None:
+def _enqueue_again(study: Study, trial: FrozenTrial, attempt: int) -> None:
     given = "given" in trial.user_attrs
-    kept = {name: value for name, value in trial.user_attrs.items() if given and name in GIVEN}
+    kept = {name: value for name, value in trial.user_attrs.items() if given and name in GIVEN_ATTRS}
     # One without an owner was left while it was being claimed and may lack some of its parameters, which, drawn anew,
     # would make another network of it. If it was queued, it is queued as it was; else its place is proposed for again.
     params = trial.params if Owner.of(trial) is not None else trial.system_attrs.get("fixed_params", {})
     if params or kept:
-        before = {"first_number": first_number(trial), "earlier": [*earlier(trial), trial.number]}
+        before = {"first_number": first_number(trial), "earlier": [*earlier_numbers(trial), trial.number]}
         study.enqueue_trial(params, user_attrs={**kept, "attempt": attempt, **before})
 
 
-def _queue_what_is_missing(study: Study) -> None:
+def _enqueue_missing(study: Study) -> None:
     """Queue what was handed back by somebody who ended, or lost the database, before it was queued."""
     trials = study.get_trials(deepcopy=False)
     ended = [t for t in trials if t.state == TrialState.FAIL and "next_attempt" in t.user_attrs]
-    queued = {number for t in trials for number in earlier(t)} if ended else set()
+    queued = {number for t in trials for number in earlier_numbers(t)} if ended else set()
     for trial in ended:
         if trial.number not in queued:
-            _queue_again(study, trial, int(trial.user_attrs["next_attempt"]))
+            _enqueue_again(study, trial, int(trial.user_attrs["next_attempt"]))
 
 
 def attempt_of(trial: FrozenTrial) -> int:
@@ -541,7 +548,7 @@ def first_number(trial: FrozenTrial) -> int:
     return int(trial.user_attrs.get("first_number", trial.number))
 
 
-def earlier(trial: FrozenTrial) -> list[int]:
+def earlier_numbers(trial: FrozenTrial) -> list[int]:
     """The numbers under which a trial's work was done before, the first one first."""
     before = trial.user_attrs.get("earlier")
     if before is None:
@@ -549,11 +556,11 @@ def earlier(trial: FrozenTrial) -> list[int]:
     return [int(number) for number in before]
 
 
-def forget_the_dead(study: Study) -> None:
+def purge_dead_workers(study: Study) -> None:
     """Remove the rows of workers whose process is certainly gone, or that gave no sign of life for a day."""
     engine = engine_of(study._storage)
-    signs = signs_of_life(engine, study.study_name).values()
-    forget(engine, [s.id for s in signs if s.age > FORGET or Owner(s.host, s.pid, s.born).gone()])
+    signs = worker_heartbeats(engine, study.study_name).values()
+    remove_workers(engine, [s.id for s in signs if s.age > FORGET_SECONDS or Owner(s.host, s.pid, s.born).gone()])
 
 
 @dataclass(frozen=True)
@@ -586,7 +593,7 @@ def _counts(trials: Sequence[FrozenTrial]) -> Counts:
     )
 
 
-def until_next_look(waited: float) -> float:
+def polling_interval(waited: float) -> float:
     """Seconds after which a worker that has found no trial to begin for so long asks again.
 
     At most a tenth longer than it waits anyhow, so that the hundreds who are done do not keep the last ones from the
@@ -611,7 +618,7 @@ def claim(
     Returns:
         the trial; None when so many are done, running or queued elsewhere that none is left to begin.
     """
-    return patiently(masked_url(study._storage), lambda: _claim(study, total, distributions, lease))
+    return retry_while_unavailable(masked_url(study._storage), lambda: _claim(study, total, distributions, lease))
 
 
 def _claim(
@@ -620,15 +627,15 @@ def _claim(
     if lease is not None and not lease.fresh():
         lease.renew()
     me = Owner.me(lease)
-    if not _something_left(study, total, me):
+    if not _trials_left(study, total, me):
         return None
-    with exclusive(study._storage, claiming=True):
+    with study_lock(study._storage, claiming=True):
         if lease is not None:
             # Claimed already, though the answer was lost with the connection.
             for running in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if Owner.of(running) == me:
                     return optuna.Trial(study, running._trial_id)
-        hand_back_orphans(study)
+        requeue_stale_trials(study)
         counts = count(study)
         if counts.done + counts.running >= total:
             return None
@@ -641,17 +648,17 @@ def _claim(
         return trial
 
 
-def _something_left(study: Study, total: int, me: Owner) -> bool:
+def _trials_left(study: Study, total: int, me: Owner) -> bool:
     """Whether it is worth waiting for the lock: at the end of a study many workers ask, again and again."""
     trials = study.get_trials(deepcopy=False)
     counts = _counts(trials)
     if counts.done + counts.running < total:
         return True
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    return any(Owner.of(trial) == me for trial in running) or bool(_orphans(study, running))
+    return any(Owner.of(trial) == me for trial in running) or bool(_stale(study, running))
 
 
-def still_ours(study: Study, trial: optuna.Trial, owner: Owner | None) -> bool:
+def owns_trial(study: Study, trial: optuna.Trial, owner: Owner | None) -> bool:
     """Whether a trial runs and is its owner's."""
     frozen = study._storage.get_trial(trial._trial_id)
     return frozen.state == TrialState.RUNNING and Owner.of(frozen) == owner

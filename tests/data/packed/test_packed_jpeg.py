@@ -13,7 +13,7 @@ import torch
 from nas.data.packed.format import PackedPeople, PackedWriter, crop_side, describe_packed, encode_jpeg
 from nas.data.packed.packing import pack_synthetic
 from nas.data.people import MPII, SPLITS
-from nas.data.synthetic.scene import Figures, render_person
+from nas.data.synthetic.scene import SceneConfig, render_person
 from nas.errors import UserError
 
 COUNTS = {"train": 8, "holdout": 3, "valid": 2}
@@ -22,7 +22,7 @@ COUNTS = {"train": 8, "holdout": 3, "valid": 2}
 def write(path: Path, jpeg: int | None, order: list[int] | None = None) -> Path:
     with PackedWriter(path, MPII, 64, 13, {"dataset": "test"}, jpeg=jpeg) as writer:
         for index in order or range(13):
-            person = render_person(0, index, 64, 1.71, Figures())
+            person = render_person(0, index, 64, 1.71, SceneConfig())
             split = SPLITS[(index > 7) + (index > 10)]
             writer.put(
                 index, person.crop, person.joints, person.labelled, 9.0, np.eye(2, 3), split, f"{index}-ü.jpg"
@@ -53,7 +53,7 @@ def test_jpeg_and_raw_load_alike(both: tuple[Path, Path], split: str, limit: int
 
 
 def test_the_crop_is_just_what_the_jpeg_holds(both: tuple[Path, Path]) -> None:
-    crop = render_person(0, 9, 64, 1.71, Figures()).crop
+    crop = render_person(0, 9, 64, 1.71, SceneConfig()).crop
     want = cv2.imdecode(np.frombuffer(encode_jpeg(crop, 95), np.uint8), cv2.IMREAD_COLOR_RGB)
     people = PackedPeople.load(both[1], "holdout")
     assert np.array_equal(people.crops[1].permute(1, 2, 0).numpy(), want)
@@ -72,15 +72,15 @@ def test_what_jpeg_files_say_of_themselves(both: tuple[Path, Path], tmp_path: Pa
 
 
 def test_synthetic_people_as_jpeg(tmp_path: Path) -> None:
-    pack_synthetic(tmp_path / "a.h5", COUNTS, 32, 0, Figures(), 1, jpeg=90)
-    pack_synthetic(tmp_path / "b.h5", COUNTS, 32, 0, Figures(), 2, jpeg=90)
+    pack_synthetic(tmp_path / "a.h5", COUNTS, 32, 0, SceneConfig(), 1, jpeg=90)
+    pack_synthetic(tmp_path / "b.h5", COUNTS, 32, 0, SceneConfig(), 2, jpeg=90)
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
     assert len(PackedPeople.load(tmp_path / "a.h5", SPLITS)) == 13
 
 
 def test_synthetic_people_are_those_of_the_first_version(tmp_path: Path) -> None:
     """Studies are bound to the checksum of their people."""
-    pack_synthetic(tmp_path / "a.h5", {"train": 3}, 16, 7, Figures(occluders=0), 1)
+    pack_synthetic(tmp_path / "a.h5", {"train": 3}, 16, 7, SceneConfig(occluders=0), 1)
     with h5py.File(tmp_path / "a.h5", "r") as file:
         assert file.attrs["version"] == 1
         assert file["crops"].shape == (3, crop_side(16), crop_side(16), 3)

@@ -10,12 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from nas.data.packed.format import PackedPeople, crop_side, describe_packed
-from nas.data.packed.packing import broken_list, crop_person, missing_pictures, pack, pack_synthetic, picture_split
+from nas.data.packed.packing import broken_list, crop_person, image_split, missing_images, pack, pack_synthetic
 from nas.data.people import LSP, SPLITS, Person
-from nas.data.synthetic.scene import Figures
+from nas.data.synthetic.scene import SceneConfig
 from nas.errors import UserError
 
-FIGURES = Figures(occluders=0)
+FIGURES = SceneConfig(occluders=0)
 
 
 def someone(image: str, at: tuple[float, float], size: float, center: tuple[float, float], split: str) -> Person:
@@ -186,7 +186,7 @@ def test_missing_pictures_are_counted_before_anything_is_written(
     folder, people = album
     (folder / "c.png").unlink()
     (folder / "e.png").unlink()
-    assert missing_pictures((person.image for person in people), folder) == ["c.png", "e.png"]
+    assert missing_images((person.image for person in people), folder) == ["c.png", "e.png"]
     with pytest.raises(
         UserError, match=r"c\.png: no such picture, nor can e\.png be used; .* 2 of 5 .* allows 0: check"
     ):
@@ -236,13 +236,13 @@ def test_names_that_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
 def test_picture_split_is_fixed_and_keeps_its_shares() -> None:
     shares = {"holdout": 0.1, "valid": 0.1, "train": 0.8}
     names = [f"im{i:05d}.jpg" for i in range(10_000)]
-    found = [picture_split(name, shares) for name in names]
+    found = [image_split(name, shares) for name in names]
     for split, share in shares.items():
         assert abs(found.count(split) / len(names) - share) < 3 * math.sqrt(share * (1 - share) / len(names))
-    assert found[:5] == [picture_split(name, shares) for name in names[:5]]
-    assert picture_split("im00001.jpg", {"valid": 1.0}) == "valid"
+    assert found[:5] == [image_split(name, shares) for name in names[:5]]
+    assert image_split("im00001.jpg", {"valid": 1.0}) == "valid"
     # What is held out stays so when there are no valid pictures to take away.
-    fewer = [picture_split(name, {"holdout": 0.1, "train": 0.9}) for name in names]
+    fewer = [image_split(name, {"holdout": 0.1, "train": 0.9}) for name in names]
     assert all((a == "holdout") == (b == "holdout") for a, b in zip(found, fewer, strict=True))
 
 

@@ -19,7 +19,7 @@ from nas.data.packed import packing
 from nas.data.packed.format import PackedPeople, PackedWriter, describe_packed
 from nas.data.packed.packing import broken_list, pack, pack_synthetic
 from nas.data.people import LSP, MPII, SPLITS, Person
-from nas.data.synthetic.scene import Figures
+from nas.data.synthetic.scene import SceneConfig
 from nas.errors import UserError
 
 COUNT = 60
@@ -276,10 +276,10 @@ def test_synthetic_people_go_on(tmp_path: Path) -> None:
     counts = {"train": 70, "holdout": 3, "valid": 2}
     out = tmp_path / "out.h5"
     with pytest.raises(StoppedError):
-        pack_synthetic(out, counts, 16, 7, Figures(), 1, stop_after(40))
+        pack_synthetic(out, counts, 16, 7, SceneConfig(), 1, stop_after(40))
     assert not out.exists()
-    assert pack_synthetic(out, counts, 16, 7, Figures(), 1) == 64
-    assert pack_synthetic(tmp_path / "whole.h5", counts, 16, 7, Figures(), 2) == 0
+    assert pack_synthetic(out, counts, 16, 7, SceneConfig(), 1) == 64
+    assert pack_synthetic(tmp_path / "whole.h5", counts, 16, 7, SceneConfig(), 2) == 0
     assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
     assert describe_packed(out).skeleton == MPII
 

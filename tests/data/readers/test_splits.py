@@ -8,9 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.data.packed.packing import picture_split
+from nas.data.packed.packing import image_split
 from nas.data.people import Person
-from nas.data.readers.splits import TRAINING, keep_apart, read_names, together, validate_people, validate_pictures
+from nas.data.readers.splits import (
+    TRAINING,
+    merge,
+    read_names,
+    remove_split_overlap,
+    validate_people,
+    validate_pictures,
+)
 from nas.errors import UserError
 
 
@@ -22,7 +29,7 @@ def person(image: str, split: str = "train", x: float = 10) -> Person:
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["train", "holdout", "valid"]))))
 def test_nobody_learns_from_a_validation_picture(rows: list[tuple[str, str]]) -> None:
     people = [person(image, split) for image, split in rows]
-    kept, dropped = keep_apart(people)
+    kept, dropped = remove_split_overlap(people)
     splits = defaultdict(set)
     for one in kept:
         splits[one.image].add(one.split == "valid")
@@ -39,7 +46,7 @@ def test_training_people_of_one_picture_stay_together_and_a_tenth_is_held_out() 
     assert all(len(found) == 1 for found in splits.values())
     assert splits["7.jpg"] == {"valid"}
     assert 0.09 < sum(found == {"holdout"} for found in splits.values()) / len(splits) < 0.11
-    assert all(one.split in ("valid", picture_split(one.image, TRAINING)) for one in people)
+    assert all(one.split in ("valid", image_split(one.image, TRAINING)) for one in people)
 
 
 def test_only_listed_people_are_validated_and_others_in_their_pictures_left_out() -> None:
@@ -47,19 +54,19 @@ def test_only_listed_people_are_validated_and_others_in_their_pictures_left_out(
     listed = [person("a", "valid", 10.4), person("c", "valid", 12)]
     split = validate_people(people, listed)
     assert [one.split == "valid" for one in split] == [True, False, False, False]
-    kept, dropped = keep_apart(split)
+    kept, dropped = remove_split_overlap(split)
     assert [one.image for one in kept] == ["a", "b", "c"]
     assert dropped == {"training people in a validation picture": 1}
 
 
 def test_people_of_two_files_are_taken_once() -> None:
     first = [person("a"), person("a"), person("b")]  # doubles in one file are the file's own
-    people, dropped = together([first, [person("a", x=10.9), person("a", x=12), person("c")], [person("c")]])
+    people, dropped = merge([first, [person("a", x=10.9), person("a", x=12), person("c")], [person("c")]])
     assert [one.image for one in people] == ["a", "a", "b", "a", "c"]
     assert dropped == {"in an earlier file already": 2}
-    people, _ = together([first, [person("b", "valid")]])
+    people, _ = merge([first, [person("b", "valid")]])
     assert [one.split for one in people] == ["train", "train", "valid"]
-    people, _ = together([[person("b", "valid")], first])
+    people, _ = merge([[person("b", "valid")], first])
     assert [(one.image, one.split) for one in people] == [("b", "valid"), ("a", "train"), ("a", "train")]
 
 

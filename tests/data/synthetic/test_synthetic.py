@@ -7,16 +7,16 @@ import pytest
 
 from nas.data.people import MPII
 from nas.data.synthetic import scene as synthetic
-from nas.data.synthetic.scene import Figures, SyntheticPerson, render_person
+from nas.data.synthetic.scene import SceneConfig, SyntheticPerson, render_person
 
-BARE = Figures(clutter=0, occluders=0, others=0, light=0, truncation=0)
-WHOLE = replace(Figures(), truncation=0)
+BARE = SceneConfig(clutter=0, occluders=0, others=0, light=0, truncation=0)
+WHOLE = replace(SceneConfig(), truncation=0)
 MARGIN = 1.71
 RIGHT_SHOULDER, LEFT_SHOULDER = MPII.joints.index("right shoulder"), MPII.joints.index("left shoulder")
 NECK, TOP = MPII.joints.index("upper neck"), MPII.joints.index("head top")
 
 
-def people(count: int, figures: Figures, box: int = 64) -> list[SyntheticPerson]:
+def people(count: int, figures: SceneConfig, box: int = 64) -> list[SyntheticPerson]:
     return [render_person(5, index, box, MARGIN, figures) for index in range(count)]
 
 
@@ -183,13 +183,13 @@ def test_the_scene_is_the_same_at_every_size() -> None:
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_knobs_out_of_range_are_refused(knob: str, value: float) -> None:
     with pytest.raises(ValueError, match=knob):
-        Figures(**{knob: value})
+        SceneConfig(**{knob: value})
 
 
 @pytest.mark.parametrize("knob", ["clutter", "pose", "light", "truncation"])
 def test_shares_above_one_are_refused(knob: str) -> None:
     with pytest.raises(ValueError, match=knob):
-        Figures(**{knob: 1.01})
+        SceneConfig(**{knob: 1.01})
 
 
 @pytest.mark.parametrize(("box", "margin"), [(0, 1.5), (64, 0.9), (64, float("nan")), (64, float("inf"))])

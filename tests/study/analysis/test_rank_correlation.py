@@ -17,16 +17,16 @@ from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 from nas.study.analysis.rank_correlation import (
     TIMES,
     Estimate,
+    calibration_experiment,
     calibration_of,
-    companion,
     queue,
-    remember,
-    remembered,
     spread,
+    store_calibration,
+    stored_calibration,
 )
 from nas.study.config import StudyConfig
 from nas.study.experiment import Experiment, prepare
-from nas.study.storage.study_store import claim, count, exclusive, hand_back
+from nas.study.storage.study_store import claim, count, requeue, study_lock
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_the_architectures_are_spread_from_small_to_large(experiment: Experiment
 
 
 def test_each_architecture_is_queued_once_for_each_schedule(experiment: Experiment) -> None:
-    beside = companion(experiment)
+    beside = calibration_experiment(experiment)
     assert beside.config.name == "tiny-calibration"
     assert queue(beside, 4) == queue(beside, 4) == 8
     study = beside.open_study()
@@ -74,14 +74,14 @@ def test_each_architecture_is_queued_once_for_each_schedule(experiment: Experime
 
 
 def test_what_a_dead_worker_had_keeps_its_schedule(experiment: Experiment) -> None:
-    beside = companion(experiment)
+    beside = calibration_experiment(experiment)
     queue(beside, 3)
     study = beside.open_study()
     trial = claim(study, 100, beside.space.choices)
     assert trial is not None
     before = study.trials[trial.number].user_attrs
-    with exclusive(study._storage):
-        hand_back(study, study.trials[trial.number])
+    with study_lock(study._storage):
+        requeue(study, study.trials[trial.number])
     again = study.trials[-1]
     assert again.state == TrialState.WAITING
     assert {name: again.user_attrs[name] for name in ("given", "candidate", "times")} == {
@@ -91,7 +91,7 @@ def test_what_a_dead_worker_had_keeps_its_schedule(experiment: Experiment) -> No
 
 
 def test_the_correlations_are_scipys(experiment: Experiment) -> None:
-    beside = companion(experiment)
+    beside = calibration_experiment(experiment)
     total = queue(beside, 9)
     study = beside.open_study()
     rng = Random(1)
@@ -115,17 +115,17 @@ def test_the_correlations_are_scipys(experiment: Experiment) -> None:
         assert -1 <= one.low <= one.value <= one.high <= 1
     assert "9 architectures" in str(found)
     itself = experiment.open_study()
-    assert remembered(itself) is None
-    remember(itself, replace(found, spearman=Estimate(0.9, 0.5, 1.0)))
-    assert "Spearman 0.90 (0.50 to 1.00)" in str(remembered(experiment.open_study()))
-    assert "poor" not in str(remembered(itself))
+    assert stored_calibration(itself) is None
+    store_calibration(itself, replace(found, spearman=Estimate(0.9, 0.5, 1.0)))
+    assert "Spearman 0.90 (0.50 to 1.00)" in str(stored_calibration(experiment.open_study()))
+    assert "poor" not in str(stored_calibration(itself))
     for poor in (Estimate(0.5, 0.2, 0.9), Estimate(math.nan, math.nan, math.nan)):
-        remember(itself, replace(found, spearman=poor))
-        assert str(remembered(itself)).endswith("; poor: train longer before believing differences")
+        store_calibration(itself, replace(found, spearman=poor))
+        assert str(stored_calibration(itself)).endswith("; poor: train longer before believing differences")
 
 
 def test_the_same_order_is_a_correlation_of_one_and_equal_values_none(experiment: Experiment) -> None:
-    beside = companion(experiment)
+    beside = calibration_experiment(experiment)
     total = queue(beside, 5)
     study = beside.open_study()
     costs = [beside.cost(beside.candidate_of(trial)).params for trial in study.trials]

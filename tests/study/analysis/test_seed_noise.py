@@ -20,14 +20,14 @@ from nas.study.analysis.seed_noise import (
     ASSUMED,
     SEEDS,
     WEIGHT,
-    chances,
-    companion,
+    front_probabilities,
     least_certain,
     mean_points,
-    measured_of,
     noise,
     queue,
+    repeats_experiment,
     repeats_of,
+    seed_statistics,
 )
 from nas.study.config import StudyConfig
 from nas.study.experiment import Experiment, prepare
@@ -67,7 +67,7 @@ def filled(experiment: Experiment, pckh: Sequence[float]) -> optuna.Study:
 
 def finish(experiment: Experiment, values: Sequence[float]) -> None:
     """Tell made-up PCKh of the next repeats."""
-    study = companion(experiment).open_study()
+    study = repeats_experiment(experiment).open_study()
     for value in values:
         trial = claim(study, 1000, experiment.space.choices)
         assert trial is not None
@@ -79,18 +79,18 @@ def test_the_chance_of_two_is_known() -> None:
     costs = np.array([[10.0, 10.0], [20.0, 20.0]])
     errors = np.array([1.0, 0.5])
     for ahead in (-3.0, -1.0, 0.0, 0.4, 2.0):
-        found = chances(np.array([50.0, 50.0 + ahead]), errors, costs)
+        found = front_probabilities(np.array([50.0, 50.0 + ahead]), errors, costs)
         assert found[0] == 1, "nothing is cheaper"
         assert found[1] == pytest.approx(norm.cdf(ahead / math.hypot(1, 0.5)), abs=0.03)
 
 
 def test_what_costs_less_of_one_thing_is_on_the_front() -> None:
     costs = np.array([[10.0, 20.0], [20.0, 10.0]])
-    assert chances(np.array([70.0, 10.0]), np.array([1.0, 1.0]), costs).tolist() == [1, 1]
+    assert front_probabilities(np.array([70.0, 10.0]), np.array([1.0, 1.0]), costs).tolist() == [1, 1]
 
 
 def test_equal_costs_share_the_front() -> None:
-    found = chances(np.full(4, 50.0), np.full(4, 1.0), np.full((4, 2), 7.0))
+    found = front_probabilities(np.full(4, 50.0), np.full(4, 1.0), np.full((4, 2), 7.0))
     assert np.allclose(found, 0.25, atol=0.03)
     assert found.sum() == pytest.approx(1)
 
@@ -106,7 +106,7 @@ def test_equal_costs_share_the_front() -> None:
 )
 def test_without_noise_the_chances_are_the_front(rows: list[tuple[int, int, int]]) -> None:
     values = np.array(rows, dtype=np.float64)
-    found = chances(values[:, 0], np.full(len(rows), 1e-6), values[:, 1:])
+    found = front_probabilities(values[:, 0], np.full(len(rows), 1e-6), values[:, 1:])
     points = [Point(i, float(pckh), params, madds) for i, (pckh, params, madds) in enumerate(rows)]
     assert {i for i, chance in enumerate(found) if chance == 1} == {p.number for p in front(points)}
     assert set(found) <= {0.0, 1.0}
@@ -122,23 +122,26 @@ def test_noise_is_pooled_and_assumed_where_unknown() -> None:
 
 def test_the_least_certain_are_trained_under_seeds_of_their_own(experiment: Experiment) -> None:
     study = filled(experiment, [30, 45, 44.7, 60, 20, 59.8])
-    chosen = least_certain(measured_of(experiment, study), 2)
+    chosen = least_certain(seed_statistics(experiment, study), 2)
     assert queue(experiment, study, 2) == 2 * SEEDS
     assert queue(experiment, study, 2) == 2 * SEEDS, "what is queued comes first"
-    queued = companion(experiment).open_study().get_trials()
+    queued = repeats_experiment(experiment).open_study().get_trials()
     wanted = [study.trials[m.number].user_attrs["candidate"] for m in chosen]
     assert [t.user_attrs["candidate"] for t in queued] == [c for c in wanted for _ in range(SEEDS)]
     assert [t.user_attrs["seed"] for t in queued] == [1, 2, 1, 2], "the study's own seed is 0"
     finish(experiment, [44, 45, 46, 47])
     assert queue(experiment, study, 1) == 2 * SEEDS + SEEDS, "asked again, it goes on"
-    seeds = [(str(t.user_attrs["candidate"]), t.user_attrs["seed"]) for t in companion(experiment).open_study().trials]
+    seeds = [
+        (str(t.user_attrs["candidate"]), t.user_attrs["seed"])
+        for t in repeats_experiment(experiment).open_study().trials
+    ]
     assert len(set(seeds)) == len(seeds)
     assert count(study).complete == 6
 
 
 def test_a_certain_front_needs_no_repeats(experiment: Experiment) -> None:
     study = filled(experiment, [10, 30, 50])
-    measured = measured_of(experiment, study)
+    measured = seed_statistics(experiment, study)
     assert all(m.chance in (0, 1) for m in measured)
     assert queue(experiment, study, 5) == 0
 
@@ -146,17 +149,17 @@ def test_a_certain_front_needs_no_repeats(experiment: Experiment) -> None:
 def test_a_lucky_network_leaves_the_front(experiment: Experiment) -> None:
     study = filled(experiment, [40, 52, 51.5])
     trials = study.get_trials()
-    lucky = {m.number: m for m in measured_of(experiment, study)}
+    lucky = {m.number: m for m in seed_statistics(experiment, study)}
     assert lucky[1].chance == 1
     assert 0.2 < lucky[2].chance < 0.5
     assert [r["trial"] for r in near_records(experiment, study)] == [2]
-    beside = companion(experiment).open_study()
+    beside = repeats_experiment(experiment).open_study()
     for seed, values in ((1, (48.0, 53.0)), (2, (47.0, 52.0))):
         for number, value in zip((1, 2), values, strict=True):
             given = {"given": True, "candidate": trials[number].user_attrs["candidate"], "seed": seed}
             beside.enqueue_trial({}, user_attrs=given)
             finish(experiment, [value])
-    known = {m.number: m for m in measured_of(experiment, study)}
+    known = {m.number: m for m in seed_statistics(experiment, study)}
     assert known[1].values == (52, 48, 47)
     assert known[1].mean == pytest.approx(49)
     assert known[1].spread == pytest.approx(np.std([52, 48, 47], ddof=1))
@@ -171,15 +174,15 @@ def test_a_lucky_network_leaves_the_front(experiment: Experiment) -> None:
 def test_a_repeat_that_diverged_is_no_value(experiment: Experiment) -> None:
     study = filled(experiment, [40, 52, 51.5])
     queue(experiment, study, 1)
-    beside = companion(experiment).open_study()
+    beside = repeats_experiment(experiment).open_study()
     trial = claim(beside, 10, experiment.space.choices)
     assert trial is not None
     beside.tell(trial, state=TrialState.PRUNED)
     assert repeats_of(experiment, study) == {}
-    assert [len(m.values) for m in measured_of(experiment, study)] == [1, 1, 1]
+    assert [len(m.values) for m in seed_statistics(experiment, study)] == [1, 1, 1]
 
 
 def test_nothing_has_finished(experiment: Experiment) -> None:
     study = experiment.open_study()
-    assert measured_of(experiment, study) == []
+    assert seed_statistics(experiment, study) == []
     assert front_records(experiment, study) == near_records(experiment, study) == []

@@ -16,9 +16,9 @@ from nas.study.analysis.baselines import baselines_of, pick
 from nas.study.config import StudyConfig
 from nas.study.execution.trial_session import run_trial
 from nas.study.experiment import Experiment, prepare
-from nas.study.optimization.samplers import tried
+from nas.study.optimization.samplers import evaluated_ids
 from nas.study.space.published import named
-from nas.study.storage.study_store import claim, count, exclusive, hand_back
+from nas.study.storage.study_store import claim, count, requeue, study_lock
 
 SPACE = """
 [choices]
@@ -88,7 +88,7 @@ def test_they_come_first_in_their_order_with_parameters_where_the_space_holds_th
             assert experiment.problem.candidate(frozen.params) == experiment.published(name)
         seen.append(experiment.published(name).id)
         finish(experiment, study, trial)
-    assert tried(study, experiment.problem) == set(seen)
+    assert evaluated_ids(study, experiment.problem) == set(seen)
     trial = next_trial(experiment, study)
     assert "published" not in trial.user_attrs
     assert set(trial.params) == set(experiment.space.choices)
@@ -156,8 +156,8 @@ def test_a_baseline_of_a_dead_worker_is_handed_back_as_what_it_was(name: str, ma
     experiment = make((name,))
     study = begin(experiment)
     trial = next_trial(experiment, study)
-    with exclusive(study._storage):
-        hand_back(study, study.trials[trial.number])
+    with study_lock(study._storage):
+        requeue(study, study.trials[trial.number])
     again = next_trial(experiment, study)
     frozen = study.trials[again.number]
     assert (frozen.number, frozen.user_attrs["published"], frozen.user_attrs["attempt"]) == (1, name, 2)

@@ -13,13 +13,13 @@ from optuna_dashboard import get_note
 
 from nas.architecture.latency import device_name
 from nas.data.augmentation import fit_to_input
-from nas.study.analysis.latency import Speed, measure
+from nas.study.analysis.latency import MeasuredLatency, measure_candidate
 from nas.study.config import StudyConfig
 from nas.study.execution import trial_session as objective
 from nas.study.execution.trial_session import run_trial
 from nas.study.experiment import Experiment, prepare
 from nas.study.space.candidate import Candidate
-from nas.study.storage.study_store import claim, exclusive, hand_back
+from nas.study.storage.study_store import claim, requeue, study_lock
 
 
 @pytest.mark.slow
@@ -34,11 +34,11 @@ def test_what_is_too_slow_is_not_trained(
     people, held_out = (fit_to_input(experiment.load_people(split, "cpu"), 64) for split in ("train", "holdout"))
     measured: list[str] = []
 
-    def counted(of: Experiment, candidate: Candidate, device: str) -> Speed:
+    def counted(of: Experiment, candidate: Candidate, device: str) -> MeasuredLatency:
         measured.append(candidate.architecture.id)
-        return measure(of, candidate, device)
+        return measure_candidate(of, candidate, device)
 
-    monkeypatch.setattr(objective, "measure", counted)
+    monkeypatch.setattr(objective, "measure_candidate", counted)
 
     def one() -> FrozenTrial:
         trial = claim(study, 9, experiment.space.choices)
@@ -54,7 +54,7 @@ def test_what_is_too_slow_is_not_trained(
 
     slow = one()
     assert slow.state == TrialState.PRUNED
-    speed = Speed(**slow.user_attrs["latency"])
+    speed = MeasuredLatency(**slow.user_attrs["latency"])
     assert speed.device == device_name("cpu")
     assert 0.01 < speed.low <= speed.ms <= speed.high
     assert slow.user_attrs["reason"] == f"over the budget: {speed}, more than 0.001 ms: not trained"
@@ -69,8 +69,8 @@ def test_what_is_too_slow_is_not_trained(
         with pytest.raises(KeyboardInterrupt):
             run_trial(study, lost, experiment, people, held_out)
     assert len(measured) == 3
-    with exclusive(study._storage):
-        hand_back(study, study.trials[lost.number])
+    with study_lock(study._storage):
+        requeue(study, study.trials[lost.number])
     again = one()
     assert again.user_attrs["first_number"] == lost.number
     assert again.user_attrs["latency"] == study.trials[lost.number].user_attrs["latency"]

@@ -25,7 +25,7 @@ from nas.data.augmentation import fit_to_input
 from nas.study.config import StudyConfig
 from nas.study.execution import trial_session as objective
 from nas.study.execution.learning_curve import learning_curve
-from nas.study.execution.trial_artifacts import Ended, extremes, keep
+from nas.study.execution.trial_artifacts import TrainingSummary, best_median_worst, save_artifacts
 from nas.study.execution.trial_session import run_trial
 from nas.study.experiment import prepare
 from nas.study.storage.study_store import claim
@@ -52,15 +52,15 @@ def test_a_trial_leaves_a_note_and_pictures(
     experiment = prepare(config, tmp_path / "runs")
     study = experiment.open_study(RandomSampler(seed=0))
     people, held_out = (fit_to_input(experiment.load_people(split, "cpu"), 32) for split in ("train", "holdout"))
-    kept: list[Ended] = []
+    kept: list[TrainingSummary] = []
 
     def twice(trial: optuna.Trial, *arguments: object) -> None:
         """As when the connection broke after everything was stored."""
         for _ in range(2):
-            keep(trial, *arguments)  # type: ignore[arg-type]
+            save_artifacts(trial, *arguments)  # type: ignore[arg-type]
         kept.append(arguments[1])  # type: ignore[arg-type]
 
-    monkeypatch.setattr(objective, "keep", twice)
+    monkeypatch.setattr(objective, "save_artifacts", twice)
 
     def one() -> int:
         trial = claim(study, 9, experiment.space.choices)
@@ -97,7 +97,7 @@ def test_a_trial_leaves_a_note_and_pictures(
     assert lost is not None
     study._storage.set_trial_state_values(lost._trial_id, TrialState.FAIL)
     with pytest.raises(UpdateFinishedTrialError):
-        keep(lost, experiment, kept[0], held_out, folder)
+        save_artifacts(lost, experiment, kept[0], held_out, folder)
     assert (names(study, lost.number), note_of(study, lost.number)) == ([], "")
 
     # What is refused has a note alone.
@@ -147,7 +147,7 @@ def test_artifacts_lie_where_all_workers_of_a_storage_reach_them(
     ],
 )
 def test_best_median_and_worst_are_nobody_twice(errors: list[float], expected: dict[str, list[int]]) -> None:
-    found = extremes(np.array(errors))
+    found = best_median_worst(np.array(errors))
     assert len({person for _, person in found}) == len(found)
     order = [person for _, person in found]
     assert order == sorted(order, key=lambda person: errors[person])

@@ -28,7 +28,7 @@ from nas.study.execution.trial_session import HANDED_BACK, Outcome, run_trial
 from nas.study.execution.worker_pool import devices_for
 from nas.study.experiment import Experiment, prepare
 from nas.study.files import checkpoint_folder
-from nas.study.storage.study_store import ATTEMPTS, Counts, Owner, claim, count, engine_of, exclusive, hand_back
+from nas.study.storage.study_store import ATTEMPTS, Counts, Owner, claim, count, engine_of, requeue, study_lock
 
 
 @dataclass
@@ -153,8 +153,8 @@ def test_only_a_trial_that_stands_still_is_given_up(place: Place) -> None:
         trial = place.claim()
         with pytest.raises(KeyboardInterrupt):
             run_trial(place.study, trial, place.experiment, place.people, place.held_out, killed)
-        with exclusive(place.study._storage):
-            hand_back(place.study, place.study.trials[trial.number])
+        with study_lock(place.study._storage):
+            requeue(place.study, place.study.trials[trial.number])
 
     for at in (1, 1, 3, 3, 5, 5):  # an epoch has two steps
         die(at)
@@ -200,7 +200,7 @@ def test_a_study_that_was_removed_is_not_made_again(place: Place, tmp_path: Path
     database.unlink()
     with pytest.raises(UserError, match=r"study\.db was removed while it was in use"):
         place.run(trial)
-    with pytest.raises(UserError, match="was removed"), exclusive(place.study._storage):
+    with pytest.raises(UserError, match="was removed"), study_lock(place.study._storage):
         pass
     assert not database.exists()
 

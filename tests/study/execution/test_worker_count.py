@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from nas.benchmark.concurrency import Sharing
+from nas.benchmark.concurrency import ConcurrencyMeasurement
 from nas.benchmark.workloads import Task
 from nas.study.config import StudyConfig
-from nas.study.execution.worker_count import best_workers
+from nas.study.execution.worker_count import measure_worker_count
 from nas.study.experiment import prepare
 from nas.study.space.candidate import Candidate
 
@@ -20,15 +20,17 @@ def test_the_study_itself_is_what_is_tried(
 ) -> None:
     experiment = prepare(StudyConfig.read(write_study(("size = 32", "size = 64"))), tmp_path / "runs")
     asked: list[tuple[Task, int, Sequence[int]]] = []
-    room = [Sharing(1, 100.0, 1.0, 50.0), Sharing(2, 180.0, 1.0, 90.0)]
+    room = [ConcurrencyMeasurement(1, 100.0, 1.0, 50.0), ConcurrencyMeasurement(2, 180.0, 1.0, 90.0)]
 
-    def measure(task: Task, images: int, *, counts: Sequence[int], seconds: float, rounds: int) -> list[Sharing]:
+    def measure(
+        task: Task, images: int, *, counts: Sequence[int], seconds: float, rounds: int
+    ) -> list[ConcurrencyMeasurement]:
         asked.append((task, images, counts))
         return room
 
     monkeypatch.setattr("nas.study.execution.worker_count.measure_sharing", measure)
     monkeypatch.setattr("nas.study.execution.worker_count.default_workers", lambda: 2)
-    assert best_workers(experiment, "cpu") == room[1]
+    assert measure_worker_count(experiment, "cpu") == room[1]
     ((task, images, counts),) = asked
     assert (images, task.schedule.batch, task.input_size) == (64, 8, 64)
     madds = [experiment.cost(candidate).madds for candidate in experiment.sample()]
@@ -36,7 +38,7 @@ def test_the_study_itself_is_what_is_tried(
     assert len(task.people) == 48
     assert list(counts) == [1, 2]
     room.clear()
-    assert best_workers(experiment, "cpu") is None
+    assert measure_worker_count(experiment, "cpu") is None
     monkeypatch.setattr("nas.study.execution.worker_count.default_workers", lambda: 1)
-    best_workers(experiment, "cuda")
+    measure_worker_count(experiment, "cuda")
     assert list(asked[-1][2]) == [1, 2, 4, 8]

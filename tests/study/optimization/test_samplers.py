@@ -30,17 +30,17 @@ from scipy.stats import norm
 from nas.study.config import StudyConfig
 from nas.study.optimization import samplers
 from nas.study.optimization.samplers import (
-    FrontSampler,
+    EHVISampler,
     GaussianProcess,
     NoCandidateLeftError,
     Problem,
-    draw_untried,
+    evaluated_ids,
     expected_improvement,
     extrapolated,
     make_sampler,
-    tried,
+    sample_unseen,
 )
-from nas.study.pareto import Point, Scale, hypervolume
+from nas.study.pareto import HypervolumeScale, Point, hypervolume
 from nas.study.space.search_space import SearchSpace
 
 Floats = NDArray[np.float64]
@@ -80,7 +80,7 @@ def fill(problem: Problem, study: Study, count: int, seed: int = 0, landscape: L
     """Finished trials of random networks, each another one."""
     rng = Random(seed)
     for _ in range(count):
-        point = draw_untried(problem, tried(study, problem), lambda: problem.space.random(rng))
+        point = sample_unseen(problem, evaluated_ids(study, problem), lambda: problem.space.random(rng))
         add(problem, study, point, landscape(problem, point))
 
 
@@ -107,7 +107,7 @@ def fronts() -> st.SearchStrategy[tuple[Floats, Floats]]:
     )
 
 
-SCALE = Scale((1, 10**9), (1, 10**9))
+SCALE = HypervolumeScale((1, 10**9), (1, 10**9))
 
 
 def as_point(number: int, height: float, saved: Sequence[float]) -> Point:
@@ -256,8 +256,8 @@ def test_the_model_fits_what_comes(case: str) -> None:
 # What "front" proposes
 
 
-def front_sampler(problem: Problem, seed: int = 0, startup: int = 6, pool: int = 60) -> FrontSampler:
-    return FrontSampler(problem, seed, startup, pool)
+def front_sampler(problem: Problem, seed: int = 0, startup: int = 6, pool: int = 60) -> EHVISampler:
+    return EHVISampler(problem, seed, startup, pool)
 
 
 def test_proposals_are_untried_and_within_budget(space: SearchSpace, make_problem: MakeProblem) -> None:
@@ -323,7 +323,7 @@ def test_failed_networks_may_be_proposed_again(space: SearchSpace, make_problem:
     fill(problem, study, 1)
     failed = study.ask(dict(space.choices))
     study.tell(failed, state=TrialState.FAIL)
-    assert tried(study, problem) == set(ids(problem, study)[:1])
+    assert evaluated_ids(study, problem) == set(ids(problem, study)[:1])
 
 
 def with_pruned(problem: Problem, pckh_at_rung: float) -> Study:
@@ -333,7 +333,7 @@ def with_pruned(problem: Problem, pckh_at_rung: float) -> Study:
     kinds = ["separable"] * 16 + ["bottleneck"] * 8
     for i, kind in enumerate(kinds):
         draw = partial(_of_kind, problem, kind, rng)
-        point = draw_untried(problem, tried(study, problem), draw)
+        point = sample_unseen(problem, evaluated_ids(study, problem), draw)
         common = {"params": point, "distributions": dict(problem.space.choices)}
         if i < 16:
             cost = problem.cost(problem.candidate(point))
@@ -407,7 +407,7 @@ def test_trials_that_ended_without_a_score_do_no_harm(problem: Problem) -> None:
     distributions = dict(problem.space.choices)
     rng = Random(5)
     for attributes in ({}, {"rungs": {}}, {"rungs": {"3": 20.0}}, {"reason": "diverged"}):
-        point = draw_untried(problem, tried(study, problem), lambda: problem.space.random(rng))
+        point = sample_unseen(problem, evaluated_ids(study, problem), lambda: problem.space.random(rng))
         study.add_trial(
             create_trial(params=point, distributions=distributions, state=TrialState.PRUNED, user_attrs=attributes)
         )
@@ -423,7 +423,7 @@ def test_trials_that_ended_without_a_score_do_no_harm(problem: Problem) -> None:
 def test_equal_networks_have_equal_features(seed: int) -> None:
     config = StudyConfig.read("quickstart")
     rng = Random(seed)
-    sampler = FrontSampler(_quickstart(config), 0)
+    sampler = EHVISampler(_quickstart(config), 0)
     point = _SPACE.random(rng)
     alike = dict(point)
     for name in rng.sample(list(_SPACE.choices), len(_SPACE.choices)):
@@ -444,7 +444,7 @@ def _quickstart(config: StudyConfig) -> Problem:
         candidate=lambda point: _SPACE.candidate(point, config.width_scale),
         cost=lambda candidate: Cost(params=50_000, madds=5_000_000, layers=100),
         within=lambda cost: True,
-        scale=Scale(config.reference.params, config.reference.madds),
+        scale=HypervolumeScale(config.reference.params, config.reference.madds),
     )
 
 
@@ -542,7 +542,7 @@ def test_a_budget_that_nothing_meets(name: str, space: SearchSpace, make_problem
 def test_drawing_passes_over_what_cannot_be_built(problem: Problem) -> None:
     good = problem.space.random(Random(0))
     draws = iter([{**good, "junction": "no such"}, {**good, "stem": 0}, good])
-    assert draw_untried(problem, set(), lambda: next(draws)) == good
+    assert sample_unseen(problem, set(), lambda: next(draws)) == good
 
 
 # On the project's own space
@@ -555,7 +555,7 @@ def quickstart(make_problem: MakeProblem) -> Problem:
 
 
 def test_a_proposal_takes_little_time(quickstart: Problem) -> None:
-    study = new_study(FrontSampler(quickstart, seed=0))
+    study = new_study(EHVISampler(quickstart, seed=0))
     fill(quickstart, study, 60)
     search(quickstart, study, 1)  # every block's costs are counted once
     began = time.perf_counter()

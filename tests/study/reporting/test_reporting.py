@@ -26,9 +26,9 @@ from nas.architecture.latency import device_name
 from nas.errors import UserError
 from nas.study.analysis import latency as speed
 from nas.study.analysis.baselines import Limits, affordable, pick, trial_of
-from nas.study.analysis.latency import Speed
-from nas.study.analysis.rank_correlation import remembered
-from nas.study.analysis.results import Step, gather
+from nas.study.analysis.latency import MeasuredLatency
+from nas.study.analysis.rank_correlation import stored_calibration
+from nas.study.analysis.results import HistoryStep, load_results
 from nas.study.config import StudyConfig
 from nas.study.execution.full_training import choose
 from nas.study.experiment import Experiment, load, points_of, prepare
@@ -140,7 +140,7 @@ class Page(HTMLParser):
 
 def test_the_pages_numbers_are_the_studys(searched: tuple[Experiment, optuna.Study]) -> None:
     experiment, study = searched
-    page = Page(render(gather(experiment, study)))
+    page = Page(render(load_results(experiment, study)))
     points = points_of(study)
     rows = page.tables["The front"]
     assert [int(row[0]) for row in rows] == [p.number for p in front(points)]
@@ -156,16 +156,16 @@ def test_the_pages_numbers_are_the_studys(searched: tuple[Experiment, optuna.Stu
     half = [p for p in points if p.number != 1 and 2 * p.params <= hg1.values[1] and 2 * p.madds <= hg1.values[2]]
     met = [p for p in half if p.pckh >= 55]
     assert base[4] == ("yes" if met else "no")
-    text = render(gather(experiment, study))
+    text = render(load_results(experiment, study))
     assert f"<b>{hypervolume(points, experiment.scale):.4f}</b>" in text
     assert f"<b>{61 * 64:,}</b><span>pictures trained" in text
     assert "Not calibrated" in text
-    assert remembered(study) is None
+    assert stored_calibration(study) is None
 
 
 def test_what_is_recommended_is_what_the_command_would_pick(searched: tuple[Experiment, optuna.Study]) -> None:
     experiment, study = searched
-    found = gather(experiment, study)
+    found = load_results(experiment, study)
     rows = Page(render(found)).tables["Which network to train in full"]
     sizes = {"k": 10**3, "M": 10**6}
     assert len(rows) == 2 + len(budgets(found)) > 3
@@ -177,13 +177,13 @@ def test_what_is_recommended_is_what_the_command_would_pick(searched: tuple[Expe
 
 
 def test_the_page_loads_nothing(searched: tuple[Experiment, optuna.Study]) -> None:
-    page = Page(render(gather(*searched)))
+    page = Page(render(load_results(*searched)))
     for tag, attributes in page.tags:
         assert tag not in ("img", "iframe", "object", "embed", "base")
         assert "src" not in attributes
         assert tag != "link" or attributes["href"] == "data:,"
         assert tag != "a" or str(attributes["href"]).startswith("#")
-    assert not re.search(r"@import|url\(", render(gather(*searched)).split("</style>")[0])
+    assert not re.search(r"@import|url\(", render(load_results(*searched)).split("</style>")[0])
     assert sum(tag == "script" for tag, _ in page.tags) == 2
 
 
@@ -191,19 +191,19 @@ def test_nothing_in_a_study_becomes_markup(searched: tuple[Experiment, optuna.St
     experiment, study = searched
     study.set_user_attr("calibration", {"text": HOSTILE, "spearman": 0.9})
     study.set_user_attr("record", {"commit": HOSTILE, "packages": {HOSTILE: HOSTILE}, "device": HOSTILE})
-    text = render(gather(experiment, study))
+    text = render(load_results(experiment, study))
     assert "alert(&#34;1&#34;)" in text
     assert '<script>alert("1")' not in text
     assert "<script>alert(" not in text
     figures_of = text.rpartition("<script>")[2]
     assert "alert" in figures_of, "the network's words are in a figure"
     assert "<" not in figures_of.partition("};")[0]
-    assert "|x|" not in note(gather(experiment, study)), "a bar would end a table's cell"
+    assert "|x|" not in note(load_results(experiment, study)), "a bar would end a table's cell"
 
 
 def test_the_table_holds_every_finished_trial(searched: tuple[Experiment, optuna.Study], tmp_path: Path) -> None:
     experiment, study = searched
-    write_csv(gather(experiment, study), tmp_path / "all.csv")
+    write_csv(load_results(experiment, study), tmp_path / "all.csv")
     with open(tmp_path / "all.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["trial"]) for row in rows] == list(range(1, 62))
@@ -224,7 +224,7 @@ def test_the_table_holds_every_finished_trial(searched: tuple[Experiment, optuna
 
 def test_figures_show_every_finished_network_once(searched: tuple[Experiment, optuna.Study]) -> None:
     experiment, study = searched
-    drawn = figures(gather(experiment, study))
+    drawn = figures(load_results(experiment, study))
     points = points_of(study)
     for name, cost in (("front-params", "params"), ("front-madds", "madds")):
         shown = [(x, y) for t in drawn[name].data if "markers" in t.mode for x, y in zip(t.x, t.y, strict=True)]
@@ -241,13 +241,15 @@ def test_figures_show_every_finished_network_once(searched: tuple[Experiment, op
 
 def test_the_history_is_taken_from_the_trials_where_they_note_it(searched: tuple[Experiment, optuna.Study]) -> None:
     experiment, study = searched
-    worked_out = gather(experiment, study).steps
+    worked_out = load_results(experiment, study).steps
     assert [s.images for s in worked_out] == [64 * (i + 1) for i in range(61)]
     assert all(a.volume <= b.volume for a, b in pairwise(worked_out))
     noted = {t.number: t for t in study.get_trials()[1:]}
     for number, trial in noted.items():
         trial.user_attrs |= {"images_so_far": 10 * number, "hypervolume": number / 100, "front_size": 3}
-    assert replace(gather(experiment, study), trials=noted).steps == [Step(10 * n, n / 100, 3) for n in range(1, 62)]
+    assert replace(load_results(experiment, study), trials=noted).steps == [
+        HistoryStep(10 * n, n / 100, 3) for n in range(1, 62)
+    ]
 
 
 def test_a_staircase_rises() -> None:
@@ -279,12 +281,12 @@ def test_picks_keep_to_a_latency_measured_here(
     experiment, study = searched
     measured: list[str] = []
 
-    def measure(of: Experiment, candidate: Candidate, device: str) -> Speed:
+    def measure(of: Experiment, candidate: Candidate, device: str) -> MeasuredLatency:
         """A network of so many thousand params takes so many milliseconds."""
         measured.append(candidate.architecture.id)
-        return Speed(of.cost(candidate).params / 1000, 0, 0, device_name(device))
+        return MeasuredLatency(of.cost(candidate).params / 1000, 0, 0, device_name(device))
 
-    monkeypatch.setattr(speed, "measure", measure)
+    monkeypatch.setattr(speed, "measure_candidate", measure)
     points = points_of(study)
     middle = sorted(p.params for p in points)[20]
     within = [p for p in points if p.params <= middle]
@@ -317,7 +319,7 @@ def test_full_trainings_are_compared_with_the_search(searched: tuple[Experiment,
     for number, pckh in ((5, 80.0), (9, 81.0), (12, 90.0), (1, 85.0)):
         add_full(full, study.trials[number], pckh, 1000)
     add_full(full, study.trials[5], 70.0, 500)  # a shorter one does not count
-    found = gather(experiment, study)
+    found = load_results(experiment, study)
     assert {(f.trial, f.pckh) for f in found.full} == {(5, 80.0), (9, 81.0), (12, 90.0), (1, 85.0)}
     assert {f.trial: f.short for f in found.full} == {n: study.trials[n].values[0] for n in (5, 9, 12, 1)}
     order = sorted((5, 9, 12, 1), key=lambda n: study.trials[n].values[0])
@@ -358,7 +360,7 @@ def test_panels_are_saved_and_replaced(searched: tuple[Experiment, optuna.Study]
     assert max(y for t in after["front-params"]["data"] for y in t["y"]) == 99.0
     assert max(y for t in before["front-params"]["data"] for y in t["y"]) < 99.0
     text = get_note_from_system_attrs(study._storage.get_study_system_attrs(study._study_id), None)["body"]
-    assert text == note(gather(experiment, study))
+    assert text == note(load_results(experiment, study))
     assert "| 62 | 99.0 ± 1.0 |" in text
 
 
@@ -371,7 +373,7 @@ def test_figures_for_a_paper(searched: tuple[Experiment, optuna.Study], tmp_path
     pytest.importorskip("matplotlib")
     from matplotlib.image import imread
 
-    written = write_figures(gather(*searched), tmp_path / "figures")
+    written = write_figures(load_results(*searched), tmp_path / "figures")
     names = {p.stem for p in written}
     assert names == {"front-params", "front-madds", "history", "importance"}
     assert {p.suffix for p in written} == {".png", ".svg"}
@@ -395,7 +397,7 @@ def test_a_study_file_is_read_back_as_it_was(searched: tuple[Experiment, optuna.
 def test_a_page_that_cannot_be_written_is_refused(
     searched: tuple[Experiment, optuna.Study], config: StudyConfig, tmp_path: Path
 ) -> None:
-    found = gather(*searched)
+    found = load_results(*searched)
     with pytest.raises(UserError, match=r"--html .*: there is no folder"):
         write_page(found, tmp_path / "none" / "page.html")
     with pytest.raises(UserError, match=r"--html .*: is a folder"):

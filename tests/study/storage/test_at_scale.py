@@ -26,18 +26,18 @@ from nas.study.execution import trial_session as objective
 from nas.study.execution.trial_session import run_trial
 from nas.study.execution.worker_pool import SAMPLED
 from nas.study.experiment import prepare
-from nas.study.storage.retry import patiently
+from nas.study.storage.retry import retry_while_unavailable
 from nas.study.storage.study_store import (
     claim,
     create_study,
     database_of,
     engine_of,
-    exclusive,
     lease_of,
     open_storage,
-    rest,
+    release_connections,
+    study_lock,
 )
-from nas.training.loop import Trained, train
+from nas.training.loop import TrainingResult, train
 
 CHOICES = {"width": IntDistribution(4, 64)}
 
@@ -66,7 +66,7 @@ def test_a_worker_holds_no_connection_while_it_trains(
             time.sleep(0.02)
         held.append(there)
 
-    def observed(*arguments: Any, **given: Any) -> Trained:
+    def observed(*arguments: Any, **given: Any) -> TrainingResult:
         given["after_step"] = look
         return train(*arguments, **given)
 
@@ -89,12 +89,12 @@ def let_in(url: str, names: Sequence[str]) -> list[str]:
     order: list[str] = []
 
     def wait(name: str, each: RDBStorage) -> None:
-        with exclusive(each, claiming=name.startswith("claim")):
+        with study_lock(each, claiming=name.startswith("claim")):
             order.append(name)
 
     storage, *storages = [open_storage(url) for _ in range(1 + len(names))]
     waiting = [threading.Thread(target=wait, args=pair) for pair in zip(names, storages, strict=True)]
-    with exclusive(storage, claiming=True):
+    with study_lock(storage, claiming=True):
         for thread in waiting:
             thread.start()
             time.sleep(0.5)
@@ -124,14 +124,14 @@ def test_more_may_wait_for_the_lock_than_the_server_has_connections() -> None:
         let_in: list[int] = []
 
         def once(number: int) -> None:
-            with exclusive(storages[number]):
+            with study_lock(storages[number]):
                 database_of(storages[number]).get_all_studies()  # over another connection
                 let_in.append(number)
 
         def work(number: int) -> None:
             for _ in range(2):
-                patiently(url, lambda: once(number))
-                rest(storages[number])
+                retry_while_unavailable(url, lambda: once(number))
+                release_connections(storages[number])
 
         working = [threading.Thread(target=work, args=(number,)) for number in range(50)]
         for thread in working:
@@ -151,7 +151,7 @@ def test_where_nothing_is_left_the_lock_is_not_waited_for(url: str) -> None:
     trial = claim(study, 1, CHOICES, other)
     answers: list[object] = []
     asking = threading.Thread(target=lambda: answers.append(claim(study, 1, CHOICES, mine)))
-    with exclusive(study._storage):
+    with study_lock(study._storage):
         asking.start()
         asking.join(timeout=10)
         assert answers == [None]

@@ -20,11 +20,11 @@ from nas.study.storage.study_store import (
     count,
     create_study,
     engine_of,
-    exclusive,
-    hand_back_orphans,
     lease_of,
     load_study,
     open_storage,
+    requeue_stale_trials,
+    study_lock,
 )
 
 CHOICES = {"width": IntDistribution(4, 10**9)}
@@ -150,8 +150,8 @@ def test_a_trial_is_handed_back_as_it_is_now(url: str) -> None:
     assert [t.number for t in study.get_trials(deepcopy=False)] == [0]  # read: on its third attempt
     theirs.set_user_attr("attempt", 1)  # it went forward
     lease.end()
-    with exclusive(study._storage):
-        assert hand_back_orphans(study) == [0]
+    with study_lock(study._storage):
+        assert requeue_stale_trials(study) == [0]
     again = claim(study, 9, CHOICES)
     assert again is not None
     assert again.user_attrs["attempt"] == 2

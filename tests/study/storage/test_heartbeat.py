@@ -25,31 +25,38 @@ from rich.console import Console
 from nas.data.augmentation import fit_to_input
 from nas.errors import UserError
 from nas.study.config import StudyConfig
-from nas.study.execution.trial_session import TakenOverError, _note, _taken_up, _tell, checkpoint_of, run_trial
-from nas.study.execution.worker_pool import Progress
+from nas.study.execution.trial_session import (
+    TrialLostError,
+    adopt_checkpoint,
+    checkpoint_of,
+    report,
+    run_trial,
+    set_attrs,
+)
+from nas.study.execution.worker_pool import PoolProgress
 from nas.study.experiment import prepare
-from nas.study.reporting.progress import Standing
+from nas.study.reporting.progress import SearchProgress
 from nas.study.storage import heartbeat as leases
-from nas.study.storage.heartbeat import TABLE, Lease, signs_of_life
-from nas.study.storage.retry import is_away, patiently
+from nas.study.storage.heartbeat import TABLE, Lease, worker_heartbeats
+from nas.study.storage.retry import is_unavailable, retry_while_unavailable
 from nas.study.storage.study_store import (
     Counts,
     Owner,
     claim,
     count,
     create_study,
-    earlier,
+    earlier_numbers,
     engine_of,
-    exclusive,
-    forget_the_dead,
-    hand_back,
-    hand_back_orphans,
     lease_of,
     load_study,
-    masked,
+    mask_password,
     masked_url,
     open_storage,
-    orphans,
+    purge_dead_workers,
+    requeue,
+    requeue_stale_trials,
+    stale_trials,
+    study_lock,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -201,25 +208,25 @@ def until(true: Callable[[], Any], seconds: float = 30) -> Any:
 def test_a_worker_gives_signs_of_life(study: Study, begin: Begin) -> None:
     began = time.time()
     lease = begin(lease=10)
-    (sign,) = signs_of_life(engine_of(study._storage), "tiny").values()
+    (sign,) = worker_heartbeats(engine_of(study._storage), "tiny").values()
     me = Owner.me(lease)
     assert (sign.id, sign.host, sign.pid, sign.born, sign.device) == (me.worker, me.host, me.pid, me.born, "cpu")
     assert abs(sign.started - began) < 5
     assert not sign.expired
     time.sleep(1)
-    (later,) = signs_of_life(engine_of(study._storage), "tiny").values()
+    (later,) = worker_heartbeats(engine_of(study._storage), "tiny").values()
     assert 0 <= later.age < 0.9, "it was not renewed"
     assert later.started == sign.started
-    assert signs_of_life(engine_of(study._storage), "another") == {}
+    assert worker_heartbeats(engine_of(study._storage), "another") == {}
     lease.end()
-    assert signs_of_life(engine_of(study._storage), "tiny") == {}
+    assert worker_heartbeats(engine_of(study._storage), "tiny") == {}
 
 
 def test_a_row_that_somebody_removed_is_written_again(study: Study, begin: Begin) -> None:
     lease = begin(alive=False)
-    leases.forget(engine_of(study._storage), [lease.id])
+    leases.remove_workers(engine_of(study._storage), [lease.id])
     lease.renew()
-    assert list(signs_of_life(engine_of(study._storage), "tiny")) == [lease.id]
+    assert list(worker_heartbeats(engine_of(study._storage), "tiny")) == [lease.id]
 
 
 def test_dead_workers_are_forgotten(study: Study, begin: Begin) -> None:
@@ -230,9 +237,9 @@ def test_dead_workers_are_forgotten(study: Study, begin: Begin) -> None:
     gone = Lease(engine_of(study._storage), "tiny", me.host, dead.pid, me.born, "cpu", **SHORT)
     gone.renew()
     time.sleep(0.6)
-    forget_the_dead(study)
+    purge_dead_workers(study)
     # The silent one's process is this one, which lives: it may have been frozen.
-    assert set(signs_of_life(engine_of(study._storage), "tiny")) == {alive.id, silent.id}
+    assert set(worker_heartbeats(engine_of(study._storage), "tiny")) == {alive.id, silent.id}
 
 
 def test_the_clock_of_this_machine_does_no_harm(study: Study, begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +247,7 @@ def test_the_clock_of_this_machine_does_no_harm(study: Study, begin: Begin, monk
     for jump in (-86_400, 86_400):
         now = time.time()
         monkeypatch.setattr(time, "time", lambda now=now, jump=jump: now + jump)
-        (sign,) = signs_of_life(engine_of(study._storage), "tiny").values()
+        (sign,) = worker_heartbeats(engine_of(study._storage), "tiny").values()
         assert not sign.expired
         begin(lease=60).end()
         monkeypatch.undo()
@@ -248,7 +255,7 @@ def test_the_clock_of_this_machine_does_no_harm(study: Study, begin: Begin, monk
 
 def test_signs_of_before_the_last_start_of_the_machine_have_expired() -> None:
     for age, expired in ((-61.0, True), (-1.0, False), (0.0, False), (59.0, False), (61.0, True)):
-        assert leases.Sign("w", "h", 1, 0.0, "cpu", 0.0, age, 60.0).expired == expired
+        assert leases.WorkerHeartbeat("w", "h", 1, 0.0, "cpu", 0.0, age, 60.0).expired == expired
 
 
 # Trials
@@ -266,14 +273,14 @@ def test_the_trial_of_a_machine_that_fell_silent_is_handed_to_the_next(study: St
     elsewhere(study, trial, silent)
     assert claim(study, 1, CHOICES, mine) is None
     time.sleep(0.6)
-    assert [t.number for t in orphans(study)] == [trial.number]
+    assert [t.number for t in stale_trials(study)] == [trial.number]
     again = claim(study, 1, CHOICES, mine)
     assert again is not None
     assert again.params == trial.params
-    assert earlier(study.trials[again.number]) == [trial.number]
+    assert earlier_numbers(study.trials[again.number]) == [trial.number]
     assert Owner.of(study.trials[again.number]) == Owner.me(mine)
     assert study.trials[trial.number].state == TrialState.FAIL
-    assert orphans(study) == []
+    assert stale_trials(study) == []
 
 
 def test_a_trial_whose_worker_has_no_row_is_an_orphan(study: Study, begin: Begin) -> None:
@@ -281,9 +288,9 @@ def test_a_trial_whose_worker_has_no_row_is_an_orphan(study: Study, begin: Begin
     trial = claim(study, 1, CHOICES, silent)
     assert trial is not None
     elsewhere(study, trial, silent)
-    assert orphans(study) == []
-    leases.forget(engine_of(study._storage), [silent.id])
-    assert [t.number for t in orphans(study)] == [trial.number]
+    assert stale_trials(study) == []
+    leases.remove_workers(engine_of(study._storage), [silent.id])
+    assert [t.number for t in stale_trials(study)] == [trial.number]
 
 
 def test_nothing_is_told_about_a_trial_that_was_taken_over(study: Study, begin: Begin) -> None:
@@ -296,17 +303,17 @@ def test_nothing_is_told_about_a_trial_that_was_taken_over(study: Study, begin: 
     time.sleep(0.6)
     again = claim(study, 1, CHOICES, mine)
     assert again is not None
-    with pytest.raises(TakenOverError):
-        _tell(study, trial, owner, [99, 1, 1], dict)
-    with pytest.raises(TakenOverError):
-        _note(trial, {"rungs": {}})
+    with pytest.raises(TrialLostError):
+        report(study, trial, owner, [99, 1, 1], dict)
+    with pytest.raises(TrialLostError):
+        set_attrs(trial, {"rungs": {}})
     assert not silent.lost()  # it has not looked yet
     silent.renew()
     assert silent.lost()
-    _note(again, {"rungs": {}})
-    _tell(study, again, Owner.me(mine), [50, 1, 1], lambda: {"images_so_far": 7})
-    with pytest.raises(TakenOverError):
-        _tell(study, trial, owner, [99, 1, 1], dict)
+    set_attrs(again, {"rungs": {}})
+    report(study, again, Owner.me(mine), [50, 1, 1], lambda: {"images_so_far": 7})
+    with pytest.raises(TrialLostError):
+        report(study, trial, owner, [99, 1, 1], dict)
     assert [t.state.name for t in study.trials] == ["FAIL", "COMPLETE"]
     assert study.trials[1].values == [50, 1, 1]
     assert study.trials[1].user_attrs["images_so_far"] == 7
@@ -359,11 +366,13 @@ def test_a_connection_that_breaks_anywhere_loses_and_doubles_nothing(study: Stud
         with Interrupted(study, at, after) as interrupted:
             trial = claim(study, done + 1, CHOICES, lease)
             assert trial is not None
-            _note(trial, {"network": "two stacks"})
-            _tell(study, trial, Owner.me(lease), [1, 1, 1] if at % 2 else None, lambda: {"images_so_far": 1})
+            set_attrs(trial, {"network": "two stacks"})
+            report(study, trial, Owner.me(lease), [1, 1, 1] if at % 2 else None, lambda: {"images_so_far": 1})
         done += 1
-        with exclusive(study._storage):
-            hand_back_orphans(study)  # a trial may have been begun and its number lost: it has no owner, nor parameters
+        with study_lock(study._storage):
+            requeue_stale_trials(
+                study
+            )  # a trial may have been begun and its number lost: it has no owner, nor parameters
         counts = count(study)
         assert (counts.done, counts.running, counts.waiting) == (done, 0, 0), f"broken at commit {at}"
         if interrupted.left > 0:
@@ -378,7 +387,7 @@ def test_who_has_lost_the_lock_commits_nothing(study: Study, server: Server) -> 
     """The server is stopped and started inside the lock: what comes after must not be done under nobody's lock."""
 
     def queue_two() -> None:
-        with exclusive(study._storage):
+        with study_lock(study._storage):
             study.enqueue_trial({"width": 5})
             server.stop()
             server.start()
@@ -386,9 +395,9 @@ def test_who_has_lost_the_lock_commits_nothing(study: Study, server: Server) -> 
 
     with pytest.raises(optuna.exceptions.StorageInternalError) as caught:
         queue_two()
-    assert is_away(caught.value)
+    assert is_unavailable(caught.value)
     assert [t.system_attrs["fixed_params"]["width"] for t in study.trials] == [5]
-    with exclusive(study._storage):
+    with study_lock(study._storage):
         study.enqueue_trial({"width": 7})
     assert len(study.trials) == 2
 
@@ -401,13 +410,13 @@ def test_who_was_handed_back_but_not_queued_is_queued_by_the_next(
     with monkeypatch.context() as patch:
         patch.setattr(study, "enqueue_trial", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            hand_back(study, study.trials[0])
+            requeue(study, study.trials[0])
     assert count(study) == Counts(0, 0, 0, 0)
     again = claim(study, 1, CHOICES)
     assert again is not None
     assert again.params == trial.params
-    with exclusive(study._storage):
-        hand_back_orphans(study)
+    with study_lock(study._storage):
+        requeue_stale_trials(study)
     assert len(study.trials) == 2
 
 
@@ -420,23 +429,23 @@ def test_a_checkpoint_moves_with_its_trial(study: Study, tmp_path: Path) -> None
         trial = claim(study, 1, CHOICES)
         assert trial is not None
         numbers.append(trial.number)
-        hand_back(study, study.trials[trial.number])
+        requeue(study, study.trials[trial.number])
     last = claim(study, 1, CHOICES)
     assert last is not None
     folder = tmp_path / "kept"
     frozen = study.trials[last.number]
-    assert earlier(frozen) == numbers
-    mine = _taken_up(folder, frozen)
+    assert earlier_numbers(frozen) == numbers
+    mine = adopt_checkpoint(folder, frozen)
     assert mine == checkpoint_of(folder, last.number)
     assert not mine.exists()
     for number in numbers[:2]:
         checkpoint_of(folder, number).write_text(str(number))
-    assert _taken_up(folder, frozen).read_text() == str(numbers[1])  # the latest that there is
+    assert adopt_checkpoint(folder, frozen).read_text() == str(numbers[1])  # the latest that there is
     checkpoint_of(folder, numbers[1]).write_text("of who was only frozen")
-    assert _taken_up(folder, frozen).read_text() == str(numbers[1])
+    assert adopt_checkpoint(folder, frozen).read_text() == str(numbers[1])
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--checkpoints .*file/kept: cannot be written"):
-        _taken_up(tmp_path / "file" / "kept", frozen)
+        adopt_checkpoint(tmp_path / "file" / "kept", frozen)
 
 
 @pytest.mark.slow
@@ -474,8 +483,8 @@ def test_checkpoints_are_kept_where_the_study_says_and_their_loss_is_told(
         else:
             with pytest.raises(UserError, match="trials are running whose checkpoints are kept in"):
                 prepare(config, tmp_path / "runs", url, str(tmp_path / "other")).open_study()
-        with exclusive(study._storage):
-            hand_back(study, study.trials[trial.number])
+        with study_lock(study._storage):
+            requeue(study, study.trials[trial.number])
         other = second.open_study()
         again = claim(other, 9, second.space.choices, lease)
         assert again is not None
@@ -483,8 +492,8 @@ def test_checkpoints_are_kept_where_the_study_says_and_their_loss_is_told(
         seen = other.trials[again.number].user_attrs
         assert seen.get("started_again", False) == lost
         assert seen.get("resumed_after_epoch", 0) == (0 if lost else 2)
-        standing = Standing(second, other, 9, False, Console())
-        line = standing.line(again.number, outcome.pckh, outcome.reason, Progress([]))
+        standing = SearchProgress(second, other, 9, False, Console())
+        line = standing.line(again.number, outcome.pckh, outcome.reason, PoolProgress([]))
         assert ("started again from the beginning" in line) == lost
         lease.end()
     assert list((kept / "tiny").iterdir()) == []
@@ -529,7 +538,7 @@ def test_four_processes_do_exactly_as_many_trials_as_wanted(processes: Start, ur
     study = load_study(open_storage(url), "tiny")
     assert sorted(told) == list(range(40))
     assert count(study) == Counts(complete=30, pruned=10, running=0, waiting=0)
-    assert signs_of_life(engine_of(study._storage), "tiny") == {}
+    assert worker_heartbeats(engine_of(study._storage), "tiny") == {}
 
 
 @pytest.mark.slow
@@ -542,7 +551,7 @@ def test_a_frozen_worker_loses_its_trial_and_drops_its_result(processes: Start, 
     mine = lease_of(study, "cpu", **SHORT)
     mine.start()
     again = until(lambda: claim(study, 1, CHOICES, mine))
-    _tell(study, again, Owner.me(mine), [50, 1, 1], dict)
+    report(study, again, Owner.me(mine), [50, 1, 1], dict)
     before = study.trials
     worker.send_signal(signal.SIGCONT)
     assert worker.stdin is not None
@@ -600,7 +609,7 @@ def test_who_is_frozen_inside_the_lock_does_not_hold_it(
     assert line_of(worker) == "inside"
     worker.send_signal(signal.SIGSTOP)
     began = time.monotonic()
-    with exclusive(study._storage):
+    with study_lock(study._storage):
         assert time.monotonic() - began < 10
 
 
@@ -633,7 +642,7 @@ def test_who_is_frozen_while_it_writes_keeps_no_row_from_others(
     assert line_of(worker) == "0"
     worker.send_signal(signal.SIGSTOP)
     began = time.monotonic()
-    assert until(lambda: hand_back_orphans(study)) == [0]
+    assert until(lambda: requeue_stale_trials(study)) == [0]
     assert time.monotonic() - began < 10
     worker.send_signal(signal.SIGCONT)
     assert worker.stdin is not None
@@ -651,7 +660,7 @@ def test_a_database_that_stays_away_is_given_up(server: Server) -> None:
     server.stop()
     try:
         with pytest.raises(UserError) as caught:
-            patiently(masked_url(study._storage), lambda: count(study), 0.5)
+            retry_while_unavailable(masked_url(study._storage), lambda: count(study), 0.5)
     finally:
         server.start()
     assert "away for" in str(caught.value)
@@ -674,7 +683,7 @@ def test_a_reading_waits_as_well(study: Study, server: Server) -> None:
             broken.append(statement)
             connection.connection.dbapi_connection.close()
 
-    assert patiently(masked_url(study._storage), lambda: count(study)).waiting == 3
+    assert retry_while_unavailable(masked_url(study._storage), lambda: count(study)).waiting == 3
     assert broken
 
 
@@ -686,10 +695,10 @@ def test_faults_of_ours_are_not_waited_out() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        patiently("", wrong)
+        retry_while_unavailable("", wrong)
     assert len(calls) == 1
     for error in (sqlalchemy.exc.ProgrammingError("", {}, Exception()), UserError("no"), OSError()):
-        assert not is_away(error)
+        assert not is_unavailable(error)
 
 
 def test_a_beat_outlives_a_database_that_is_away(server: Server) -> None:
@@ -700,7 +709,7 @@ def test_a_beat_outlives_a_database_that_is_away(server: Server) -> None:
     until(lambda: not lease.fresh())
     server.start()
     until(lease.fresh)
-    (sign,) = signs_of_life(engine_of(study._storage), "tiny").values()
+    (sign,) = worker_heartbeats(engine_of(study._storage), "tiny").values()
     assert not sign.expired
     lease.end()
 
@@ -713,7 +722,7 @@ def test_a_lease_begins_anew_with_the_database(server: Server) -> None:
     server.stop()
     time.sleep(2.5)
     server.start()
-    (sign,) = signs_of_life(engine_of(study._storage), "tiny").values()
+    (sign,) = worker_heartbeats(engine_of(study._storage), "tiny").values()
     assert sign.age < 2.4
     lease.end()
 
@@ -769,7 +778,7 @@ def test_passwords_reach_a_server_and_nothing_else(
     ],
 )
 def test_passwords_among_the_options_are_not_shown_either(given: str, shown: str) -> None:
-    assert masked(given) == shown
+    assert mask_password(given) == shown
 
 
 # The command

@@ -30,16 +30,16 @@ from nas.study.storage.study_store import (
     count,
     create_study,
     default_url,
-    earlier,
+    earlier_numbers,
     engine_of,
-    exclusive,
     first_number,
-    hand_back,
-    hand_back_orphans,
     load_study,
-    masked,
+    mask_password,
     masked_url,
     open_storage,
+    requeue,
+    requeue_stale_trials,
+    study_lock,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -205,19 +205,19 @@ def test_the_lock_lets_one_in_at_a_time(url: str) -> None:
     order = []
 
     def wait() -> None:
-        with exclusive(other):
+        with study_lock(other):
             order.append("second")
 
     thread = threading.Thread(target=wait)
-    with exclusive(storage):
+    with study_lock(storage):
         thread.start()
         time.sleep(0.2)
         order.append("first")
     thread.join(timeout=10)
     assert order == ["first", "second"]
-    with pytest.raises(ZeroDivisionError), exclusive(storage):
+    with pytest.raises(ZeroDivisionError), study_lock(storage):
         raise ZeroDivisionError
-    with exclusive(other):  # an error inside lets go of it
+    with study_lock(other):  # an error inside lets go of it
         pass
 
 
@@ -292,8 +292,8 @@ def test_ending_a_trial_on_purpose_is_not_held_against_it(study: Study) -> None:
         trial = claim(study, 1, CHOICES)
         assert trial is not None
         trial.set_user_attr("owner", owner)
-        with exclusive(study._storage):
-            assert hand_back_orphans(study, ended_by_us=True) == [trial.number]
+        with study_lock(study._storage):
+            assert requeue_stale_trials(study, ended_by_us=True) == [trial.number]
     assert claim(study, 1, CHOICES) is not None
 
 
@@ -303,9 +303,9 @@ def test_orphans_are_handed_back_once_and_others_left_alone(study: Study) -> Non
     owner = dead_owner()
     trials[1].set_user_attr("owner", owner)  # type: ignore[union-attr]
     trials[2].set_user_attr("owner", {**Owner.me().to_dict(), "host": "elsewhere", "pid": owner["pid"]})  # type: ignore[union-attr]
-    with exclusive(study._storage):
-        assert hand_back_orphans(study) == [1]
-        assert hand_back_orphans(study) == []
+    with study_lock(study._storage):
+        assert requeue_stale_trials(study) == [1]
+        assert requeue_stale_trials(study) == []
     assert [t.state.name for t in study.trials] == ["RUNNING", "FAIL", "RUNNING", "RUNNING", "WAITING"]
 
 
@@ -326,13 +326,13 @@ def test_a_queued_trial_that_was_left_while_it_was_being_claimed_is_the_same_aga
     again = claim(study, 1, CHOICES)
     assert again is not None
     assert again.params == {"block": "separable", "width": 7}
-    assert earlier(study.trials[again.number]) == [0, left.number]
+    assert earlier_numbers(study.trials[again.number]) == [0, left.number]
 
 
 def test_handing_back_by_hand(study: Study) -> None:
     trial = claim(study, 1, CHOICES)
     assert trial is not None
-    hand_back(study, study.trials[0])
+    requeue(study, study.trials[0])
     assert count(study) == Counts(complete=0, pruned=0, running=0, waiting=1)
     again = claim(study, 1, CHOICES)
     assert again is not None
@@ -387,7 +387,7 @@ def test_a_study_is_created_once(url: str) -> None:
     ],
 )
 def test_passwords_are_not_shown(given: str, shown: str) -> None:
-    assert masked(given) == shown
+    assert mask_password(given) == shown
 
 
 def refused(url: str) -> str:
