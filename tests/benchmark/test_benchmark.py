@@ -43,7 +43,7 @@ CASE = Case(
         name: Spread(value, value, value, 1)
         for name, value in {"full / bare": 0.92, "bare / plain step": 3.5, "full / plain loop": 5.0}.items()
     },
-    roofline=Roofline(0.001, 0.002),
+    floor=Roofline(0.001, 0.002),
     first=9.0,
     later=Spread(1.0, 0.9, 1.1, 3),
     trial_images=44_000,

@@ -33,10 +33,10 @@ def loads(path: Path) -> set[str | None]:
 def test_only_retraining_and_evaluation_see_the_validation_people() -> None:
     found = {str(path.relative_to(NAS)): loads(path) for path in NAS.rglob("*.py")}
     assert {name: splits for name, splits in found.items() if splits} == {
-        "study/workers.py": {"train", "holdout"},
-        "study/full.py": {"train", "holdout", "valid"},
+        "study/execution/worker_pool.py": {"train", "holdout"},
+        "study/execution/full_training.py": {"train", "holdout", "valid"},
         "study/experiment.py": {None},  # load_people itself
-        "training/rivals.py": {"train"},  # to measure speed
+        "benchmark/workloads.py": {"train"},  # to measure speed
         "evaluate.py": {None},  # --split
         "export.py": {"valid"},  # how good a finished network is, for its card; nothing is chosen by it
     }

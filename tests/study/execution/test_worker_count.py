@@ -28,7 +28,7 @@ def test_the_study_itself_is_what_is_tried(
         asked.append((task, images, counts))
         return room
 
-    monkeypatch.setattr("nas.study.execution.worker_count.measure_sharing", measure)
+    monkeypatch.setattr("nas.study.execution.worker_count.measure_concurrency", measure)
     monkeypatch.setattr("nas.study.execution.worker_count.default_workers", lambda: 2)
     assert measure_worker_count(experiment, "cpu") == room[1]
     ((task, images, counts),) = asked
