@@ -203,7 +203,7 @@ def flic(
 )
 def coco(
     images: Images,
-    skeleton: Annotated[Path, typer.Option(help="The joints, in TOML; README.md has an example.")],
+    skeleton: Annotated[Path, typer.Option(help="The joints, in TOML; nas/data/README.md has an example.")],
     out: Out,
     annotations: AnnotationFiles = None,
     train: Train = None,

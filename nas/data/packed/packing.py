@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from nas.data.packed.format import MARGIN, PackedWriter, SealedPerson, crop_side
 from nas.data.people import MPII, SPLITS, Person, Skeleton
-from nas.data.synthetic.scene import RENDERING_VERSION, SceneConfig, SyntheticPerson, render_person
+from nas.data.synthetic.scene import RENDERING_VERSION, SceneConfig, SyntheticPerson, render_person, stored_description
 from nas.errors import UserError
 
 Progress = Callable[[int], None]
@@ -498,7 +498,7 @@ def pack_synthetic(
     rows = [(split, first * _SERIES + i) for first, split in enumerate(SPLITS) for i in range(counts.get(split, 0))]
     identity = np.eye(2, 3)
     inputs = _versioned(f"rendering {RENDERING_VERSION}")
-    source = {"dataset": "synthetic", "seed": str(seed), "figures": repr(figures)}
+    source = {"dataset": "synthetic", "seed": str(seed), "figures": stored_description(figures)}
     with (
         PackedWriter(out, MPII, box, len(rows), source, jpeg=jpeg, inputs=inputs) as writer,
         # Drawing holds the interpreter's lock for much of the time, so threads would not do. Spawned, not forked:

@@ -95,7 +95,7 @@ def read_skeleton(path: Path) -> Skeleton:
     Raises:
         UserError: the file is missing, no TOML, has unknown or missing keys, or names a joint that it does not list.
     """
-    remedy = "correct the skeleton; README.md has an example"
+    remedy = "correct the skeleton; nas/data/README.md has an example"
     if not path.is_file():
         raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}; {remedy}")
     try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 import cv2
@@ -60,6 +60,12 @@ class SceneConfig:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ValueError(f"figures: {name} must be a finite number, at least 0, got {value}")
+
+
+def stored_description(config: SceneConfig) -> str:
+    """The text that packed files store for a scene configuration, unchanged since 0.7.0."""
+    values = ", ".join(f"{field.name}={getattr(config, field.name)!r}" for field in fields(config))
+    return f"Figures({values})"
 
 
 @dataclass(frozen=True, eq=False)

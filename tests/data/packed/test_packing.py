@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -271,3 +273,34 @@ def test_a_pipe_in_place_of_a_picture_does_not_block(album: tuple[Path, list[Per
     os.mkfifo(folder / "d.png")
     with pytest.raises(UserError, match=r"d\.png: no such picture"):
         pack(people, folder, tmp_path / "out.h5", LSP, 32, {}, 2)
+
+
+@pytest.mark.parametrize(
+    ("jpeg", "checksum", "crops"),
+    [
+        (
+            None,
+            "47272cdbc12c93690852cc0030c97889f89ecb22e25bd81870b08f2ef69771e6",
+            "3c93c37696cf2bdd79b4bca4ff1b867d45c6b5b90aeaaa1bd9f6a696b180f00a",
+        ),
+        (
+            90,
+            "c5afacc0834c05690c82e4af374bf2780fdbfda20f4472cebde8b10dab346789",
+            "0682edf3cbe099f9efccf29198e97d6e37c405a9746352d7b14457df27066728",
+        ),
+    ],
+)
+def test_synthetic_files_equal_those_of_version_0_7_0(
+    tmp_path: Path, jpeg: int | None, checksum: str, crops: str
+) -> None:
+    path = tmp_path / "people.h5"
+    pack_synthetic(path, {"train": 5, "holdout": 2, "valid": 2}, 32, 7, SceneConfig(), 1, jpeg=jpeg)
+    summary = describe_packed(path)
+    assert dict(summary.source) == {
+        "dataset": "synthetic",
+        "seed": "7",
+        "figures": "Figures(clutter=0.5, occluders=0.3, others=0.4, pose=0.8, light=0.5, truncation=0.05)",
+    }
+    assert summary.checksum == checksum
+    with h5py.File(path) as file:
+        assert hashlib.sha256(file["crops" if jpeg is None else "jpegs"][()].tobytes()).hexdigest() == crops

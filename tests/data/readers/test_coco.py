@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from annotation_files import SKELETON, coco, save_json
 
+import nas.data.readers.coco
 from nas.data.people import FLIC, LSP, MPII, Skeleton
 from nas.data.readers.coco import read_coco, read_skeleton
 from nas.errors import UserError
@@ -33,10 +34,8 @@ def test_a_skeleton_of_ones_own(skeleton: Skeleton) -> None:
 
 
 def test_the_example_in_the_readme_and_the_docstring_is_this_one() -> None:
-    import nas.data.readers.coco
-
     indented = [line.strip() for line in (nas.data.readers.coco.__doc__ or "").splitlines()]
-    readme = (Path(__file__).resolve().parents[3] / "README.md").read_text()
+    readme = (Path(nas.data.__file__).parent / "README.md").read_text()
     assert SKELETON in readme
     assert all(line in indented for line in SKELETON.splitlines())
 
@@ -84,7 +83,7 @@ def test_wrong_skeletons(old: str, new: str, words: str, tmp_path: Path) -> None
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert words in message
-    assert message.endswith("; correct the skeleton; README.md has an example")
+    assert message.endswith("; correct the skeleton; nas/data/README.md has an example")
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"a = " + b"[" * 10_000, b"a = 1" + b"0" * 10_000, b"\x00"])
