@@ -34,11 +34,11 @@ from nas.training.cuda_graph import CudaGraph
 from nas.training.devices import mixed_precision, training_dtype, trim_heap, use_threads
 from nas.training.evaluation import evaluate
 from nas.training.heatmaps import encode, inside
-from nas.training.loop import train
+from nas.training.loop import TrainingHooks, train
 from nas.training.losses import Losses, total_loss
 from nas.training.memory_estimate import footprint, of_process
+from nas.training.optimizer import optimizer_for
 from nas.training.schedule import ScheduleConfig
-from nas.training.step import optimizer_for
 
 _EPOCH = 250  # steps, as in a short trial
 _PATIENCE = 20  # seconds that a process is given to end by itself
@@ -188,8 +188,7 @@ class FullTraining:
                 task.people,
                 task.people,
                 seed=0,
-                evaluate_after=lambda epoch: False,
-                after_step=self._after_step,
+                hooks=TrainingHooks(evaluate_after=lambda epoch: False, after_step=self._after_step),
             )
         except _EnoughError:
             pass
@@ -343,7 +342,7 @@ class TrialStartup:
                 task.people,
                 task.people,
                 seed=0,
-                after_step=after_step,
+                hooks=TrainingHooks(after_step=after_step),
             )
         if not steps:
             return ends[0] - began

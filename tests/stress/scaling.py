@@ -111,7 +111,7 @@ def _sleeping(mean: float, spread: float, times: Times) -> Callable[..., Trainin
         times.slept.append(seconds)
         for epoch in range(1, EPOCHS + 1):
             time.sleep(seconds / EPOCHS)
-            given["after_step"](epoch * schedule.steps_per_epoch)
+            given["hooks"].after_step(epoch * schedule.steps_per_epoch)
             images = epoch * schedule.steps_per_epoch * schedule.batch
             line: dict[str, Any] = {"epoch": epoch, "images": images, "loss": 1.0, "seconds": seconds * epoch / EPOCHS}
             evaluation = None
@@ -120,7 +120,7 @@ def _sleeping(mean: float, spread: float, times: Times) -> Callable[..., Trainin
                 line |= {"pckh": pckh, "pckh_by_count": pckh, "groups": {"head": pckh}, "stages": [pckh]}
                 evaluation = SimpleNamespace(accuracy=SimpleNamespace(mean=pckh))
             history.append(line)
-            given["after_epoch"](Epoch(epoch, images, 1.0, line["seconds"], evaluation))  # type: ignore[arg-type]
+            given["hooks"].after_epoch(Epoch(epoch, images, 1.0, line["seconds"], evaluation))  # type: ignore[arg-type]
         return TrainingResult(network, None, None, history)
 
     return train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from nas.data.augmentation import fit_to_input
 from nas.data.packed.format import MARGIN, PackedPeople
 from nas.data.people import MPII
 from nas.data.synthetic.scene import SceneConfig, render_person
-from nas.training.loop import TrainingResult, train
+from nas.training.loop import TrainingHooks, TrainingResult, train
 
 BOX = 64
 
@@ -88,6 +89,7 @@ def run(small_people: PackedPeople, small_held_out: PackedPeople, tiny: Architec
             "evaluate_after": lambda epoch: False,
             **changes,
         }
+        given["hooks"] = TrainingHooks(**{f.name: given.pop(f.name) for f in fields(TrainingHooks) if f.name in given})
         positional = [given.pop(name) for name in ("network", "losses", "schedule", "people", "held_out")]
         return train(*positional, **given)
 

@@ -25,11 +25,12 @@ from nas.data.packed.format import PackedPeople
 from nas.errors import UserError
 from nas.training.checkpoint import load_checkpoint, load_network
 from nas.training.evaluation import evaluate
-from nas.training.loop import Epoch, TrainingResult, order, train
+from nas.training.loop import Epoch, TrainingHooks, TrainingResult, sample_order, train
 from nas.training.losses import Losses
 from nas.training.metrics import pckh
+from nas.training.optimizer import optimizer_for
 from nas.training.schedule import Optimizer, ScheduleConfig
-from nas.training.step import WeightEMA, optimizer_for
+from nas.training.weight_ema import WeightEMA
 
 
 @pytest.mark.slow
@@ -239,12 +240,14 @@ def test_a_reason_ends_the_run(run: Callable[..., TrainingResult], tmp_path: Pat
 
 @pytest.mark.parametrize(("people_count", "start"), [(7, 0), (7, 3), (7, 7), (7, 30), (1, 5)])
 def test_everybody_is_shown_once_a_pass_from_any_start(people_count: int, start: int) -> None:
-    whole = list(islice(order(people_count, 3, 0), 10 * people_count))
+    whole = list(islice(sample_order(people_count, 3, 0), 10 * people_count))
     passes = [whole[i : i + people_count] for i in range(0, len(whole), people_count)]
     assert all(sorted(shown) == list(range(people_count)) for shown in passes)
     assert people_count == 1 or len({tuple(shown) for shown in passes}) > 5
-    assert list(islice(order(people_count, 3, start), 20)) == list(islice(order(people_count, 3, 0), start, start + 20))
-    assert people_count == 1 or list(islice(order(people_count, 4, 0), 70)) != whole
+    assert list(islice(sample_order(people_count, 3, start), 20)) == list(
+        islice(sample_order(people_count, 3, 0), start, start + 20)
+    )
+    assert people_count == 1 or list(islice(sample_order(people_count, 4, 0), 70)) != whole
 
 
 def test_people_are_shown_in_that_order_never_twice_alike(
@@ -261,7 +264,7 @@ def test_people_are_shown_in_that_order_never_twice_alike(
     original = batches.cut
     monkeypatch.setattr("nas.training.step.cut", spy)
     run()
-    assert shown == list(islice(order(len(small_people), 0, 0), 96))
+    assert shown == list(islice(sample_order(len(small_people), 0, 0), 96))
     assert len(set(views)) == 96  # nobody is seen twice in the same way
 
 
@@ -294,8 +297,9 @@ def test_the_average_follows_weights_and_statistics() -> None:
         layer.load_state_dict({**layer.state_dict(), "running_mean": torch.tensor([-float(step)])})
         decay = min(0.9, (1 + step) / (10 + step))
         want = decay * want + (1 - decay) * step
-        average.update(step)
-        last.update(step)
+        for ema in (average, last):
+            ema.set_decay(step)
+            ema.update()
     values, latest = average.network.state_dict(), last.network.state_dict()
     assert values["weight"].item() == pytest.approx(want, rel=1e-4) == pytest.approx(199 - 9, abs=0.1)
     assert values["running_mean"].item() == pytest.approx(-want, rel=1e-4)
@@ -312,19 +316,17 @@ def one_of_two(rank: int, folder: Path, people: PackedPeople, held_out: PackedPe
     torch.set_num_threads(1)
     patience = timedelta(seconds=60)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", timeout=patience, rank=rank, world_size=2)
-    quiet: dict[str, Any] = {"evaluate_after": lambda epoch: False}
     odd = replace(SHORT, batch=9)
-    with pytest.raises(UserError, match="batch 9 cannot be shared by 2 processes"):
-        train(build(tiny), LOSSES, odd, people, held_out, seed=0, **quiet)
+    with pytest.raises(UserError, match="batch 9 cannot be divided among 2 processes"):
+        train(build(tiny), LOSSES, odd, people, held_out, seed=0)
 
     def one(seed: int, checkpoint: Path | None, stop_after: int | None = None) -> TrainingResult:
         def stop(epoch: Epoch) -> str | None:
             return "enough" if epoch.number == stop_after and rank == 0 else None
 
         network = build(tiny)
-        return train(
-            network, LOSSES, SHORT, people, held_out, seed=seed, checkpoint=checkpoint, **quiet, after_epoch=stop
-        )
+        hooks = TrainingHooks(evaluate_after=lambda epoch: False, after_epoch=stop)
+        return train(network, LOSSES, SHORT, people, held_out, seed=seed, checkpoint=checkpoint, hooks=hooks)
 
     # The second run finds a checkpoint of another seed, the third one its own, the last one is never interrupted.
     one(1, folder / "a.pt", stop_after=1)

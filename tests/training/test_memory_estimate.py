@@ -12,8 +12,9 @@ from nas.architecture.hourglass import HourglassNetwork, build_network
 from nas.architecture.spec import Architecture, BlockChoice
 from nas.training.losses import Losses, total_loss
 from nas.training.memory_estimate import Footprint, footprint
+from nas.training.optimizer import optimizer_for
 from nas.training.schedule import Optimizer, ScheduleConfig
-from nas.training.step import WeightEMA, optimizer_for
+from nas.training.weight_ema import WeightEMA
 
 
 def measured_peak(network: HourglassNetwork, schedule: ScheduleConfig) -> int:
@@ -28,7 +29,8 @@ def measured_peak(network: HourglassNetwork, schedule: ScheduleConfig) -> int:
             optimizer.zero_grad(set_to_none=True)
             total_loss(learner(images), target, labelled, Losses(), schedule.loss).backward()
             optimizer.step()
-            average.update(step)
+            average.set_decay(step)
+            average.update()
     result = profiled.profiler.kineto_results  # type: ignore[union-attr]
     changes = sorted((e.start_ns(), e.nbytes()) for e in result.events() if e.name() == "[memory]")
     now = peak = 0

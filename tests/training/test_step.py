@@ -19,10 +19,11 @@ from nas.data.packed.format import PackedPeople
 from nas.training.cuda_graph import WARM, CudaGraph
 from nas.training.heatmaps import inside
 from nas.training.host_prefetch import HostPrefetcher, kept_on_host, place_people
-from nas.training.loop import TrainingResult, order
+from nas.training.loop import TrainingResult, sample_order
 from nas.training.losses import total_loss
+from nas.training.optimizer import optimizer_for, restore_optimizer
 from nas.training.schedule import Optimizer, ScheduleConfig
-from nas.training.step import WeightEMA, optimizer_for, restore_optimizer
+from nas.training.weight_ema import WeightEMA
 
 
 def plain_losses(architecture: Architecture, people: PackedPeople, schedule: ScheduleConfig, seed: int) -> list[float]:
@@ -32,7 +33,7 @@ def plain_losses(architecture: Architecture, people: PackedPeople, schedule: Sch
     others = [p for p in network.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0}])
     side, size = people.crops.shape[-1], 32
-    shown = order(len(people), seed, 0)
+    shown = sample_order(len(people), seed, 0)
     found = []
     for epoch in range(1, schedule.epochs + 1):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
@@ -117,8 +118,9 @@ def test_the_average_is_the_same_with_a_decay_on_the_device() -> None:
         with torch.no_grad():
             for parameter in layer.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        as_number.update(step)
-        as_tensor.update(step)
+        for ema in (as_number, as_tensor):
+            ema.set_decay(step)
+            ema.update()
     for a, b in zip(as_number.network.state_dict().values(), as_tensor.network.state_dict().values(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
 

@@ -23,7 +23,7 @@ from nas.training.checkpoint import load_checkpoint
 from nas.training.evaluation import evaluate
 from nas.training.loop import InterruptedTrainingError, TrainingResult
 from nas.training.losses import Losses
-from nas.training.step import _gradients
+from nas.training.step import accumulate_gradients
 
 Run = Callable[..., TrainingResult]
 
@@ -56,7 +56,7 @@ def test_a_batch_is_halved_until_it_fits(run: Run, tiny: Architecture) -> None:
     memory, network = SmallMemory(5), build(tiny)
     network.register_forward_pre_hook(memory)
     result, whole = run(network=network), run()
-    assert (result.at_once, whole.at_once) == (4, 8)
+    assert (result.micro_batch, whole.micro_batch) == (4, 8)
     training = memory.shown[:-1]
     assert training[:3] == [8, 4, 4]  # the first step is begun anew, and none after it
     assert set(training[1:]) == {4}
@@ -72,9 +72,11 @@ def test_parts_add_up_to_the_gradients_of_the_whole(tiny: Architecture) -> None:
     network = build(tiny).eval()  # batch norm apart
     images, target = torch.randn(8, 3, 32, 32), torch.rand(8, 16, 8, 8)
     found = []
-    for at_once in (8, 4, 3):
+    for micro_batch in (8, 4, 3):
         network.zero_grad()
-        loss = _gradients(network, images, target, torch.ones(8, 16) > 0, Losses((), 0.7), "cross_entropy", at_once)
+        loss = accumulate_gradients(
+            network, images, target, torch.ones(8, 16) > 0, Losses((), 0.7), "cross_entropy", micro_batch
+        )
         found.append([loss, *(p.grad.clone() for p in network.parameters() if p.grad is not None)])
     for parts in found[1:]:
         for a, b in zip(found[0], parts, strict=True):
@@ -112,7 +114,7 @@ def test_who_is_asked_to_stop_goes_on_at_that_very_step(
     done: list[int] = []
     for step in steps:
         with pytest.raises(InterruptedTrainingError):
-            run(checkpoint=checkpoint, after_step=done.append, asked_to_stop=lambda step=step: done[-1] >= step)
+            run(checkpoint=checkpoint, after_step=done.append, should_stop=lambda step=step: done[-1] >= step)
     result = run(checkpoint=checkpoint, after_step=done.append)
     assert done == list(range(1, 13))  # no step is done twice
     assert (result.resumed_step, result.resumed_at) == (steps[-1], steps[-1] // 4)
@@ -126,10 +128,10 @@ def test_who_is_asked_to_stop_goes_on_at_that_very_step(
 def test_a_disk_that_is_full_costs_the_checkpoint_only(run: Run, tmp_path: Path) -> None:
     checkpoint = tmp_path / "a.pt"
     with largest_file(1000):
-        with pytest.raises(UserError, match=r"a\.pt: cannot be written: File too large; make room there"):
+        with pytest.raises(UserError, match=r"a\.pt: cannot be written: File too large; free some space"):
             run(checkpoint=checkpoint)
         troubles: list[str] = []
-        result = run(checkpoint=checkpoint, without_checkpoint=troubles.append)
+        result = run(checkpoint=checkpoint, on_checkpoint_failure=troubles.append)
     assert troubles == [f"{checkpoint}: cannot be written: File too large"] * 3
     assert same_weights(result.network, run().network)
     assert list(tmp_path.iterdir()) == []
@@ -154,7 +156,7 @@ def test_a_folder_that_is_removed_is_made_again(run: Run, tmp_path: Path) -> Non
 def test_a_checkpoint_that_cannot_be_read_is_begun_anew_where_that_is_allowed(run: Run, tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"PK damaged")
     troubles: list[str] = []
-    result = run(checkpoint=tmp_path / "a.pt", without_checkpoint=troubles.append)
+    result = run(checkpoint=tmp_path / "a.pt", on_checkpoint_failure=troubles.append)
     assert [("not a readable checkpoint" in trouble) for trouble in troubles] == [True]
     assert (result.resumed_at, result.resumed_step, len(result.history)) == (0, 0, 3)
     assert len(load_checkpoint(tmp_path / "a.pt")["history"]) == 3
@@ -168,7 +170,7 @@ def test_memory_that_is_full_on_a_cpu_counts_as_well(run: Run, tiny: Architectur
             torch.empty(10**15)
 
     network.register_forward_pre_hook(allocate)
-    assert run(network=network).at_once == 4
+    assert run(network=network).micro_batch == 4
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(run: Run, tiny: Architecture) -> None:

@@ -39,7 +39,7 @@ from nas.study.space.candidate import Candidate
 from nas.study.storage.study_store import companion_of, create_study, database_of, study_lock
 from nas.training.checkpoint import write_atomically
 from nas.training.evaluation import evaluate
-from nas.training.loop import Epoch, InterruptedTrainingError, TrainingResult, train
+from nas.training.loop import Epoch, InterruptedTrainingError, TrainingHooks, TrainingResult, train
 from nas.training.schedule import ScheduleConfig
 
 
@@ -233,7 +233,7 @@ def retrain(
 
     def note(epoch: Epoch) -> None:
         if board is not None:
-            line = _line(_figures(epoch), schedule)
+            line = _line(epoch.to_dict(), schedule)
             lines = [*_earlier_lines(folder / "metrics.jsonl", epoch.number), json.dumps(line)]
             write_atomically(folder / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
             _to_board(board, line)
@@ -249,9 +249,7 @@ def retrain(
                 valid,
                 seed=experiment.config.seed,
                 checkpoint=folder / "checkpoint.pt",
-                after_epoch=note,
-                after_step=after_step,
-                asked_to_stop=asked,
+                hooks=TrainingHooks(after_epoch=note, after_step=after_step, should_stop=asked),
             )
     except InterruptedTrainingError as error:
         raise TerminatedError from error
@@ -373,26 +371,11 @@ def _record_of(experiment: Experiment, choice: Choice, result: Result, key: str)
     )
 
 
-def _figures(epoch: Epoch) -> dict[str, Any]:
-    """An epoch as a checkpoint's history keeps it."""
-    figures: dict[str, Any] = {"epoch": epoch.number, "images": epoch.images, "loss": epoch.loss}
-    figures["seconds"] = epoch.seconds
-    if epoch.evaluation is not None:
-        figures |= {"pckh": epoch.evaluation.accuracy.mean, "groups": epoch.evaluation.accuracy.groups}
-        figures["stages"] = list(epoch.evaluation.stages)
-    return figures
-
-
 def _line(figures: Mapping[str, Any], schedule: ScheduleConfig) -> dict[str, Any]:
-    """An epoch's line of metrics.jsonl, from what a checkpoint's history keeps of it."""
-    line = {
-        "epoch": figures["epoch"],
-        "images": figures["images"],
-        "loss": figures["loss"],
-        "learning_rate": schedule.learning_rate * schedule.rate(figures["epoch"] * schedule.steps_per_epoch - 1),
-        "seconds": round(figures["seconds"], 2),
-    }
-    return line | {key: figures[key] for key in ("pckh", "groups", "stages") if key in figures}
+    """An epoch's line of metrics.jsonl, from its record in a history."""
+    steps = figures["epoch"] * schedule.steps_per_epoch
+    learning_rate = schedule.learning_rate * schedule.rate(steps - 1)
+    return {**figures, "learning_rate": learning_rate, "seconds": round(figures["seconds"], 2)}
 
 
 def _earlier_lines(path: Path, epoch: int) -> list[str]:

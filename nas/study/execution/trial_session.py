@@ -37,7 +37,7 @@ from nas.study.storage.study_store import (
 )
 from nas.training.checkpoint import AnyPath
 from nas.training.devices import out_of_memory, release_memory
-from nas.training.loop import Epoch, InterruptedTrainingError, TrainingResult, train
+from nas.training.loop import Epoch, InterruptedTrainingError, TrainingHooks, TrainingResult, train
 from nas.training.schedule import ScheduleConfig
 
 HANDED_BACK = "asked to stop: handed back"
@@ -196,11 +196,13 @@ def _run(
             held_out,
             seed=seed,
             checkpoint=checkpoint,
-            evaluate_after=lambda epoch: epoch in rung_epochs,
-            after_epoch=after_epoch,
-            after_step=each_step,
-            asked_to_stop=asked_to_stop,
-            without_checkpoint=without_checkpoint,
+            hooks=TrainingHooks(
+                evaluate_after=lambda epoch: epoch in rung_epochs,
+                after_epoch=after_epoch,
+                after_step=each_step,
+                should_stop=asked_to_stop,
+                on_checkpoint_failure=without_checkpoint,
+            ),
         )
         reason = trained.stopped
     except InterruptedTrainingError:
@@ -268,8 +270,8 @@ def training_attrs(trained: TrainingResult | None, schedule: ScheduleConfig, beg
         known |= {"resumed_after_epoch": trained.resumed_at, "resumed_after_step": trained.resumed_step}
     elif begun_before:
         known["started_again"] = True  # no checkpoint of it was found
-    if trained is not None and trained.at_once < schedule.batch:
-        known["pictures_at_once"] = trained.at_once
+    if trained is not None and trained.micro_batch < schedule.batch:
+        known["pictures_at_once"] = trained.micro_batch
     return known
 
 

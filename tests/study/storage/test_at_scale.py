@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_a_worker_holds_no_connection_while_it_trains(
         held.append(there)
 
     def observed(*arguments: Any, **given: Any) -> TrainingResult:
-        given["after_step"] = look
+        given["hooks"] = replace(given["hooks"], after_step=look)
         return train(*arguments, **given)
 
     monkeypatch.setattr(objective, "train", observed)
