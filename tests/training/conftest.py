@@ -1,4 +1,4 @@
-"""People to train on and to score, made in memory; networks small enough for a test."""
+"""People to train on and to evaluate on, rendered in memory; a training run small enough for a test."""
 
 from __future__ import annotations
 
@@ -6,36 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from training_runs import LOSSES, SHORT, build
+from training_runs import LOSSES, SHORT, TINY, build, render_people
 
 from nas.architecture.spec import Architecture
 from nas.data.augmentation import fit_to_input
-from nas.data.packed.format import MARGIN, PackedPeople
-from nas.data.people import MPII
-from nas.data.synthetic.scene import SceneConfig, render_person
+from nas.data.packed.format import PackedPeople
 from nas.training.loop import TrainingHooks, TrainingResult, train
-
-BOX = 64
-
-
-def draw_people(first: int, count: int, figures: SceneConfig) -> PackedPeople:
-    drawn = [render_person(0, first + i, BOX, MARGIN, figures) for i in range(count)]
-    labelled = np.stack([person.labelled for person in drawn])
-    joints = np.where(labelled[..., None], np.stack([person.joints for person in drawn]), 0)
-    return PackedPeople(
-        skeleton=MPII,
-        box=BOX,
-        crops=torch.from_numpy(np.stack([person.crop for person in drawn])).permute(0, 3, 1, 2),
-        joints=torch.from_numpy(joints).float(),
-        labelled=torch.from_numpy(labelled),
-        head_size=torch.tensor([person.head_size for person in drawn], dtype=torch.float32),
-        to_original=torch.eye(2, 3).repeat(count, 1, 1),
-        images=tuple(f"{first + i}" for i in range(count)),
-        checksum="drawn for a test",
-    )
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,19 +27,19 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def people() -> PackedPeople:
     """To train on: 200 people in mild poses."""
-    return draw_people(0, 200, SceneConfig(clutter=0.1, occluders=0, others=0, pose=0.5, light=0.2))
+    return render_people(0, 200)
 
 
 @pytest.fixture(scope="session")
 def held_out() -> PackedPeople:
     """60 other people of the same kind, to score on."""
-    return draw_people(1000, 60, SceneConfig(clutter=0.1, occluders=0, others=0, pose=0.5, light=0.2))
+    return render_people(1000, 60)
 
 
 @pytest.fixture(scope="session")
 def tiny() -> Architecture:
     """A network that trains in milliseconds a step."""
-    return Architecture(stem=4, width=8, stacks=2, depth=1, narrow_res=True)
+    return TINY
 
 
 @pytest.fixture(scope="session")
