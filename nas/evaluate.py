@@ -21,7 +21,7 @@ from nas.errors import UserError
 from nas.training.checkpoint import load_network, write_atomically
 from nas.training.devices import device_named, use_threads
 from nas.training.evaluation import predict
-from nas.training.metrics import RESAMPLES, PCKNormalizer, Score, head_normalizer, scores, torso_normalizer
+from nas.training.metrics import RESAMPLES, PCKNormalizer, Score, head_normalizer, score_predictions, torso_normalizer
 from nas.training.schedule import ScheduleConfig
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -133,13 +133,13 @@ def network_scores(
         said = predict(network, people, schedule, size, flips=flips, batch=batch, after_batch=advance)
     truth = people.original_joints()
     if torso is None:
-        yardstick, thresholds = head_normalizer(people.head_size, people.labelled), HEADS
+        normalizer, thresholds = head_normalizer(people.head_size, people.labelled), HEADS
     else:
-        yardstick, thresholds = torso_normalizer(truth, people.labelled, torso), TORSOS
+        normalizer, thresholds = torso_normalizer(truth, people.labelled, torso), TORSOS
     stages = len(said[0].positions)
     rows = [(stage + 1, flipped) for flipped in flips for stage in range(stages)]
     positions = [answer.positions[stage] for answer in said for stage in range(stages)]
-    scored = scores(positions, truth, yardstick, skeleton, thresholds)
+    scored = score_predictions(positions, truth, normalizer, skeleton, thresholds)
     names = [f"hourglass {stage} of {stages}" + (", flipped copy" if flipped else "") for stage, flipped in rows]
 
     if save_predictions is not None:
@@ -168,7 +168,7 @@ def network_scores(
         soft_wrap=True,
         markup=False,
     )
-    _print_scores(scored, names, yardstick, skeleton)
+    _print_scores(scored, names, normalizer, skeleton)
     if save_predictions is not None:
         console.print(f"predictions of {names[-1]}: {save_predictions}", soft_wrap=True, markup=False)
 
@@ -193,8 +193,8 @@ def prediction_scores(predictions: Path, ground_truth: Path, variable: str | Non
             f"--predictions {predictions} has {len(positions):,} people, --ground-truth {ground_truth} "
             f"{len(truth):,}; predict everybody, in the ground truth's order (nan where there is no answer)"
         )
-    yardstick = head_normalizer(torch.from_numpy(official.head_size), labelled)
-    scored = scores([positions], truth, yardstick, MPII, HEADS)
+    normalizer = head_normalizer(torch.from_numpy(official.head_size), labelled)
+    scored = score_predictions([positions], truth, normalizer, MPII, HEADS)
     unknown = ~torch.isfinite(positions).all(dim=-1)
     missing = {
         "missing_people": int(unknown.all(dim=1).sum()),
@@ -210,7 +210,7 @@ def prediction_scores(predictions: Path, ground_truth: Path, variable: str | Non
         soft_wrap=True,
         markup=False,
     )
-    _print_scores(scored, [predictions.name], yardstick, MPII)
+    _print_scores(scored, [predictions.name], normalizer, MPII)
 
 
 def _check_joints(checkpoint: Path, known: Skeleton, data: Path, given: Skeleton) -> None:
@@ -237,7 +237,7 @@ def _torso(skeleton: Skeleton, metric: str, data: Path) -> tuple[int, int] | Non
 
 
 def _print_scores(
-    scored: Sequence[Sequence[Score]], names: Sequence[str], yardstick: PCKNormalizer, skeleton: Skeleton
+    scored: Sequence[Sequence[Score]], names: Sequence[str], normalizer: PCKNormalizer, skeleton: Skeleton
 ) -> None:
     for row in scored:
         first = row[0].accuracy
@@ -258,14 +258,14 @@ def _print_scores(
     last = [row[-1].accuracy for row in scored]
     for column in ("labelled", *(f"{one.metric}@{one.threshold:g}" for one in last)):
         table.add_column(column, justify="right")
-    for j, count in enumerate(yardstick.labelled.sum(dim=0).tolist()):
+    for j, count in enumerate(normalizer.labelled.sum(dim=0).tolist()):
         name = skeleton.joints[j] + ("" if j in skeleton.scored else " (in no mean)")
         table.add_row(name, f"{count:,}", *(_percent(one.joints[skeleton.joints[j]]) for one in last))
     console.print()
     print_tables(table)
     console.print(f"95 %: bootstrap over people, {RESAMPLES:,} draws", soft_wrap=True)
-    if yardstick.left_out:
-        console.print(f"left out: {yardstick.left_out:,} people whose torso is not labelled", soft_wrap=True)
+    if normalizer.left_out:
+        console.print(f"left out: {normalizer.left_out:,} people whose torso is not labelled", soft_wrap=True)
 
 
 def _note(text: str) -> None:

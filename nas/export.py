@@ -41,7 +41,7 @@ from nas.study.experiment import load
 from nas.training.checkpoint import load_network, write_atomically
 from nas.training.devices import device_named, use_threads
 from nas.training.evaluation import predict
-from nas.training.metrics import head_normalizer, scores
+from nas.training.metrics import head_normalizer, score_predictions
 from nas.training.schedule import ScheduleConfig
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -225,8 +225,8 @@ def _score(
         some = some[:0]
     with progress("scoring", len(people), every=30.0) as advance:
         (said,) = predict(network, people, schedule, side, batch=64, after_batch=advance)
-    yardstick = head_normalizer(people.head_size, people.labelled)
-    [[right]] = scores(said.positions[-1:], people.original_joints(), yardstick, skeleton, (0.5,))
+    normalizer = head_normalizer(people.head_size, people.labelled)
+    [[right]] = score_predictions(said.positions[-1:], people.original_joints(), normalizer, skeleton, (0.5,))
     low, high = right.interval.mean
     text = f"PCKh@0.5 {right.accuracy.mean:.2f} (95 %: {low:.2f} to {high:.2f}, bootstrap over people) on the "
     return text + f"{len(people):,} validation people of {data.name}, without the mirrored copy", some

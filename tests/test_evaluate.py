@@ -25,7 +25,7 @@ from nas.data.packed.format import MARGIN, PackedPeople, PackedWriter
 from nas.data.people import LSP, MPII, Skeleton
 from nas.data.readers.mpii_evaluation import read_predictions
 from nas.data.synthetic.scene import SceneConfig, render_person
-from nas.training.checkpoint import description, load_network, save_checkpoint
+from nas.training.checkpoint import checkpoint_metadata, load_network, save_checkpoint
 from nas.training.evaluation import predict
 from nas.training.loop import train
 from nas.training.losses import Losses
@@ -207,7 +207,7 @@ def test_other_joints_are_refused(trained, evaluated: Evaluate, tmp_path: Path) 
 
 def content() -> dict[str, Any]:
     weights = build_network(TINY, 16, (SIZE, SIZE), seed=0).state_dict()
-    return {**description(TINY, Losses(), SCHEDULE, MPII, SIZE), "network": weights, "average": weights}
+    return {**checkpoint_metadata(TINY, Losses(), SCHEDULE, MPII, SIZE), "network": weights, "average": weights}
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from nas.inference.model_card import LICENCES, example
 from nas.inference.onnx_export import TOLERANCE, ExportableNetwork, Session, compare, fold_batch_norms, to_onnx
 from nas.inference.predictor import Box, Predictor
 from nas.study.space.search_space import SearchSpace
-from nas.training.checkpoint import description, load_network, save_checkpoint
+from nas.training.checkpoint import checkpoint_metadata, load_network, save_checkpoint
 from nas.training.losses import Losses
 from nas.training.schedule import ScheduleConfig
 
@@ -62,7 +62,7 @@ def lived_in(architecture: Architecture, seed: int = 0) -> HourglassNetwork:
 
 
 def save(path: Path, network: HourglassNetwork, schedule: ScheduleConfig = SCHEDULE, **more: Any) -> Path:
-    about = description(network.architecture, Losses(), schedule, MPII, SIDE)
+    about = checkpoint_metadata(network.architecture, Losses(), schedule, MPII, SIDE)
     save_checkpoint(path, {**about, "average": network.state_dict(), **more})
     return path
 

@@ -14,7 +14,7 @@ from nas.architecture.hourglass import build_network
 from nas.architecture.spec import Architecture
 from nas.data.people import MPII
 from nas.errors import UserError
-from nas.training.checkpoint import description, save_checkpoint
+from nas.training.checkpoint import checkpoint_metadata, save_checkpoint
 from nas.training.losses import Losses
 from nas.training.schedule import ScheduleConfig
 
@@ -24,7 +24,7 @@ TINY = Architecture(stem=4, width=8, stacks=2, depth=1)
 @pytest.mark.parametrize("kind", [str, Path])
 def test_a_network_with_its_averaged_weights(tmp_path: Path, kind: type) -> None:
     learnt, average = (build_network(TINY, 16, (32, 32), seed=seed) for seed in (1, 2))
-    about = description(TINY, Losses(), ScheduleConfig(16, epochs=1), MPII, 32)
+    about = checkpoint_metadata(TINY, Losses(), ScheduleConfig(16, epochs=1), MPII, 32)
     states = {"network": learnt.state_dict(), "average": average.state_dict()}
     save_checkpoint(tmp_path / "checkpoint.pt", {**about, **states})
     network = nas.load(kind(tmp_path / "checkpoint.pt"), device="cpu")

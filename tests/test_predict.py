@@ -29,7 +29,7 @@ from nas.data.visualization.contact_sheet import LEFT, MIDDLE, RIGHT
 from nas.data.visualization.pose_overlay import draw_pose
 from nas.errors import UserError
 from nas.inference.predictor import Box, Predictor, target_peak
-from nas.training.checkpoint import description, save_checkpoint
+from nas.training.checkpoint import checkpoint_metadata, save_checkpoint
 from nas.training.heatmaps import encode
 from nas.training.losses import Losses
 from nas.training.schedule import ScheduleConfig
@@ -73,7 +73,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     architecture = Architecture(stem=4, width=8, stacks=1, depth=1)
     network = build_network(architecture, 16, (SIZE, SIZE), seed=0)
     path = tmp_path_factory.mktemp("network") / "checkpoint.pt"
-    about = description(architecture, Losses(), SCHEDULE, MPII, SIZE)
+    about = checkpoint_metadata(architecture, Losses(), SCHEDULE, MPII, SIZE)
     save_checkpoint(path, {**about, "average": network.state_dict()})
     return path
 

@@ -26,7 +26,7 @@ from nas.benchmark.workloads import (
     Workload,
 )
 from nas.training.devices import free_memory, out_of_memory, release_memory, training_dtype
-from nas.training.memory_estimate import of_process
+from nas.training.memory_estimate import process_memory
 
 EVALUATED = 3000
 """People whose evaluation is compared with a short trial."""
@@ -273,7 +273,7 @@ def measure(
     on_cpu = device.type == "cpu"
     need, free = task.memory, free_memory(device)
     if on_cpu:  # those who stand by, with their DataLoaders' workers, hold little else than a process without tensors
-        free -= (1 + 2 * (1 + cores)) * of_process(0, device)
+        free -= (1 + 2 * (1 + cores)) * process_memory(0, device)
     if need > free:
         return replace(nothing, skipped=f"needs about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
     together = cores * need <= free

@@ -30,13 +30,14 @@ from nas.benchmark.dataloader_baseline import JpegPeople, one_thread
 from nas.benchmark.roofline import wait_for
 from nas.data.augmentation import centred, cut
 from nas.data.packed.format import PackedPeople
+from nas.training.allocator import trim_heap
 from nas.training.cuda_graph import CudaGraph
-from nas.training.devices import mixed_precision, training_dtype, trim_heap, use_threads
+from nas.training.devices import mixed_precision, training_dtype, use_threads
 from nas.training.evaluation import evaluate
 from nas.training.heatmaps import encode, inside
 from nas.training.loop import TrainingHooks, train
 from nas.training.losses import Losses, total_loss
-from nas.training.memory_estimate import footprint, of_process
+from nas.training.memory_estimate import estimate_memory, process_memory
 from nas.training.optimizer import optimizer_for
 from nas.training.schedule import ScheduleConfig
 
@@ -87,8 +88,8 @@ class Task:
         """Bytes of the device's memory that a process takes which trains, the people apart; predicted."""
         device, joints = torch.device(self.device), len(self.people.skeleton.joints)
         dtype = training_dtype(device)
-        taken = footprint(self.network(), self.losses, self.schedule, self.input_size, joints, dtype)
-        return of_process(taken.peak(self.schedule.batch), device)
+        taken = estimate_memory(self.network(), self.losses, self.schedule, self.input_size, joints, dtype)
+        return process_memory(taken.peak(self.schedule.batch), device)
 
     def endless(self) -> ScheduleConfig:
         """The recipe, to be gone on with for as long as one likes."""

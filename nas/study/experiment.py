@@ -52,7 +52,7 @@ from nas.study.storage.study_store import (
 from nas.training.checkpoint import AnyPath
 from nas.training.devices import training_dtype
 from nas.training.host_prefetch import place_people
-from nas.training.memory_estimate import footprint
+from nas.training.memory_estimate import estimate_memory
 from nas.training.schedule import ScheduleConfig
 
 
@@ -262,7 +262,9 @@ class Experiment:
         candidates = [*(self.published(name) for name in self.config.baselines), *self.sample()[-1:]]
         networks = ((build_network(each.architecture, self.joints, self.input_size), each) for each in candidates)
         return max(
-            footprint(network, each.losses, schedule, size, self.joints, training_dtype(device)).peak(schedule.batch)
+            estimate_memory(network, each.losses, schedule, size, self.joints, training_dtype(device)).peak(
+                schedule.batch
+            )
             for network, each in networks
         )
 

@@ -106,7 +106,7 @@ def load_network(path: Path, device: str | torch.device = "cpu") -> tuple[Hourgl
     return network.to(device).eval(), content
 
 
-def description(
+def checkpoint_metadata(
     architecture: Architecture, losses: Losses, schedule: ScheduleConfig, skeleton: Skeleton, input_size: int
 ) -> dict[str, Any]:
     """What makes a checkpoint usable on its own: the network's structure and how its maps are read."""

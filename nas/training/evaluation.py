@@ -145,7 +145,7 @@ def evaluate(
 
 
 @torch.no_grad()
-def heatmaps_of(
+def predict_heatmaps(
     network: nn.Module, people: PackedPeople, person: int, schedule: ScheduleConfig, input_size: int
 ) -> tuple[Tensor, Tensor]:
     """What the last hourglass says of one person, and the picture that it was shown.

@@ -1,4 +1,4 @@
-"""People whose crops are too many for the device: they stay in the host's memory, and a batch of them comes over."""
+"""People whose crops exceed the device's memory: the crops stay on the host and are copied batch by batch."""
 
 from __future__ import annotations
 
@@ -10,92 +10,102 @@ from torch import Tensor
 from nas.data.packed.format import PackedPeople
 from nas.training.devices import free_memory
 
-_KEPT_FREE = 0.05
-"""Of a device's free memory: what allocators lose between blocks."""
+_FRAGMENTATION = 0.05
+"""Fraction of a device's free memory that allocators lose between blocks."""
 
 
 def place_people(people: PackedPeople, device: torch.device, reserve: int) -> PackedPeople:
-    """People on a device; their crops stay on the host if the device would not have enough memory left.
+    """Move people to a device, but leave their crops on the host if the device's memory is too small.
 
     Args:
         people: on the host.
         device: to train on.
-        reserve: bytes to leave free for the network, see :class:`nas.training.memory_estimate.Footprint`.
+        reserve: bytes to leave free for training, see :class:`nas.training.memory_estimate.MemoryEstimate`.
     """
-    if people.crops.nbytes + reserve > (1 - _KEPT_FREE) * free_memory(device):
+    if people.crops.nbytes + reserve > (1 - _FRAGMENTATION) * free_memory(device):
         return people.to(device, crops="cpu")
     return people.to(device)
 
 
-def kept_on_host(people: PackedPeople) -> bool:
-    """Whether the crops are elsewhere than the rest."""
+def crops_on_host(people: PackedPeople) -> bool:
+    """Whether the crops are on another device than everything else."""
     return people.crops.device != people.joints.device
 
 
 class HostPrefetcher:
-    """A batch of people on the device, whose crops come from the host while the one before is being trained on.
+    """Copies batches of crops from the host to the device, each one while the previous batch is being trained on.
 
-    On a CPU there is no other memory to copy to: the same code runs without streams.
+    Two pinned host buffers alternate; a side stream copies them into a device buffer, from where :meth:`load` copies
+    them into the batch. On a CPU the same code runs without streams.
 
     Attributes:
-        batch: the people asked for last, at fixed addresses, all on the device.
+        batch: the people loaded last, at fixed addresses, all on the device.
 
     Args:
-        people: crops on the host, all else on the device.
-        size: people of a batch.
+        people: crops on the host, everything else on the device.
+        batch_size: people per batch.
     """
 
-    def __init__(self, people: PackedPeople, size: int) -> None:
+    def __init__(self, people: PackedPeople, batch_size: int) -> None:
         device = people.joints.device
         self._people, self._device = people, device
         self._on_cuda = device.type == "cuda"
 
-        def crops(**where: object) -> Tensor:
+        def empty_crops(**options: object) -> Tensor:
             side = people.crops.shape[-1]
-            return torch.empty((size, side, side, 3), dtype=torch.uint8, **where)  # type: ignore[call-overload,no-any-return]
+            return torch.empty((batch_size, side, side, 3), dtype=torch.uint8, **options)  # type: ignore[call-overload,no-any-return]
 
-        chosen = torch.zeros(size, dtype=torch.long, device=device)
+        indices = torch.zeros(batch_size, dtype=torch.long, device=device)
         self.batch = replace(
             people,
-            crops=crops(device=device).permute(0, 3, 1, 2),
-            joints=people.joints[chosen],
-            labelled=people.labelled[chosen],
+            crops=empty_crops(device=device).permute(0, 3, 1, 2),
+            joints=people.joints[indices],
+            labelled=people.labelled[indices],
         )
-        self._hosts = [crops(pin_memory=self._on_cuda) for _ in range(2)]
-        self._next = crops(device=device)
+        self._host_buffers = [empty_crops(pin_memory=self._on_cuda) for _ in range(2)]
+        self._device_buffer = empty_crops(device=device)
         self._stream = torch.cuda.Stream(device) if self._on_cuda else None
-        self._copied: list[torch.cuda.Event | None] = [None, None]  # out of each host buffer
-        self._taken: torch.cuda.Event | None = None  # over from `_next` into the batch
-        self._ahead: Tensor | None = None  # who is in, or on the way to, `_next`
+        self._host_copied: list[torch.cuda.Event | None] = [None, None]  # host buffer → device buffer
+        self._device_copied: torch.cuda.Event | None = None  # device buffer → batch
+        self._fetched: Tensor | None = None  # indices of the people in the device buffer
 
-    def load(self, chosen: Tensor) -> None:
-        """Put the chosen people, (size,) on the host, into the batch; without waiting if they were fetched before."""
-        if self._ahead is None or not torch.equal(self._ahead, chosen):
-            self.fetch(chosen)
+    def load(self, indices: Tensor) -> None:
+        """Load people into the batch; without waiting if they have been fetched.
+
+        Args:
+            indices: (batch_size,) on the host.
+        """
+        if self._fetched is None or not torch.equal(self._fetched, indices):
+            self.fetch(indices)
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        self.batch.crops.permute(0, 2, 3, 1).copy_(self._next)
+        self.batch.crops.permute(0, 2, 3, 1).copy_(self._device_buffer)
         if self._stream is not None:
-            self._taken = torch.cuda.current_stream(self._device).record_event()
-        there = chosen.to(self._device, non_blocking=True)
-        self.batch.joints.copy_(self._people.joints[there])
-        self.batch.labelled.copy_(self._people.labelled[there])
-        self._ahead = None
+            self._device_copied = torch.cuda.current_stream(self._device).record_event()
+        on_device = indices.to(self._device, non_blocking=True)
+        self.batch.joints.copy_(self._people.joints[on_device])
+        self.batch.labelled.copy_(self._people.labelled[on_device])
+        self._fetched = None
 
-    def fetch(self, chosen: Tensor) -> None:
-        """Begin to bring the people who are asked for next, (size,) on the host."""
-        self._hosts.reverse()
-        self._copied.reverse()
-        host, copied = self._hosts[0], self._copied[0]
+    def fetch(self, indices: Tensor) -> None:
+        """Start to copy the people of the next :meth:`load` to the device.
+
+        Args:
+            indices: (batch_size,) on the host.
+        """
+        self._host_buffers.reverse()
+        self._host_copied.reverse()
+        buffer, copied = self._host_buffers[0], self._host_copied[0]
         if copied is not None:
-            copied.synchronize()  # of the batch before the last: long done, unless the host is far ahead
-        torch.index_select(self._people.crops.permute(0, 2, 3, 1), 0, chosen, out=host)
+            copied.synchronize()  # of the batch before the previous one: rarely waits
+        torch.index_select(self._people.crops.permute(0, 2, 3, 1), 0, indices, out=buffer)
         if self._stream is None:
-            self._next.copy_(host)
+            self._device_buffer.copy_(buffer)
         else:
-            if self._taken is not None:
-                self._stream.wait_event(self._taken)  # not the main stream, which has a whole step to do by now
+            if self._device_copied is not None:
+                # Not for the main stream, which has a whole step queued by now.
+                self._stream.wait_event(self._device_copied)
             with torch.cuda.stream(self._stream):
-                self._next.copy_(host, non_blocking=True)
-                self._copied[0] = self._stream.record_event()
-        self._ahead = chosen
+                self._device_buffer.copy_(buffer, non_blocking=True)
+                self._host_copied[0] = self._stream.record_event()
+        self._fetched = indices

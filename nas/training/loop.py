@@ -20,7 +20,7 @@ from nas.architecture.hourglass import HourglassNetwork
 from nas.data.augmentation import fit_to_input
 from nas.data.packed.format import PackedPeople
 from nas.errors import UserError
-from nas.training.checkpoint import AnyPath, description
+from nas.training.checkpoint import AnyPath, checkpoint_metadata
 from nas.training.distributed import DistributedContext
 from nas.training.evaluation import Evaluation, evaluate
 from nas.training.losses import Losses
@@ -165,7 +165,7 @@ def train(
 
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     state = TrainingState(network, schedule)
-    identity = description(network.architecture, losses, schedule, people.skeleton, input_size)
+    identity = checkpoint_metadata(network.architecture, losses, schedule, people.skeleton, input_size)
     identity |= {"seed": seed, "people": [people.checksum, len(people)]}
     saved = RunCheckpoint(checkpoint, identity, context, hooks.on_checkpoint_failure)
     saved.restore(state, device)

@@ -83,39 +83,39 @@ def torso_normalizer(truth: Tensor, labelled: Tensor, torso: tuple[int, int]) ->
     return PCKNormalizer("PCK", size.where(measured, 1.0), labelled & measured.unsqueeze(-1), left_out)
 
 
-def found(predicted: Tensor, truth: Tensor, yardstick: PCKNormalizer, threshold: float) -> Tensor:
+def correct_joints(predicted: Tensor, truth: Tensor, normalizer: PCKNormalizer, threshold: float) -> Tensor:
     """(N, J) bool: which labelled joints are nearer than ``threshold`` measures. One that is not a number is not.
 
     Args:
         predicted: (N, J, 2) pixels of the original picture.
         truth: (N, J, 2) pixels.
-        yardstick: the N people's.
+        normalizer: the N people's.
         threshold: fraction of their measure.
     """
-    distance = (predicted.double() - truth.double()).norm(dim=-1) / yardstick.size.unsqueeze(-1)
+    distance = (predicted.double() - truth.double()).norm(dim=-1) / normalizer.size.unsqueeze(-1)
     near: Tensor = distance < threshold
-    return near & yardstick.labelled
+    return near & normalizer.labelled
 
 
-def mean_errors(predicted: Tensor, truth: Tensor, yardstick: PCKNormalizer) -> Tensor:
+def mean_errors(predicted: Tensor, truth: Tensor, normalizer: PCKNormalizer) -> Tensor:
     """(N,) mean distance of each person's labelled joints, in measures; nan where none is labelled.
 
     Args:
         predicted: (N, J, 2) pixels of the original picture.
         truth: (N, J, 2) pixels.
-        yardstick: the N people's.
+        normalizer: the N people's.
     """
-    distance = (predicted.double() - truth.double()).norm(dim=-1) / yardstick.size.unsqueeze(-1)
-    mean: Tensor = distance.where(yardstick.labelled, torch.nan).nanmean(dim=1)
+    distance = (predicted.double() - truth.double()).norm(dim=-1) / normalizer.size.unsqueeze(-1)
+    mean: Tensor = distance.where(normalizer.labelled, torch.nan).nanmean(dim=1)
     return mean
 
 
-def accuracy(hits: Tensor, yardstick: PCKNormalizer, skeleton: Skeleton, threshold: float) -> Accuracy:
+def compute_accuracy(hits: Tensor, normalizer: PCKNormalizer, skeleton: Skeleton, threshold: float) -> Accuracy:
     """Count what was found.
 
     Args:
-        hits: (N, J) bool, from :func:`found`.
-        yardstick: that it was found with.
+        hits: (N, J) bool, from :func:`correct_joints`.
+        normalizer: that it was found with.
         skeleton: says which joints are scored, and their groups.
         threshold: that it was found at, for the record.
 
@@ -123,7 +123,7 @@ def accuracy(hits: Tensor, yardstick: PCKNormalizer, skeleton: Skeleton, thresho
         Percentages. A joint that nobody has labelled is left out of the means (nan where none is left).
     """
     found_of = hits.sum(dim=0).double()
-    count = yardstick.labelled.sum(dim=0).double()
+    count = normalizer.labelled.sum(dim=0).double()
 
     def mean_of(joints: Sequence[int]) -> float:
         seen = [j for j in joints if count[j] > 0]
@@ -137,9 +137,9 @@ def accuracy(hits: Tensor, yardstick: PCKNormalizer, skeleton: Skeleton, thresho
         groups={name: mean_of(joints) for name, joints in skeleton.groups.items()},
         joints={name: mean_of([j]) for j, name in enumerate(skeleton.joints)},
         threshold=threshold,
-        people=len(hits) - yardstick.left_out,
-        metric=yardstick.metric,
-        left_out=yardstick.left_out,
+        people=len(hits) - normalizer.left_out,
+        metric=normalizer.metric,
+        left_out=normalizer.left_out,
     )
 
 
@@ -161,8 +161,8 @@ def pckh(
         skeleton: says which joints are scored, and their groups.
         threshold: fraction of ``head_size``.
     """
-    yardstick = head_normalizer(head_size, labelled)
-    return accuracy(found(predicted, truth, yardstick, threshold), yardstick, skeleton, threshold)
+    normalizer = head_normalizer(head_size, labelled)
+    return compute_accuracy(correct_joints(predicted, truth, normalizer, threshold), normalizer, skeleton, threshold)
 
 
 def pck(
@@ -183,8 +183,8 @@ def pck(
         skeleton: says which joints are scored, and their groups.
         threshold: fraction of the torso.
     """
-    yardstick = torso_normalizer(truth, labelled, torso)
-    return accuracy(found(predicted, truth, yardstick, threshold), yardstick, skeleton, threshold)
+    normalizer = torso_normalizer(truth, labelled, torso)
+    return compute_accuracy(correct_joints(predicted, truth, normalizer, threshold), normalizer, skeleton, threshold)
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Interval:
     by_count: tuple[float, float]
 
 
-def intervals(
+def bootstrap_intervals(
     hits: Sequence[Tensor], labelled: Tensor, skeleton: Skeleton, resamples: int = RESAMPLES, seed: int = 0
 ) -> list[Interval]:
     """How far the means would move with other people: percentile bootstrap over people (Efron 1979).
@@ -204,8 +204,8 @@ def intervals(
     results are computed on the same draws.
 
     Args:
-        hits: (N, J) bool each, from :func:`found`, all under one yardstick.
-        labelled: (N, J) bool, the yardstick's.
+        hits: (N, J) bool each, from :func:`correct_joints`, all under one normalizer.
+        labelled: (N, J) bool, the normalizer's.
         skeleton: says which joints are scored.
         resamples: how many draws.
         seed: of the draws.
@@ -231,7 +231,7 @@ def intervals(
         times = np.bincount(drawn.ravel(), minlength=rows * people).reshape(rows, people)
         summed = (times.astype(np.float64) @ columns).reshape(rows, results + 1, joints)
         right, of = summed[:, :results], summed[:, results:]  # (rows, results, joints), (rows, 1, joints)
-        # As in accuracy(): a joint that no drawn person has is left out of the mean.
+        # As in compute_accuracy(): a joint that no drawn person has is left out of the mean.
         share = np.divide(right, of, out=np.zeros_like(right), where=of > 0)
         means.append(100 * share.sum(-1) / np.maximum((of > 0).sum(-1), 1))
         by_counts.append(100 * right.sum(-1) / np.maximum(of.sum(-1), 1))
@@ -251,10 +251,10 @@ class Score:
     interval: Interval
 
 
-def scores(
+def score_predictions(
     predicted: Sequence[Tensor],
     truth: Tensor,
-    yardstick: PCKNormalizer,
+    normalizer: PCKNormalizer,
     skeleton: Skeleton,
     thresholds: Sequence[float],
 ) -> list[list[Score]]:
@@ -263,16 +263,16 @@ def scores(
     Args:
         predicted: (N, J, 2) pixels each.
         truth: (N, J, 2) pixels.
-        yardstick: the N people's.
+        normalizer: the N people's.
         skeleton: says which joints are scored, and their groups.
         thresholds: fractions of the measure.
 
     Returns:
         For each threshold, one score for each prediction.
     """
-    hits = [[found(one, truth, yardstick, threshold) for one in predicted] for threshold in thresholds]
-    sure = iter(intervals([one for row in hits for one in row], yardstick.labelled, skeleton))
+    hits = [[correct_joints(one, truth, normalizer, threshold) for one in predicted] for threshold in thresholds]
+    sure = iter(bootstrap_intervals([one for row in hits for one in row], normalizer.labelled, skeleton))
     return [
-        [Score(accuracy(one, yardstick, skeleton, threshold), next(sure)) for one in row]
+        [Score(compute_accuracy(one, normalizer, skeleton, threshold), next(sure)) for one in row]
         for threshold, row in zip(thresholds, hits, strict=True)
     ]

@@ -85,7 +85,7 @@ class ScheduleConfig:
         """Optimiser steps in all."""
         return self.steps_per_epoch * self.epochs
 
-    def rate(self, step: int) -> float:
+    def lr_factor(self, step: int) -> float:
         """Learning rate of a step (0-based), as a fraction of the peak."""
         warm = max(1, round(self.warmup * self.steps))
         if step < warm:

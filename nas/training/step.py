@@ -16,7 +16,7 @@ from nas.training.cuda_graph import CudaGraph
 from nas.training.devices import mixed_precision, out_of_memory, release_memory
 from nas.training.distributed import DistributedContext
 from nas.training.heatmaps import encode, inside
-from nas.training.host_prefetch import HostPrefetcher, kept_on_host
+from nas.training.host_prefetch import HostPrefetcher, crops_on_host
 from nas.training.losses import HeatmapLoss, Losses, total_loss
 from nas.training.optimizer import set_learning_rate
 from nas.training.schedule import ScheduleConfig
@@ -66,7 +66,7 @@ class TrainingStep:
         self._losses, self._schedule, self._people, self._input_size = losses, schedule, people, input_size
         self._indices = torch.zeros(batch, dtype=torch.long, device=device)
         # With crops on the host, the prefetcher's batch takes the place of all people.
-        self._prefetcher = HostPrefetcher(people, batch) if kept_on_host(people) else None
+        self._prefetcher = HostPrefetcher(people, batch) if crops_on_host(people) else None
         if self._prefetcher is not None:
             self._people = self._prefetcher.batch
             self._indices.copy_(torch.arange(batch))
@@ -84,7 +84,7 @@ class TrainingStep:
             self._indices.copy_(indices)
         else:
             self._prefetcher.load(indices)
-        set_learning_rate(self._optimizer, self._schedule.learning_rate * self._schedule.rate(number))
+        set_learning_rate(self._optimizer, self._schedule.learning_rate * self._schedule.lr_factor(number))
         self._average.set_decay(number)
         self._graph()
         if self._prefetcher is not None and next_indices is not None:

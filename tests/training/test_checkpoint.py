@@ -13,7 +13,13 @@ from nas.architecture.hourglass import build_network
 from nas.architecture.spec import Architecture
 from nas.data.people import MPII, Skeleton
 from nas.errors import UserError
-from nas.training.checkpoint import description, load_checkpoint, load_network, save_checkpoint, write_atomically
+from nas.training.checkpoint import (
+    checkpoint_metadata,
+    load_checkpoint,
+    load_network,
+    save_checkpoint,
+    write_atomically,
+)
 from nas.training.losses import Losses
 from nas.training.schedule import ScheduleConfig
 
@@ -22,7 +28,7 @@ from nas.training.schedule import ScheduleConfig
 def content(tiny: Architecture) -> dict[str, Any]:
     network, average = (build_network(tiny, 16, (64, 64), seed=seed) for seed in (1, 2))
     return {
-        **description(tiny, Losses((0.3, 0.7), 0.7, 2.0, "kl"), ScheduleConfig(160), MPII, 64),
+        **checkpoint_metadata(tiny, Losses((0.3, 0.7), 0.7, 2.0, "kl"), ScheduleConfig(160), MPII, 64),
         "network": network.state_dict(),
         "average": average.state_dict(),
         "history": [{"epoch": 1, "loss": 0.5, "groups": {"head": float("nan")}, "stages": [1.0, 2.0]}],

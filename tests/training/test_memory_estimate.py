@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from nas.architecture.hourglass import HourglassNetwork, build_network
 from nas.architecture.spec import Architecture, BlockChoice
 from nas.training.losses import Losses, total_loss
-from nas.training.memory_estimate import Footprint, footprint
+from nas.training.memory_estimate import estimate_memory
 from nas.training.optimizer import optimizer_for
 from nas.training.schedule import Optimizer, ScheduleConfig
 from nas.training.weight_ema import WeightEMA
@@ -46,20 +46,14 @@ def measured_peak(network: HourglassNetwork, schedule: ScheduleConfig) -> int:
 def test_memory_is_predicted_from_above(kind: str, optimizer: Optimizer, batch: int) -> None:
     network = build_network(Architecture(stem=16, width=32, stacks=1, block=BlockChoice(kind)), 16, (64, 64), seed=0)
     schedule = ScheduleConfig(2 * batch, 1, batch, optimizer=optimizer)
-    predicted = footprint(network, Losses(), schedule, 64, 16, torch.float32).peak(batch)
+    predicted = estimate_memory(network, Losses(), schedule, 64, 16, torch.float32).peak(batch)
     assert 1.0 <= predicted / measured_peak(network, schedule) <= 1.3
 
 
 def test_the_network_is_left_as_it_was(tiny: Architecture) -> None:
     network = build_network(tiny, 16, (32, 32), seed=0)
     before = deepcopy(network.state_dict())
-    full = footprint(network, Losses(), ScheduleConfig(8, 1, 8), 32, 16, torch.float32)
-    half = footprint(network, Losses(), ScheduleConfig(8, 1, 8), 32, 16, torch.bfloat16)
+    full = estimate_memory(network, Losses(), ScheduleConfig(8, 1, 8), 32, 16, torch.float32)
+    half = estimate_memory(network, Losses(), ScheduleConfig(8, 1, 8), 32, 16, torch.bfloat16)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert (half.fixed, half.each < 0.6 * full.each) == (full.fixed, True)
-
-
-def test_the_largest_batch_is_the_last_that_fits() -> None:
-    taken = Footprint(fixed=100, each=30)
-    assert [taken.largest_batch(room) for room in (90, 129, 130, 219, 220)] == [0, 0, 1, 3, 4]
-    assert taken.peak(taken.largest_batch(220)) <= 220 < taken.peak(taken.largest_batch(220) + 1)
+    assert (half.fixed, half.per_image < 0.6 * full.per_image) == (full.fixed, True)

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from nas.data.people import MPII, Skeleton
-from nas.training.metrics import Accuracy, head_normalizer, intervals, pck, pckh, scores, torso_normalizer
+from nas.training.metrics import (
+    Accuracy,
+    bootstrap_intervals,
+    head_normalizer,
+    pck,
+    pckh,
+    score_predictions,
+    torso_normalizer,
+)
 
 PAIR = Skeleton("pair", ("a", "b", "c"), (), (), {"one": (0,), "two": (1,)})  # c is not scored
 
@@ -111,11 +119,11 @@ def test_torsos_of_flic_are_those_of_its_annotation(shared_data: Path, split: st
     # Its other files exchange left and right of people seen from behind, 5 %, and leave the measure as it was.
     with h5py.File(shared_data / "flic" / "annot" / f"{split}_personcentric.h5") as file:
         truth, size = (torch.from_numpy(file[key][:].astype("float64")) for key in ("part", "normalize"))
-    yardstick = torso_normalizer(
+    normalizer = torso_normalizer(
         truth, torch.ones(truth.shape[:2], dtype=torch.bool), (3, 6)
     )  # right shoulder, left hip
-    assert yardstick.left_out == 0
-    assert torch.allclose(yardstick.size, size, atol=0.01)
+    assert normalizer.left_out == 0
+    assert torch.allclose(normalizer.size, size, atol=0.01)
 
 
 def sample(people: int, seed: int, chance: float = 0.7) -> tuple[Tensor, Tensor]:
@@ -136,7 +144,7 @@ def test_intervals_agree_with_scipy() -> None:
     def by_count(rows: np.ndarray) -> float:
         return float(100 * hits[rows][:, :2].sum() / labelled[rows][:, :2].sum())
 
-    (ours,) = intervals([hits], labelled, PAIR, resamples=4000)
+    (ours,) = bootstrap_intervals([hits], labelled, PAIR, resamples=4000)
     for statistic, bounds in ((mean, ours.mean), (by_count, ours.by_count)):
         theirs = scipy.stats.bootstrap(
             (np.arange(80),), statistic, vectorized=False, method="percentile", n_resamples=4000, rng=1
@@ -149,27 +157,27 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     held = 0
     for seed in range(200):
         hits, labelled = sample(100, seed + 1)
-        ((low, high),) = (one.mean for one in intervals([hits], labelled, PAIR, resamples=300))
+        ((low, high),) = (one.mean for one in bootstrap_intervals([hits], labelled, PAIR, resamples=300))
         held += low <= truth <= high
     assert 0.88 <= held / 200 <= 0.99
 
 
 def test_intervals_are_repeatable_and_shrink_with_people() -> None:
     few, many = sample(100, 0), sample(1600, 0)
-    first = intervals([few[0], ~few[0] & few[1]], few[1], PAIR)
-    assert first == intervals([few[0], ~few[0] & few[1]], few[1], PAIR)
+    first = bootstrap_intervals([few[0], ~few[0] & few[1]], few[1], PAIR)
+    assert first == bootstrap_intervals([few[0], ~few[0] & few[1]], few[1], PAIR)
     # Drawn alike: what is found in one is missed in the other.
     assert first[0].mean == pytest.approx(tuple(100 - end for end in reversed(first[1].mean)))
-    (low, high), (less, more) = first[0].mean, intervals([many[0]], many[1], PAIR)[0].mean
+    (low, high), (less, more) = first[0].mean, bootstrap_intervals([many[0]], many[1], PAIR)[0].mean
     assert 3 < (high - low) / (more - less) < 5.3
 
 
 def test_intervals_of_the_certain_and_of_nothing() -> None:
     labelled = torch.tensor([[True, True, False]] * 4)
-    assert intervals([labelled], labelled, PAIR)[0].mean == (100, 100)
-    one = intervals([torch.tensor([[True, False, False]])], labelled[:1], PAIR)[0]
+    assert bootstrap_intervals([labelled], labelled, PAIR)[0].mean == (100, 100)
+    one = bootstrap_intervals([torch.tensor([[True, False, False]])], labelled[:1], PAIR)[0]
     assert (one.mean, one.by_count) == ((50, 50), (50, 50))
-    nothing = intervals([torch.zeros(4, 3, dtype=torch.bool)], torch.zeros(4, 3, dtype=torch.bool), PAIR)[0]
+    nothing = bootstrap_intervals([torch.zeros(4, 3, dtype=torch.bool)], torch.zeros(4, 3, dtype=torch.bool), PAIR)[0]
     assert all(math.isnan(end) for end in (*nothing.mean, *nothing.by_count))
 
 
@@ -177,7 +185,8 @@ def test_people_who_are_left_out_are_no_part_of_the_sample() -> None:
     hits, labelled = sample(60, 3)
     nobody = torch.zeros(40, 3, dtype=torch.bool)
     (mine,), (padded,) = (
-        intervals([torch.cat([hits, more])], torch.cat([labelled, more]), PAIR) for more in (nobody[:0], nobody)
+        bootstrap_intervals([torch.cat([hits, more])], torch.cat([labelled, more]), PAIR)
+        for more in (nobody[:0], nobody)
     )
     assert mine == padded
 
@@ -187,7 +196,7 @@ def test_scores_are_accuracies_with_intervals() -> None:
     near, far = truth + 1.0, truth + torch.linspace(0, 10, 6)[:, None, None]
     labelled = torch.ones(6, 3, dtype=torch.bool)
     heads = torch.full((6,), 10.0)
-    rows = scores([near, far], truth, head_normalizer(heads, labelled), PAIR, (0.5, 0.1))
+    rows = score_predictions([near, far], truth, head_normalizer(heads, labelled), PAIR, (0.5, 0.1))
     assert [[one.accuracy for one in row] for row in rows] == [
         [pckh(at, truth, labelled, heads, PAIR, threshold) for at in (near, far)] for threshold in (0.5, 0.1)
     ]

@@ -18,7 +18,7 @@ def test_rate_warms_up_and_anneals_to_nothing_within_the_steps(
 ) -> None:
     schedule = ScheduleConfig(images, epochs, batch, warmup=warmup)
     assert schedule.steps == schedule.steps_per_epoch * epochs <= images / batch
-    rates = [schedule.rate(step) for step in range(schedule.steps)]
+    rates = [schedule.lr_factor(step) for step in range(schedule.steps)]
     top = rates.index(max(rates))
     assert max(rates) == 1
     assert top == max(1, round(warmup * schedule.steps)) - 1
@@ -32,9 +32,9 @@ def test_rate_warms_up_and_anneals_to_nothing_within_the_steps(
 
 def test_rate_in_steps_drops_after_epochs_15_and_17_of_20() -> None:
     schedule = ScheduleConfig(20 * 50 * 8, 20, 8, anneal="steps", warmup=0.1)
-    by_epoch = [schedule.rate(epoch * 50) for epoch in range(20)]
+    by_epoch = [schedule.lr_factor(epoch * 50) for epoch in range(20)]
     assert by_epoch[2:] == [1.0] * 13 + [0.1] * 2 + [0.01] * 3
-    assert schedule.rate(15 * 50 - 1) == 1.0
+    assert schedule.lr_factor(15 * 50 - 1) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_a_dictionary_through_json_gives_an_equal_schedule() -> None:
 def test_longer_changes_the_length_only() -> None:
     schedule = ScheduleConfig(1000, 4, 8, learning_rate=0.5)
     assert schedule.longer(4) == ScheduleConfig(4000, 4, 8, learning_rate=0.5)
-    assert schedule.longer(4).rate(schedule.steps) > 0.5  # where the shorter one has ended, this one has not
+    assert schedule.longer(4).lr_factor(schedule.steps) > 0.5  # where the shorter one has ended, this one has not

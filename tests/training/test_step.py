@@ -16,9 +16,9 @@ from training_runs import LOSSES, SHORT, build, same_weights
 from nas.architecture.spec import Architecture
 from nas.data.augmentation import PIXEL_MEAN, PIXEL_SCALE, augmented, box_centres, centred, cut
 from nas.data.packed.format import PackedPeople
-from nas.training.cuda_graph import WARM, CudaGraph
+from nas.training.cuda_graph import WARM_UP_CALLS, CudaGraph
 from nas.training.heatmaps import inside
-from nas.training.host_prefetch import HostPrefetcher, kept_on_host, place_people
+from nas.training.host_prefetch import HostPrefetcher, crops_on_host, place_people
 from nas.training.loop import TrainingResult, sample_order
 from nas.training.losses import total_loss
 from nas.training.optimizer import optimizer_for, restore_optimizer
@@ -69,7 +69,7 @@ def plain_losses(architecture: Architecture, people: PackedPeople, schedule: Sch
                 if p.grad is not None:
                     p.grad *= min(1.0, schedule.clip / (float(norm) + 1e-6))
             for group in optimizer.param_groups:
-                group["lr"] = schedule.learning_rate * schedule.rate(number)
+                group["lr"] = schedule.learning_rate * schedule.lr_factor(number)
             optimizer.step()
             total += float(loss.detach())
         found.append(total / schedule.steps_per_epoch)
@@ -157,7 +157,7 @@ class Recorded(CudaGraph):
     def _warm_up(self) -> None:
         self._work()
 
-    def _captured(self) -> Callable[[], None] | None:
+    def _capture(self) -> Callable[[], None] | None:
         self.recorded += 1
         return None if self._fails else self._work
 
@@ -166,18 +166,18 @@ class Recorded(CudaGraph):
 def test_every_call_does_the_work_once_and_it_is_recorded_once(fails: bool) -> None:
     done: list[int] = []
     work = Recorded(lambda: done.append(len(done)), fails)
-    for call in range(1, WARM + 4):
+    for call in range(1, WARM_UP_CALLS + 4):
         work()
         assert len(done) == call
-        assert work.recorded == (call > WARM)
+        assert work.recorded == (call > WARM_UP_CALLS)
 
 
 def test_on_a_cpu_nothing_is_recorded() -> None:
     done: list[Tensor] = []
     work = CudaGraph(lambda: done.append(torch.zeros(1)), torch.device("cpu"))
-    for _ in range(WARM + 3):
+    for _ in range(WARM_UP_CALLS + 3):
         work()
-    assert (len(done), work.fallback) == (WARM + 3, None)
+    assert (len(done), work.fallback) == (WARM_UP_CALLS + 3, None)
 
 
 def test_crops_that_come_batch_by_batch_train_the_same_network(
@@ -186,7 +186,7 @@ def test_crops_that_come_batch_by_batch_train_the_same_network(
     resident = run()
     loaded, fetched = [], []
     load, fetch = HostPrefetcher.load, HostPrefetcher.fetch
-    monkeypatch.setattr("nas.training.step.kept_on_host", lambda people: True)
+    monkeypatch.setattr("nas.training.step.crops_on_host", lambda people: True)
     monkeypatch.setattr(HostPrefetcher, "load", lambda self, chosen: (loaded.append(1), load(self, chosen)))
     monkeypatch.setattr(HostPrefetcher, "fetch", lambda self, chosen: (fetched.append(1), fetch(self, chosen)))
     staged = run()
@@ -202,5 +202,5 @@ def test_crops_stay_on_the_host_where_the_device_is_too_small(
     meta, crops = torch.device("meta"), small_people.crops.nbytes
     monkeypatch.setattr("nas.training.host_prefetch.free_memory", lambda device: 10 * crops)
     there, spilled = place_people(small_people, meta, 8 * crops), place_people(small_people, meta, 9 * crops)
-    assert (kept_on_host(there), there.crops.device) == (False, meta)
-    assert (kept_on_host(spilled), spilled.crops.device, spilled.joints.device) == (True, torch.device("cpu"), meta)
+    assert (crops_on_host(there), there.crops.device) == (False, meta)
+    assert (crops_on_host(spilled), spilled.crops.device, spilled.joints.device) == (True, torch.device("cpu"), meta)

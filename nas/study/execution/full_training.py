@@ -374,7 +374,7 @@ def _record_of(experiment: Experiment, choice: Choice, result: Result, key: str)
 def _line(figures: Mapping[str, Any], schedule: ScheduleConfig) -> dict[str, Any]:
     """An epoch's line of metrics.jsonl, from its record in a history."""
     steps = figures["epoch"] * schedule.steps_per_epoch
-    learning_rate = schedule.learning_rate * schedule.rate(steps - 1)
+    learning_rate = schedule.learning_rate * schedule.lr_factor(steps - 1)
     return {**figures, "learning_rate": learning_rate, "seconds": round(figures["seconds"], 2)}
 
 

@@ -33,9 +33,9 @@ from nas.study.experiment import Experiment
 from nas.study.space.candidate import Candidate
 from nas.study.storage.retry import retry_while_unavailable
 from nas.study.storage.study_store import masked_url
-from nas.training.evaluation import heatmaps_of
+from nas.training.evaluation import predict_heatmaps
 from nas.training.loop import TrainingResult
-from nas.training.metrics import found, head_normalizer, mean_errors
+from nas.training.metrics import correct_joints, head_normalizer, mean_errors
 from nas.training.schedule import ScheduleConfig
 
 CURVE, PEOPLE, HEATMAPS, CONFIG = "learning-curve.svg", "people.jpg", "heatmaps.jpg", "config.json"
@@ -157,10 +157,10 @@ def render_files(experiment: Experiment, ended: TrainingSummary, people: PackedP
     if trained.evaluation is not None:
         people = fit_to_input(people, experiment.config.data.input_size)
         predicted = trained.evaluation.predictions
-        yardstick = head_normalizer(people.head_size, people.labelled)
+        normalizer = head_normalizer(people.head_size, people.labelled)
         truth = people.original_joints()
-        errors = mean_errors(predicted, truth, yardstick).cpu().numpy()
-        missed = people.labelled & ~found(predicted, truth, yardstick, 0.5)
+        errors = mean_errors(predicted, truth, normalizer).cpu().numpy()
+        missed = people.labelled & ~correct_joints(predicted, truth, normalizer, 0.5)
         chosen = best_median_worst(errors)
         if chosen:
             labels = [f"{kind} {errors[person]:.2f}" for kind, person in chosen]
@@ -168,7 +168,7 @@ def render_files(experiment: Experiment, ended: TrainingSummary, people: PackedP
             files[PEOPLE] = save_jpeg_or_png(sheet, PEOPLE, QUALITY)
             typical = chosen[len(chosen) // 2][1]
             size = experiment.config.data.input_size
-            maps, picture = heatmaps_of(trained.network, people, typical, ended.schedule, size)
+            maps, picture = predict_heatmaps(trained.network, people, typical, ended.schedule, size)
             sheet = heatmap_sheet(picture.numpy(), maps.numpy(), people.skeleton)
             files[HEATMAPS] = save_jpeg_or_png(sheet, HEATMAPS, QUALITY)
     return files

@@ -43,7 +43,8 @@ from nas.study.storage.study_store import (
     requeue_stale_trials,
     study_lock,
 )
-from nas.training.devices import trim_heap, use_threads
+from nas.training.allocator import trim_heap
+from nas.training.devices import use_threads
 
 GRACE = float(os.environ.get("HOURGLASS_GRACE", "20"))
 """Seconds that workers have to hand their trials back after a SIGTERM; schedulers kill after 30 or more."""
