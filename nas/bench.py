@@ -21,7 +21,7 @@ from nas.benchmark.dataloader_baseline import write_images
 from nas.benchmark.measure import EVALUATED, Case, measure
 from nas.benchmark.roofline import Rates, measure_rates
 from nas.benchmark.targets import Target, targets
-from nas.benchmark.workloads import Task
+from nas.benchmark.task import Task
 from nas.console import Quiet, console, default_workers, print_tables, progress, run
 from nas.data.packed.packing import pack_synthetic
 from nas.data.synthetic.scene import SceneConfig

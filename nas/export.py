@@ -30,7 +30,6 @@ from nas.inference.onnx_export import (
     ExportableNetwork,
     Session,
     compare,
-    fold_batch_norms,
     need_onnx,
     to_onnx,
 )
@@ -117,7 +116,6 @@ def main(
 
     began = time.monotonic()
     original = ExportableNetwork(network, schedule, uint8=uint8, joints=joints).eval()
-    folded, count, norms = fold_batch_norms(network, torch.zeros(1, 3, side, side))
     about = {
         "skeleton": skeleton.to_json(),
         "architecture": json.dumps(network.architecture.to_dict()),
@@ -125,8 +123,10 @@ def main(
         "decoder": schedule.decoder,
     }
     with working("making the file: seconds, or minutes for many hourglasses"):
-        made = to_onnx(ExportableNetwork(folded, schedule, uint8=uint8, joints=joints).eval(), side, about)
+        made = to_onnx(original, side, about)
     session = Session(made, threads)
+    norms = sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+    folded = norms - session.batch_norms
     with working("comparing it with PyTorch"):
         difference = compare(session, original, pixels, BATCHES)
     _check(difference, onnx, original.output)
@@ -151,7 +151,7 @@ def main(
         cost=cost,
         uint8=uint8,
         joints=joints,
-        folded=count,
+        folded=folded,
         norms=norms,
         opset=session.opset,
         agreement=_agreement(difference, original.output),
@@ -169,7 +169,7 @@ def main(
             "card": str(card),
             "bytes": len(made),
             "opset": session.opset,
-            "folded": count,
+            "folded": folded,
             "batch_norms": norms,
             "difference": asdict(difference),
             "latency": {name: asdict(timing) for name, timing in here.items()},
@@ -179,7 +179,7 @@ def main(
         return
     for line in (
         f"{onnx}: {len(made):,} bytes, {network.architecture}, {cost.params:,} params",
-        f"  {count} of {norms} batch norms folded into convolutions",
+        f"  {folded} of {norms} batch norms folded into convolutions",
         f"  against PyTorch: {facts.agreement}; made and compared in {seconds:.1f} s",
         f"  one picture {on}: " + ", ".join(f"{name} {timing}" for name, timing in here.items()),
         f"{card}: its model card",

@@ -142,7 +142,7 @@ def device_name(device: str) -> str:
     if device != "cpu":
         return torch.cuda.get_device_name(device)
     try:
-        about = Path("/proc/cpuinfo").read_text()
+        about = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         about = ""
     models = [line.partition(":")[2].strip() for line in about.splitlines() if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""How many workers one device serves best, by trying."""
+"""Finds the number of workers that one device serves best, by running them."""
 
 from __future__ import annotations
 
@@ -9,24 +9,29 @@ from statistics import median
 
 import torch
 
-from nas.benchmark.measure import Turn, beginning_steps, take_turns
-from nas.benchmark.workloads import ConcurrentWorkloads, FullTraining, Task, TrialStartup
+from nas.benchmark.interleaved import Turn, take_turns
+from nas.benchmark.measure import startup_steps
+from nas.benchmark.subprocess_workload import ConcurrentWorkloads
+from nas.benchmark.task import Task
+from nas.benchmark.workloads import TrainingLoop, TrialStartup
 from nas.training.devices import free_memory, out_of_memory
 
 COUNTS = (1, 2, 4, 8)
-"""Workers that are tried together on one device."""
+"""Numbers of workers to try on one device."""
 
-_WORTH = 1.05
-"""More workers are only worth their memory if they do this much more."""
+_MIN_GAIN = 1.05
+"""More workers are worth their memory only if they run this many times as many trials."""
 
 
 @dataclass(frozen=True)
 class ConcurrencyMeasurement:
-    """Attributes:
-    workers: side by side on one device.
-    images_per_second: of all of them together, training.
-    beginning: seconds that a trial takes to begin, all of them beginning at once.
-    trials_per_hour: of all of them together.
+    """The throughput of a number of workers.
+
+    Attributes:
+        workers: that run at the same time on one device.
+        images_per_second: of all of them, in training.
+        beginning: seconds of a trial's start-up while all of them start one.
+        trials_per_hour: of all of them.
     """
 
     workers: int
@@ -35,68 +40,67 @@ class ConcurrencyMeasurement:
     trials_per_hour: float
 
 
-def trials_per_hour(workers: int, images_per_second: float, beginning: float, trial_images: int) -> float:
-    """What so many workers get done, each spending ``beginning`` seconds and then training its share.
+def trials_per_hour(workers: int, images_per_second: float, startup_seconds: float, trial_images: int) -> float:
+    """Throughput of workers whose trials first start up and then train at their share of the rate.
 
     Args:
-        workers: side by side.
-        images_per_second: of all of them together.
-        beginning: seconds of each trial before it trains.
-        trial_images: of a trial.
+        workers: that run at the same time.
+        images_per_second: of all of them.
+        startup_seconds: of each trial.
+        trial_images: of each trial.
     """
-    return 3600 * workers / (beginning + trial_images * workers / images_per_second)
+    return 3600 * workers / (startup_seconds + trial_images * workers / images_per_second)
 
 
 def measure_concurrency(
     task: Task, trial_images: int, *, counts: Sequence[int] = COUNTS, seconds: float = 5.0, rounds: int = 3
 ) -> list[ConcurrencyMeasurement]:
-    """Train the same network in several processes side by side on one device; one thread each on a CPU.
+    """Train the same network in several processes on one device; with one thread each on a CPU.
 
     Args:
         task: what every worker trains.
-        trial_images: of a trial.
-        counts: of workers, ascending; one that does not fit into the device's memory ends the trying.
+        trial_images: images of a trial.
+        counts: numbers of workers, ascending; the first one that does not fit in the device's memory is the last tried.
         seconds: of training for each count, over all rounds.
-        rounds: whose median counts.
+        rounds: of which the median counts.
     """
     device = torch.device(task.device)
-    each = task.memory + task.people.crops.nbytes
-    found: list[ConcurrencyMeasurement] = []
+    worker_bytes = task.process_bytes + task.people.crops.nbytes
+    measurements: list[ConcurrencyMeasurement] = []
     for count in counts:
-        if count * each > free_memory(device):
+        if count * worker_bytes > free_memory(device):
             break
         try:
-            beginning, pace = _tried(task, count, seconds, rounds)
+            startup, rate = _measure_count(task, count, seconds, rounds)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             break
-        found.append(
-            ConcurrencyMeasurement(count, pace, beginning, trials_per_hour(count, pace, beginning, trial_images))
-        )
-    return found
+        throughput = trials_per_hour(count, rate, startup, trial_images)
+        measurements.append(ConcurrencyMeasurement(count, rate, startup, throughput))
+    return measurements
 
 
-def _tried(task: Task, count: int, seconds: float, rounds: int) -> tuple[float, float]:
-    """Seconds that a trial takes to begin, and pictures a second, of so many workers together."""
-    warm = count * beginning_steps(task.device)
-    begin = ConcurrentWorkloads(partial(TrialStartup, task), count)
+def _measure_count(task: Task, count: int, seconds: float, rounds: int) -> tuple[float, float]:
+    """Seconds of a trial's start-up, and images per second of all workers."""
+    warm = count * startup_steps(task.device)
+    startup = ConcurrentWorkloads(partial(TrialStartup, task), count)
     try:
-        begin.settle()
-        begin.seconds(warm)  # the first trial of a process takes longer
-        beginning = median(begin.seconds(warm) for _ in range(rounds))
+        startup.wait_until_ready()
+        startup.run(warm)  # the first trial of a process takes longer
+        startup_seconds = median(startup.run(warm) for _ in range(rounds))
     finally:
-        begin.close()
-    training = ConcurrentWorkloads(partial(FullTraining, task), count)
+        startup.close()
+    training = ConcurrentWorkloads(partial(TrainingLoop, task), count)
     try:
-        training.settle()
+        training.wait_until_ready()
         rates = take_turns({"all": Turn(training, task.schedule.batch, warm, count)}, seconds, rounds)["all"]
     finally:
         training.close()
-    return beginning, median(rates)
+    return startup_seconds, median(rates)
 
 
-def best_workers(found: Sequence[ConcurrencyMeasurement]) -> ConcurrencyMeasurement:
-    """The fewest workers that come near the most trials an hour."""
-    most = max(each.trials_per_hour for each in found)
-    return next(each for each in found if each.trials_per_hour * _WORTH >= most)
+def best_workers(measurements: Sequence[ConcurrencyMeasurement]) -> ConcurrencyMeasurement:
+    """The smallest number of workers whose throughput is near the best."""
+    best = max(one.trials_per_hour for one in measurements)
+    return next(one for one in measurements if one.trials_per_hour * _MIN_GAIN >= best)

@@ -1,4 +1,4 @@
-"""How fast one network trains here: ways of training it take turns, beside the least time the device would need."""
+"""Measures how fast one network trains on this machine: ways of training alternate, next to the device's roofline."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 import torch
 
 from nas.architecture.cost import network_cost
+from nas.benchmark.interleaved import Spread, Turn, ratio, take_turns
 from nas.benchmark.roofline import Rates, Roofline, convolution_bytes, roofline
+from nas.benchmark.subprocess_workload import ConcurrentWorkloads, SubprocessWorkload
+from nas.benchmark.task import Task
 from nas.benchmark.workloads import (
-    ConcurrentWorkloads,
     DataLoaderLoop,
     EvaluationWorkload,
     FixedBatchStep,
-    FullTraining,
-    SubprocessWorkload,
-    Task,
+    TrainingLoop,
     TrialStartup,
     Workload,
 )
@@ -31,115 +31,28 @@ from nas.training.memory_estimate import process_memory
 EVALUATED = 3000
 """People whose evaluation is compared with a short trial."""
 
-_LATER, _LONG = 3, 10.0  # trials begun after the first; no further one after so many seconds
-_SLOW = 1.0  # seconds of a step, at best
-_AHEAD = 2  # batches that each worker of a DataLoader makes in advance
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Attributes:
-    median: of the rounds.
-    low: a tenth of the rounds lie below it.
-    high: a tenth lie above it.
-    rounds: how many there were.
-    """
-
-    median: float
-    low: float
-    high: float
-    rounds: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Of one value a round."""
-        if len(values) == 1:
-            return cls(values[0], values[0], values[0], 1)
-        tenths = statistics.quantiles(values, n=10, method="inclusive")
-        return cls(statistics.median(values), tenths[0], tenths[-1], len(values))
-
-    def __str__(self) -> str:
-        return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One who takes turns.
-
-    Attributes:
-        rival: does the work.
-        images: pictures of one of its steps.
-        warm: steps before it is timed.
-        multiple: it does multiples of so many steps.
-        large: it takes turns with the memory, too: each time it begins with the fewest steps, which are not timed, and
-            what its process kept is given back.
-    """
-
-    rival: Workload
-    images: int
-    warm: int = 1
-    multiple: int = 1
-    large: bool = False
-
-
-def take_turns(turns: Mapping[str, Turn], seconds: float, rounds: int) -> dict[str, list[float]]:
-    """Time rivals round by round, one after the other within each, so that what disturbs one round disturbs all.
-
-    Args:
-        turns: whoever takes part, in this order.
-        seconds: for each of them, over all rounds; every round is one step at least.
-        rounds: how many.
-
-    Returns:
-        Pictures a second of each, one value a round.
-    """
-
-    def in_a_round(turn: Turn, pace: float) -> int:
-        return turn.multiple * max(1, round(seconds / rounds / pace / turn.multiple))
-
-    steps = {}
-    for name, turn in turns.items():
-        if turn.large:
-            continue
-        pace = turn.rival.seconds(1)
-        done, spent = 0, 0.0
-        while done < turn.warm and spent < seconds:  # what is slow is warm sooner
-            pace = turn.rival.seconds(1)
-            done, spent = done + 1, spent + pace
-        steps[name] = in_a_round(turn, pace)
-    rates: dict[str, list[float]] = {name: [] for name in turns}
-    for _ in range(rounds):
-        for name, turn in turns.items():
-            if turn.large:
-                steps[name] = in_a_round(turn, turn.rival.seconds(turn.multiple) / turn.multiple)
-            rates[name].append(steps[name] * turn.images / turn.rival.seconds(steps[name]))
-            if turn.large:
-                release_memory()
-    return rates
-
-
-def ratio(above: Sequence[float], below: Sequence[float]) -> Spread:
-    """Of two rivals' rates, round by round."""
-    return Spread.of([a / b for a, b in zip(above, below, strict=True)])
+_LATER_TRIALS, _LATER_SECONDS = 3, 10.0  # trials started after the first one; none is started after these seconds
+_SLOW_STEP = 1.0  # seconds by the roofline above which start-up ends at the first forward pass
+_PREFETCHED = 2  # batches that each worker of a DataLoader prepares in advance
 
 
 def plain_loop(threads: int) -> str:
-    """What the plain loop is called when PyTorch has so many threads."""
+    """The name of the DataLoader baseline with a number of PyTorch threads, as records store it."""
     return f"plain loop, {threads} thread{'s'[: threads > 1]}"
 
 
 def ratios_of(timed: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
-    """The ratios that goals are set for, round by round.
+    """The ratios that have targets, round by round.
 
     Args:
-        timed: pictures a second, see :attr:`Case.rates`.
+        timed: images per second, see :attr:`Case.rates`.
 
     Returns:
-        "full / bare"; "bare / plain step"; and "full / plain loop", where the plain loop is the fastest there is, and
-        full training runs on all cores if it was measured so.
+        "full / bare"; "bare / plain step"; and "full / plain loop", where the plain loop is the fastest one measured,
+        and full training runs on all cores if it was measured so.
     """
     full = timed.get("full on all cores", timed["full"])
-    plain = max((values for way, values in timed.items() if way.startswith("plain loop")), key=statistics.median)
+    plain = max((values for name, values in timed.items() if name.startswith("plain loop")), key=statistics.median)
     return {
         "full / bare": ratio(timed["full"], timed["bare"]),
         "bare / plain step": ratio(timed["bare"], timed["plain step"]),
@@ -149,23 +62,23 @@ def ratios_of(timed: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
 
 @dataclass(frozen=True)
 class Case:
-    """One network, size and batch, measured.
+    """The measurements of one network, input size and batch.
 
     Attributes:
         name: of the network.
         input_size: H = W.
-        width_scale: that its channels were multiplied by.
-        batch: pictures a step.
-        params: of the network.
-        madds: of one picture's forward pass.
-        rates: pictures a second by way of training: "bare", "plain step", "full", "full on all cores", and "plain loop,
-            … threads"; and of "evaluation".
+        width_scale: factor of its channel widths.
+        batch: images per step.
+        params: number of parameters.
+        madds: multiply-adds of one image's forward pass.
+        rates: images per second of each workload: "bare", "plain step", "full", "full on all cores", "plain loop, …
+            threads" and "evaluation".
         ratios: "full / bare", "bare / plain step", "full / plain loop": round by round, the last on equal cores.
-        floor: the least time of a step.
-        first: seconds that the first trial of a process needs until it runs; where a step takes a second at best or
-            more, until its first forward pass.
-        later: seconds that later ones need.
-        trial_images: of a short trial at this size, whose time the evaluation is compared with.
+        floor: the roofline of a training step.
+        first: seconds from the start of a process's first trial to its steady pace; where a step takes a second or more
+            by the roofline, to its first forward pass.
+        later: the same of later trials.
+        trial_images: of a short trial at this size, with whose time the evaluation is compared.
         skipped: why nothing was measured, or None.
     """
 
@@ -185,17 +98,17 @@ class Case:
 
     @property
     def floor_rate(self) -> float | None:
-        """Pictures a second at the floor."""
+        """Images per second at the roofline."""
         return self.batch / self.floor.seconds if self.floor is not None else None
 
     @property
     def evaluation_seconds(self) -> float | None:
-        """Seconds for 3,000 people."""
+        """Seconds to evaluate 3,000 people."""
         return EVALUATED / self.rates["evaluation"].median if "evaluation" in self.rates else None
 
     @property
     def evaluation_share(self) -> float | None:
-        """Time of evaluating 3,000 people over that of training a short trial."""
+        """Time to evaluate 3,000 people, relative to the training time of a short trial."""
         if self.evaluation_seconds is None:
             return None
         return self.evaluation_seconds / (self.trial_images / self.rates["full"].median)
@@ -210,29 +123,9 @@ class Case:
         return {**asdict(self), **derived}
 
 
-def beginning_steps(device: str) -> int:
-    """How many steps show that a trial runs at its pace: on CUDA, until a graph is recorded and has been replayed."""
+def startup_steps(device: str) -> int:
+    """Steps until a trial runs at its steady pace: on CUDA, until a graph has been recorded and replayed."""
     return 2 if device == "cpu" else 8
-
-
-def _beginnings(task: Task, slow: bool) -> tuple[float, Spread]:
-    """Seconds that the first trial of a process needs until it runs, and those of the later ones.
-
-    Args:
-        task: what to begin.
-        slow: whether a step takes too long to be done for it: it is the time until the first forward pass.
-    """
-    steps = 0 if slow else beginning_steps(task.device)
-    apart = SubprocessWorkload(partial(TrialStartup, task), torch.get_num_threads())
-    try:
-        apart.settle()
-        first = apart.seconds(steps)
-        began, later = time.monotonic(), [apart.seconds(steps)]
-        while len(later) < _LATER and time.monotonic() - began < _LONG:
-            later.append(apart.seconds(steps))
-        return first, Spread.of(later)
-    finally:
-        apart.close()
 
 
 def measure(
@@ -248,88 +141,133 @@ def measure(
 ) -> Case:
     """Measure one network.
 
-    In turns, on one and the same device: the bare step; the bare step in plain PyTorch; full training; the plain loop,
-    with ``cores`` DataLoader workers; evaluation. On a CPU, full training also runs in ``cores`` processes of one
-    thread each, as a search uses the cores, or in one of ``cores`` threads where memory is not enough for them; and the
-    plain loop with one thread and with ``cores``: of the two, the faster one counts.
+    These workloads alternate on the same device: the bare step; the bare step in plain PyTorch; full training; the
+    DataLoader baseline with ``cores`` workers; evaluation. On a CPU, full training also runs in ``cores`` processes of
+    one thread each, as a search uses the cores, or in one process of ``cores`` threads where memory is too small for
+    that; and the DataLoader baseline runs with one thread and with ``cores``, of which the faster one counts.
 
     Args:
         name: of the network, for the record.
         task: what to train; its architecture already has its final widths.
         width_scale: for the record.
         rates: of the device.
-        trial_images: of a short trial.
-        seconds: for each way of training.
-        rounds: that they take turns.
-        cores: of this machine that are used.
+        trial_images: images of a short trial.
+        seconds: for each workload.
+        rounds: in which the workloads alternate.
+        cores: of this machine to use.
     """
     release_memory()
     device = torch.device(task.device)
     batch, size = task.schedule.batch, (task.input_size, task.input_size)
-    joints = len(task.people.skeleton.joints)
-    cost = network_cost(task.architecture, joints, size)
+    cost = network_cost(task.architecture, len(task.people.skeleton.joints), size)
     case = partial(Case, name, task.input_size, width_scale, batch, cost.params, cost.madds, trial_images=trial_images)
-    nothing = case(rates={}, ratios={}, floor=None, first=None, later=None)
-    on_cpu = device.type == "cpu"
-    need, free = task.memory, free_memory(device)
-    if on_cpu:  # those who stand by, with their DataLoaders' workers, hold little else than a process without tensors
-        free -= (1 + 2 * (1 + cores)) * process_memory(0, device)
-    if need > free:
-        return replace(nothing, skipped=f"needs about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
-    together = cores * need <= free
+    skipped = case(rates={}, ratios={}, floor=None, first=None, later=None)
+    memory = _MemoryBudget.of(task, cores)
+    if not memory.fits(1):
+        return replace(
+            skipped, skipped=f"needs about {memory.needed / 1e9:.1f} GB, {memory.free / 1e9:.1f} GB are free"
+        )
     images = torch.empty((batch, 3, *size), device="meta")
-    moved = convolution_bytes(task.network().to("meta"), images, training_dtype(device))
-    least = roofline(cost.madds * batch, moved, rates)
-    # What bare step and full training keep here, and each of the processes beside them.
-    large = on_cpu and (3 + cores) * need > free
+    moved_bytes = convolution_bytes(task.network().to("meta"), images, training_dtype(device))
+    step_roofline = roofline(cost.madds * batch, moved_bytes, rates)
     try:
-        first, later = _beginnings(task, slow=least.seconds > _SLOW)
+        first, later = _measure_startup(task, slow=step_roofline.seconds > _SLOW_STEP)
         with ExitStack() as stack:
-            apart: list[SubprocessWorkload | ConcurrentWorkloads] = []
-            if on_cpu:
-                training = partial(FullTraining, task)
-                apart.append(
-                    ConcurrentWorkloads(training, cores, trimmed=large)
-                    if together
-                    else SubprocessWorkload(training, cores, trimmed=large)
-                )
-            loops = sorted({1, cores}) if on_cpu else [cores]
-            apart += [
-                SubprocessWorkload(partial(DataLoaderLoop, task, cores), threads, ours=False, trimmed=large)
-                for threads in loops
-            ]
-            for each in apart:
-                stack.callback(each.close)
-            for each in apart:
-                each.settle()
-
-            def here(make: Callable[[], Workload]) -> Workload:
-                rival = make()
-                stack.callback(rival.close)
-                return rival
-
-            warm = 1 if on_cpu else 5  # a CUDA graph is recorded in the fourth
-            turn = partial(Turn, images=batch, large=large)
-            turns = {
-                "bare": turn(here(lambda: FixedBatchStep(task, plain=False)), warm=warm),
-                "plain step": turn(here(lambda: FixedBatchStep(task, plain=True)), warm=warm),
-                "full": turn(here(lambda: FullTraining(task)), warm=warm),
-            }
-            if on_cpu:
-                turns["full on all cores"] = turn(apart[0], warm=cores, multiple=cores if together else 1)
-            for threads, loop in zip(loops, apart[-len(loops) :], strict=True):
-                turns[plain_loop(threads)] = turn(loop, warm=_AHEAD * cores, multiple=1 if large else cores)
-            shown = min(len(task.people), 32) if on_cpu else len(task.people)
-            turns["evaluation"] = turn(here(lambda: EvaluationWorkload(task, shown)), images=shown)
-            timed = take_turns(turns, seconds, rounds)
+            timed = take_turns(_create_turns(task, cores, memory, stack), seconds, rounds)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        return replace(nothing, skipped=f"out of memory: {str(error).strip().splitlines()[-1]}")
+        return replace(skipped, skipped=f"out of memory: {str(error).strip().splitlines()[-1]}")
     return case(
-        rates={way: Spread.of(values) for way, values in timed.items()},
+        rates={workload: Spread.of(values) for workload, values in timed.items()},
         ratios=ratios_of(timed),
-        floor=least,
+        floor=step_roofline,
         first=first,
         later=later,
     )
+
+
+@dataclass(frozen=True)
+class _MemoryBudget:
+    """Attributes:
+    needed: bytes of one training process.
+    free: bytes for training.
+    """
+
+    needed: int
+    free: int
+
+    @classmethod
+    def of(cls, task: Task, cores: int) -> _MemoryBudget:
+        device = torch.device(task.device)
+        free = free_memory(device)
+        if device.type == "cpu":  # idle workloads and their DataLoaders' workers hold hardly any tensors
+            free -= (1 + 2 * (1 + cores)) * process_memory(0, device)
+        return cls(task.process_bytes, free)
+
+    def fits(self, processes: int) -> bool:
+        return processes * self.needed <= self.free
+
+
+def _measure_startup(task: Task, slow: bool) -> tuple[float, Spread]:
+    """Seconds until the first trial of a process runs at its steady pace, and the same of later trials.
+
+    Args:
+        task: what to train.
+        slow: measure the time until the first forward pass instead, where steps take too long.
+    """
+    steps = 0 if slow else startup_steps(task.device)
+    workload = SubprocessWorkload(partial(TrialStartup, task), torch.get_num_threads())
+    try:
+        workload.wait_until_ready()
+        first = workload.run(steps)
+        started, later = time.monotonic(), [workload.run(steps)]
+        while len(later) < _LATER_TRIALS and time.monotonic() - started < _LATER_SECONDS:
+            later.append(workload.run(steps))
+        return first, Spread.of(later)
+    finally:
+        workload.close()
+
+
+def _create_turns(task: Task, cores: int, memory: _MemoryBudget, stack: ExitStack) -> dict[str, Turn]:
+    """Create all workloads of :func:`measure`; the stack closes them."""
+    on_cpu, batch = task.device == "cpu", task.schedule.batch
+    # The bare step and full training in this process, and each of the other processes, keep their memory.
+    large = on_cpu and not memory.fits(3 + cores)
+    concurrent = memory.fits(cores)
+    subprocesses: dict[str, SubprocessWorkload | ConcurrentWorkloads] = {}
+    if on_cpu:
+        training = partial(TrainingLoop, task)
+        subprocesses["full on all cores"] = (
+            ConcurrentWorkloads(training, cores, trim=large)
+            if concurrent
+            else SubprocessWorkload(training, cores, trim=large)
+        )
+    for threads in sorted({1, cores}) if on_cpu else [cores]:
+        loop = partial(DataLoaderLoop, task, cores)
+        subprocesses[plain_loop(threads)] = SubprocessWorkload(loop, threads, retain_memory=False, trim=large)
+    for process in subprocesses.values():
+        stack.callback(process.close)
+    for process in subprocesses.values():
+        process.wait_until_ready()
+
+    def here(create: Callable[[], Workload]) -> Workload:
+        workload = create()
+        stack.callback(workload.close)
+        return workload
+
+    warm = 1 if on_cpu else 5  # a CUDA graph is recorded in the fourth step
+    turn = partial(Turn, images=batch, large=large)
+    turns = {
+        "bare": turn(here(lambda: FixedBatchStep(task, plain=False)), warm=warm),
+        "plain step": turn(here(lambda: FixedBatchStep(task, plain=True)), warm=warm),
+        "full": turn(here(lambda: TrainingLoop(task)), warm=warm),
+    }
+    for name, process in subprocesses.items():
+        if name == "full on all cores":
+            turns[name] = turn(process, warm=cores, multiple=cores if concurrent else 1)
+        else:
+            turns[name] = turn(process, warm=_PREFETCHED * cores, multiple=1 if large else cores)
+    evaluated = min(len(task.people), 32) if on_cpu else len(task.people)
+    turns["evaluation"] = turn(here(lambda: EvaluationWorkload(task, evaluated)), images=evaluated)
+    return turns

@@ -1,4 +1,4 @@
-"""What a device can do at best, and so the least time that a training step could take on it."""
+"""Roofline model: the peak rates of a device, and the least time of a training step at these rates."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from nas.training.devices import training_dtype
 
 BACKWARD = 3
-"""Multiply-adds of a training step over those of a forward pass: a gradient for the input, and one for the weights."""
+"""Multiply-adds of a training step relative to a forward pass: the gradients of input and weights take as many each."""
 
-_COPIES = 5  # of each run, the median of which counts
+_REPEATS = 5  # of which the median counts
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device was seen to do.
+    """Measured peak rates of a device.
 
     Attributes:
-        madds: multiply-adds a second in a large matrix product of the dtype that networks are trained in.
-        bytes: a second, read and written together, in a copy too large for any cache.
+        madds: multiply-adds per second in a large matrix product of the dtype that networks are trained in.
+        bytes: read and written per second in a copy too large for any cache.
         dtype: of the product.
     """
 
@@ -38,9 +38,9 @@ class Roofline:
     """The least time of a training step.
 
     Attributes:
-        madds_seconds: multiply-adds of forward and backward over the device's matrix rate.
-        bytes_seconds: bytes of convolutions over the device's copy rate.
-        seconds: the larger one.
+        madds_seconds: multiply-adds of forward and backward, at the device's rate.
+        bytes_seconds: bytes that convolutions read and write, at the device's rate.
+        seconds: the larger of both.
     """
 
     madds_seconds: float
@@ -48,60 +48,60 @@ class Roofline:
 
     @property
     def seconds(self) -> float:
-        """The larger one."""
+        """The larger of both."""
         return max(self.madds_seconds, self.bytes_seconds)
 
 
 def measure_rates(device: torch.device) -> Rates:
-    """Measure the device at hand, with as many threads as PyTorch has now; takes about a second."""
+    """Measure a device, with PyTorch's current number of threads; takes about a second."""
     dtype = training_dtype(device)
-    side, long = (8192, 2**29) if device.type == "cuda" else (1536, 2**26)
+    side, elements = (8192, 2**29) if device.type == "cuda" else (1536, 2**26)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = torch.empty(side, side, device=device, dtype=dtype)
-    source = torch.zeros(long, device=device, dtype=torch.float32)
+    source = torch.zeros(elements, device=device, dtype=torch.float32)
     target = torch.empty_like(source)
     return Rates(
         side**3 / _seconds(lambda: torch.mm(a, b, out=product), device),
-        2 * 4 * long / _seconds(lambda: target.copy_(source), device),
+        2 * 4 * elements / _seconds(lambda: target.copy_(source), device),
         str(dtype).removeprefix("torch."),
     )
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
     def once() -> float:
-        wait_for(device)
-        began = time.perf_counter()
+        synchronize(device)
+        started = time.perf_counter()
         work()
-        wait_for(device)
-        return time.perf_counter() - began
+        synchronize(device)
+        return time.perf_counter() - started
 
     once()
-    return median(once() for _ in range(_COPIES))
+    return median(once() for _ in range(_REPEATS))
 
 
-def wait_for(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def convolution_bytes(network: nn.Module, images: Tensor, dtype: torch.dtype) -> int:
-    """Bytes that the convolutions of one training step read and write, were all else done on the way for nothing.
+    """Bytes that the convolutions of one training step read and write, as if everything else were fused into them.
 
     The forward pass reads the input and writes the output; the backward pass reads the output's gradient twice (for
-    the input's gradient and for the weights') and the input again, and writes the input's gradient: three times each.
-    Weights are three reads or writes too.
+    the input's gradient and for the weights') and the input again, and writes the input's gradient: three transfers
+    each. The weights are three transfers, too.
 
     Args:
-        network: to look at; run once, without gradients, in evaluation mode, and left in the mode it was in.
-        images: (N, 3, H, W), normalised.
+        network: run once, without gradients, in evaluation mode; its mode is restored.
+        images: (N, 3, H, W), normalized.
         dtype: of activations in training.
     """
     elements = 0
 
-    def count(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal elements
-        elements += given[0].numel() + made.numel() + sum(p.numel() for p in module.parameters())
+        elements += inputs[0].numel() + output.numel() + sum(p.numel() for p in module.parameters())
 
     hooks = [m.register_forward_hook(count) for m in network.modules() if isinstance(m, nn.Conv2d)]
     training = network.training
@@ -115,12 +115,12 @@ def convolution_bytes(network: nn.Module, images: Tensor, dtype: torch.dtype) ->
     return 3 * elements * dtype.itemsize
 
 
-def roofline(madds: int, moved: int, rates: Rates) -> Roofline:
-    """The least time of a step.
+def roofline(madds: int, moved_bytes: int, rates: Rates) -> Roofline:
+    """The least time of a training step.
 
     Args:
         madds: of the forward pass of a whole batch.
-        moved: bytes, see :func:`convolution_bytes`.
+        moved_bytes: see :func:`convolution_bytes`.
         rates: of the device.
     """
-    return Roofline(BACKWARD * madds / rates.madds, moved / rates.bytes)
+    return Roofline(BACKWARD * madds / rates.madds, moved_bytes / rates.bytes)

@@ -1,142 +1,78 @@
-"""Ways of training one network that :mod:`nas.benchmark.measure` times against each other.
+"""Workloads of the benchmark: ways of training one network, that :mod:`nas.benchmark.measure` times against each other.
 
-Each one is made ready once, and then does so many steps whenever it is asked to, so that rivals can take turns.
+A workload is set up once and then runs a number of steps whenever it is asked to, so that several can alternate.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Generator
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
-from functools import cached_property
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from nas.architecture.cost import network_cost
-from nas.architecture.hourglass import STRIDE, HourglassNetwork, build_network
-from nas.architecture.spec import Architecture
+from nas.architecture.hourglass import STRIDE, build_network
 from nas.benchmark.dataloader_baseline import JpegPeople, one_thread
-from nas.benchmark.roofline import wait_for
+from nas.benchmark.roofline import synchronize
+from nas.benchmark.task import ENDLESS, STEPS_PER_EPOCH, Task
 from nas.data.augmentation import centred, cut
 from nas.data.packed.format import PackedPeople
-from nas.training.allocator import trim_heap
 from nas.training.cuda_graph import CudaGraph
-from nas.training.devices import mixed_precision, training_dtype, use_threads
+from nas.training.devices import mixed_precision
 from nas.training.evaluation import evaluate
 from nas.training.heatmaps import encode, inside
 from nas.training.loop import TrainingHooks, train
-from nas.training.losses import Losses, total_loss
-from nas.training.memory_estimate import estimate_memory, process_memory
+from nas.training.losses import total_loss
 from nas.training.optimizer import optimizer_for
 from nas.training.schedule import ScheduleConfig
 
-_EPOCH = 250  # steps, as in a short trial
-_PATIENCE = 20  # seconds that a process is given to end by itself
-_ENDLESS = 1_000_000  # epochs: a rival trains until it is closed
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """What all rivals train.
-
-    Attributes:
-        architecture: of the network.
-        losses: its terms, canonical for it.
-        schedule: the recipe: optimiser, loss, sigma, batch and so on; its length does not matter.
-        packed: file of the people, its split "train".
-        pictures: folder of the same kind of people as JPEG files, for the plain loop.
-        input_size: H = W.
-        device: "cpu" or "cuda".
-    """
-
-    architecture: Architecture
-    losses: Losses
-    schedule: ScheduleConfig
-    packed: Path
-    pictures: Path | None
-    input_size: int
-    device: str
-
-    @cached_property
-    def people(self) -> PackedPeople:
-        """The people, on the device; loaded once in a process."""
-        return PackedPeople.load(self.packed, "train", self.device)
-
-    def network(self) -> HourglassNetwork:
-        """A new one, on the CPU."""
-        size = (self.input_size, self.input_size)
-        return build_network(self.architecture, len(self.people.skeleton.joints), size, seed=0)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: getattr(self, name) for name in self.__dataclass_fields__
-        }  # people are loaded where they are used
-
-    @cached_property
-    def memory(self) -> int:
-        """Bytes of the device's memory that a process takes which trains, the people apart; predicted."""
-        device, joints = torch.device(self.device), len(self.people.skeleton.joints)
-        dtype = training_dtype(device)
-        taken = estimate_memory(self.network(), self.losses, self.schedule, self.input_size, joints, dtype)
-        return process_memory(taken.peak(self.schedule.batch), device)
-
-    def endless(self) -> ScheduleConfig:
-        """The recipe, to be gone on with for as long as one likes."""
-        return replace(self.schedule, images=_EPOCH * _ENDLESS * self.schedule.batch, epochs=_ENDLESS)
-
 
 class Workload(Protocol):
-    """Something that trains."""
+    """Work that consists of steps."""
 
-    def seconds(self, steps: int) -> float:
-        """Do so many steps; how long they took."""
+    def run(self, steps: int) -> float:
+        """Run a number of steps; return the seconds that they took."""
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release all resources."""
 
 
-def _timed(once: Callable[[], object], times: int, device: torch.device) -> float:
-    """Seconds of doing something so many times."""
-    wait_for(device)
-    began = time.perf_counter()
-    for _ in range(times):
-        once()
-    wait_for(device)
-    return time.perf_counter() - began
+def _time_calls(function: Callable[[], object], calls: int, device: torch.device) -> float:
+    """Seconds of calling a function a number of times."""
+    synchronize(device)
+    started = time.perf_counter()
+    for _ in range(calls):
+        function()
+    synchronize(device)
+    return time.perf_counter() - started
 
 
 class FixedBatchStep:
-    """Forward, loss, backward and optimiser on one fixed batch, nothing else.
+    """Forward, loss, backward and optimizer on one fixed batch, and nothing else.
 
     Args:
         task: what to train.
-        plain: float32, channels first and launched kernel by kernel; else as the training loop has it.
+        plain: float32, channels first, without a CUDA graph; otherwise as in the training loop.
     """
 
     def __init__(self, task: Task, *, plain: bool) -> None:
         self.device = torch.device(task.device)
         schedule, people = task.schedule, task.people
-        chosen = torch.arange(schedule.batch, device=self.device) % len(people)
-        batch = cut(people, chosen, task.input_size, centred(people, schedule.batch, task.input_size))
-        layout = torch.contiguous_format if plain else torch.channels_last
-        images = batch.images.contiguous(memory_format=layout)
+        indices = torch.arange(schedule.batch, device=self.device) % len(people)
+        batch = cut(people, indices, task.input_size, centred(people, schedule.batch, task.input_size))
+        memory_format = torch.contiguous_format if plain else torch.channels_last
+        images = batch.images.contiguous(memory_format=memory_format)
         cells, size = batch.joints / STRIDE, (task.input_size // STRIDE,) * 2
         target = encode(cells, size, schedule.sigma)
         labelled = batch.labelled & inside(cells, size)
-        network: nn.Module = task.network().to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        network: nn.Module = task.network().to(self.device, memory_format=memory_format)  # type: ignore[call-overload]
         network.train()
-        optimizer = _plain_optimizer(network, schedule) if plain else optimizer_for(network, schedule)
+        optimizer = _default_optimizer(network, schedule) if plain else optimizer_for(network, schedule)
 
         def step() -> None:
             optimizer.zero_grad(set_to_none=True)
@@ -147,85 +83,78 @@ class FixedBatchStep:
 
         self._step = CudaGraph(step, self.device, allowed=not plain)
 
-    def seconds(self, steps: int) -> float:
-        """Do so many steps; how long they took."""
-        return _timed(self._step, steps, self.device)
+    def run(self, steps: int) -> float:
+        """Run a number of steps; return the seconds that they took."""
+        return _time_calls(self._step, steps, self.device)
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release all resources."""
         del self._step
 
 
-def _plain_optimizer(network: nn.Module, schedule: ScheduleConfig) -> torch.optim.Optimizer:
-    """As PyTorch makes it when nothing else is said."""
+def _default_optimizer(network: nn.Module, schedule: ScheduleConfig) -> torch.optim.Optimizer:
+    """The optimizer with PyTorch's default options."""
     if schedule.optimizer == "adamw":
         return torch.optim.AdamW(network.parameters(), schedule.learning_rate)
     return torch.optim.RMSprop(network.parameters(), schedule.learning_rate)
 
 
-class _EnoughError(Exception):
-    """Raised inside the training loop to end it."""
+class _StopTrainingError(Exception):
+    """Raised by a hook to leave the training loop."""
 
 
-class FullTraining:
-    """:func:`nas.training.loop.train` itself, in a thread that stands still between turns."""
+class TrainingLoop:
+    """:func:`nas.training.loop.train` itself, in a thread that is paused between runs."""
 
     def __init__(self, task: Task) -> None:
         self.device = torch.device(task.device)
-        self._left = 0
-        self._ended = False
-        self._failure: BaseException | None = None
-        self._go, self._paused = threading.Semaphore(0), threading.Semaphore(0)
+        self._steps_left = 0
+        self._closed = False
+        self._error: BaseException | None = None
+        self._resume, self._paused = threading.Semaphore(0), threading.Semaphore(0)
         self._thread = threading.Thread(target=self._train, args=(task,), daemon=True)
         self._thread.start()
 
     def _train(self, task: Task) -> None:
-        self._go.acquire()
+        self._resume.acquire()
+        hooks = TrainingHooks(evaluate_after=lambda epoch: False, after_step=self._after_step)
         try:
-            train(
-                task.network(),
-                task.losses,
-                task.endless(),
-                task.people,
-                task.people,
-                seed=0,
-                hooks=TrainingHooks(evaluate_after=lambda epoch: False, after_step=self._after_step),
-            )
-        except _EnoughError:
+            train(task.network(), task.losses, task.endless_schedule(), task.people, task.people, seed=0, hooks=hooks)
+        except _StopTrainingError:
             pass
         except BaseException as error:
-            self._failure = error
+            self._error = error
         self._paused.release()
 
     def _after_step(self, step: int) -> None:
-        self._left -= 1
-        if not self._left:
-            wait_for(self.device)
+        self._steps_left -= 1
+        if not self._steps_left:
+            synchronize(self.device)
             self._paused.release()
-            self._go.acquire()
-        if self._ended:
-            raise _EnoughError
+            self._resume.acquire()
+        if self._closed:
+            raise _StopTrainingError
 
-    def seconds(self, steps: int) -> float:
-        """Do so many steps; how long they took."""
-        self._left = steps
-        began = time.perf_counter()
-        self._go.release()
+    def run(self, steps: int) -> float:
+        """Run a number of steps; return the seconds that they took."""
+        self._steps_left = steps
+        started = time.perf_counter()
+        self._resume.release()
         self._paused.acquire()
-        took = time.perf_counter() - began
-        if self._failure is not None:
-            raise self._failure
-        return took
+        seconds = time.perf_counter() - started
+        if self._error is not None:
+            raise self._error
+        return seconds
 
     def close(self) -> None:
-        """Give everything back."""
-        self._ended, self._left = True, 0
-        self._go.release()
+        """Release all resources."""
+        self._closed, self._steps_left = True, 0
+        self._resume.release()
         self._thread.join()
 
 
 class DataLoaderLoop:
-    """A training loop as pose codebases have it: float32, channels first, no graph, a DataLoader that decodes JPEGs.
+    """A conventional training loop: float32, channels first, no graph, a DataLoader that decodes JPEG files.
 
     Args:
         task: what to train.
@@ -235,9 +164,9 @@ class DataLoaderLoop:
     def __init__(self, task: Task, workers: int) -> None:
         schedule = task.schedule
         self.device = torch.device(task.device)
-        assert task.pictures is not None, "the plain loop reads pictures"
+        assert task.images is not None, "the DataLoader baseline reads JPEG files"
         people = JpegPeople(
-            task.pictures, _EPOCH * _ENDLESS, task.input_size, STRIDE, schedule.sigma, schedule.augmentation
+            task.images, STEPS_PER_EPOCH * ENDLESS, task.input_size, STRIDE, schedule.sigma, schedule.augmentation
         )
         loader = DataLoader(
             people,
@@ -248,7 +177,7 @@ class DataLoaderLoop:
             worker_init_fn=one_thread,
         )
         network: nn.Module = task.network().to(self.device).train()
-        optimizer = _plain_optimizer(network, schedule)
+        optimizer = _default_optimizer(network, schedule)
 
         def steps() -> Generator[None]:
             for batch in loader:
@@ -261,12 +190,12 @@ class DataLoaderLoop:
 
         self._steps = steps()
 
-    def seconds(self, steps: int) -> float:
-        """Do so many steps; how long they took."""
-        return _timed(lambda: next(self._steps), steps, self.device)
+    def run(self, steps: int) -> float:
+        """Run a number of steps; return the seconds that they took."""
+        return _time_calls(lambda: next(self._steps), steps, self.device)
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release all resources."""
         self._steps.close()
 
 
@@ -275,7 +204,7 @@ class EvaluationWorkload:
 
     Args:
         task: what to evaluate.
-        count: of people, at most those that there are.
+        count: number of people, at most as many as there are.
     """
 
     def __init__(self, task: Task, count: int) -> None:
@@ -283,190 +212,69 @@ class EvaluationWorkload:
         self._task, self._people = task, PackedPeople.load(task.packed, "train", task.device, count)
         self._network = task.network().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def seconds(self, steps: int) -> float:
-        """Do so many evaluations; how long they took."""
+    def run(self, steps: int) -> float:
+        """Run a number of evaluations; return the seconds that they took."""
         task = self._task
-        return _timed(lambda: evaluate(self._network, self._people, task.schedule, task.input_size), steps, self.device)
+        return _time_calls(
+            lambda: evaluate(self._network, self._people, task.schedule, task.input_size), steps, self.device
+        )
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release all resources."""
         del self._network
 
 
 class TrialStartup:
-    """From asking for a trial to its steady pace: costs, building, all that training needs, and its first steps.
+    """Start of a trial until it trains at its steady pace: costs, building, everything up to its first steps.
 
-    Each trial has a network of its own width, so that nothing is known of it from the one before.
+    Each trial has a network of another width, so that nothing is cached from the one before.
     """
 
     def __init__(self, task: Task) -> None:
         self.device = torch.device(task.device)
-        self._task, self._begun = task, 0
+        self._task, self._started = task, 0
         len(task.people)
 
-    def seconds(self, steps: int) -> float:
-        """Begin a trial and do so many steps; how long that took, without the steps at their last pace.
+    def run(self, steps: int) -> float:
+        """Start a trial and run a number of steps; return the seconds before training at its steady pace.
+
+        That is the time of everything, less ``steps`` times the duration of the last step.
 
         Args:
-            steps: at least 2; or 0, for the time until the first batch reaches the network. Where a step takes many
-                seconds, the difference of the two others would be noise.
+            steps: at least 2; or 0 to return the time until the first batch reaches the network. Where a step takes
+                many seconds, the difference above would be noise.
         """
         task = self._task
-        architecture = task.architecture.scaled(1 + self._begun / 8)
-        self._begun += 1
-        ends: list[float] = []
+        architecture = task.architecture.scaled(1 + self._started / 8)
+        self._started += 1
+        times: list[float] = []
 
         def after_step(step: int) -> None:
             if step >= steps - 1:
-                wait_for(self.device)
-                ends.append(time.perf_counter())
+                synchronize(self.device)
+                times.append(time.perf_counter())
             if step == steps:
-                raise _EnoughError
+                raise _StopTrainingError
 
-        def reached(*_: object) -> None:
-            wait_for(self.device)
-            ends.append(time.perf_counter())
-            raise _EnoughError
+        def before_forward(*_: object) -> None:
+            synchronize(self.device)
+            times.append(time.perf_counter())
+            raise _StopTrainingError
 
         size = (task.input_size, task.input_size)
         joints = len(task.people.skeleton.joints)
-        began = time.perf_counter()
+        started = time.perf_counter()
         network_cost(architecture, joints, size)
         network = build_network(architecture, joints, size, seed=0)
         if not steps:
-            network.register_forward_pre_hook(reached)
-        with suppress(_EnoughError):
-            train(
-                network,
-                task.losses,
-                task.endless(),
-                task.people,
-                task.people,
-                seed=0,
-                hooks=TrainingHooks(after_step=after_step),
-            )
+            network.register_forward_pre_hook(before_forward)
+        hooks = TrainingHooks(after_step=after_step)
+        with suppress(_StopTrainingError):
+            train(network, task.losses, task.endless_schedule(), task.people, task.people, seed=0, hooks=hooks)
         if not steps:
-            return ends[0] - began
-        return max(0.0, ends[1] - began - steps * (ends[1] - ends[0]))
+            return times[0] - started
+        return max(0.0, times[1] - started - steps * (times[1] - times[0]))
 
     def close(self) -> None:
-        """Give everything back."""
-        self._begun = 0
-
-
-class SubprocessWorkload:
-    """A rival in a process of its own, which stands still, with all its children, whenever it is not its turn.
-
-    It is made in the background: :meth:`settle` before anything else.
-
-    Args:
-        make: makes the rival there; must be picklable.
-        threads: of PyTorch there.
-        ours: whether the process computes as this project's do (:func:`nas.training.devices.use_threads`).
-        trimmed: whether it gives back memory that it does not need between turns.
-    """
-
-    def __init__(self, make: Callable[[], Workload], threads: int, *, ours: bool = True, trimmed: bool = False) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._here, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, make, threads, ours, trimmed))
-        self._process.start()
-        there.close()
-
-    def settle(self) -> None:
-        """Wait until the rival is made. Several can be made at the same time."""
-        self.answer()
-
-    def ask(self, steps: int) -> None:
-        """Begin so many steps; :meth:`answer` tells how long they took."""
-        os.killpg(self._pid, signal.SIGCONT)
-        self._here.send(steps)
-
-    def answer(self) -> float:
-        """Wait for what :meth:`ask` began."""
-        took = self._answer()
-        self._stop()
-        return took
-
-    def seconds(self, steps: int) -> float:
-        """Do so many steps; how long they took."""
-        self.ask(steps)
-        return self.answer()
-
-    @property
-    def _pid(self) -> int:
-        assert self._process.pid is not None
-        return self._process.pid
-
-    def _stop(self) -> None:
-        os.killpg(self._pid, signal.SIGSTOP)
-
-    def _answer(self) -> float:
-        try:
-            said = self._here.recv()
-        except EOFError as error:
-            self._process.join()
-            raise MemoryError(f"a process of the measurement ended with {self._process.exitcode}") from error
-        if isinstance(said, str):
-            self._process.join()
-            raise (MemoryError if "out of memory" in said or "alloc" in said else RuntimeError)(said)
-        return float(said)
-
-    def close(self) -> None:
-        """Give everything back."""
-        with suppress(ProcessLookupError, OSError):  # it had not come as far as a group of its own, or has ended
-            os.killpg(self._pid, signal.SIGCONT)
-            self._here.send(None)
-        self._process.join(_PATIENCE)
-        if self._process.is_alive():
-            os.killpg(self._pid, signal.SIGKILL)
-            self._process.join()
-        self._here.close()
-
-
-class ConcurrentWorkloads:
-    """Several rivals of one kind, in a process each, at the same time; to be settled like :class:`Apart`.
-
-    Args:
-        make: makes one of them.
-        count: how many.
-        threads: of PyTorch in each.
-        trimmed: whether they give back memory that they do not need between turns.
-    """
-
-    def __init__(self, make: Callable[[], Workload], count: int, threads: int = 1, *, trimmed: bool = False) -> None:
-        self._all = [SubprocessWorkload(make, threads, trimmed=trimmed) for _ in range(count)]
-
-    def settle(self) -> None:
-        """Wait until all are made."""
-        for each in self._all:
-            each.settle()
-
-    def seconds(self, steps: int) -> float:
-        """Do so many steps with all of them together, shared out; how long that took by their rates."""
-        share = max(1, steps // len(self._all))
-        for each in self._all:
-            each.ask(share)
-        return steps / sum(share / each.answer() for each in self._all)
-
-    def close(self) -> None:
-        """Give everything back."""
-        for each in self._all:
-            each.close()
-
-
-def _serve(there: Connection, make: Callable[[], Workload], threads: int, ours: bool, trimmed: bool) -> None:
-    """What runs in the process of :class:`Apart`."""
-    os.setpgrp()  # it is stopped and ended together with its DataLoader's workers
-    (use_threads if ours else torch.set_num_threads)(threads)
-    try:
-        rival = make()
-        there.send(0.0)
-        while (steps := there.recv()) is not None:
-            took = rival.seconds(steps)
-            if trimmed:
-                trim_heap()
-            there.send(took)
-        rival.close()
-    except BaseException:
-        there.send(traceback.format_exc())
+        """Release all resources."""
+        self._started = 0

@@ -6,7 +6,6 @@ import importlib
 import io
 import logging
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
@@ -17,9 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from nas.architecture.hourglass import STRIDE
 from nas.data.augmentation import PIXEL_MEAN, PIXEL_SCALE
@@ -72,81 +68,6 @@ class ExportableNetwork(nn.Module):
         if self._uint8:
             return pixels
         return np.ascontiguousarray(((pixels.astype(np.float32) - PIXEL_MEAN) / PIXEL_SCALE).transpose(0, 3, 1, 2))
-
-
-class _Uses(TorchFunctionMode):
-    """Counts how many computations each tensor goes into. Keeps all of them, so that no id is given twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count: Counter[int] = Counter()
-        self._kept: list[Any] = []
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(out)):  # not a tensor's shape and the like
-            given = {id(leaf): leaf for leaf in tree_leaves((args, dict(kwargs or {}))) if isinstance(leaf, Tensor)}
-            self.count.update(given.keys())
-            self._kept.append((given, out))
-        return out
-
-
-@torch.no_grad()
-def fold_batch_norms(network: nn.Module, example: Tensor) -> tuple[nn.Module, int, int]:
-    """Put batch norms into the convolutions whose output they, and nothing else, work on.
-
-    Which these are is seen in a forward pass, so that it holds for any block. A convolution or batch norm that runs
-    more than once stays.
-
-    Args:
-        network: in evaluation mode; left as it is.
-        example: (1, 3, H, W).
-
-    Returns:
-        A network that computes the same, how many batch norms were folded, and how many there were.
-    """
-    folded = deepcopy(network)
-    made: dict[int, str] = {}
-    follows: dict[str, int] = {}
-    runs: Counter[str] = Counter()
-    hooks = []
-
-    def watch(name: str, module: nn.Module) -> None:
-        def after(_: nn.Module, args: tuple[Any, ...], out: Any) -> None:
-            runs[name] += 1
-            if isinstance(module, nn.Conv2d):
-                made[id(out)] = name
-            else:
-                follows[name] = id(args[0])
-
-        hooks.append(module.register_forward_hook(after))
-
-    for name, module in folded.named_modules():
-        if type(module) in (nn.Conv2d, nn.BatchNorm2d):
-            watch(name, module)
-    uses = _Uses()
-    with uses:
-        given = folded(example)
-    uses.count.update(id(leaf) for leaf in tree_leaves(given))  # what leaves the network is seen outside
-    for hook in hooks:
-        hook.remove()
-
-    count = 0
-    for name, tensor in follows.items():
-        before = made.get(tensor)
-        if before is None or uses.count[tensor] != 1 or runs[name] != 1 or runs[before] != 1:
-            continue
-        convolution, norm = folded.get_submodule(before), folded.get_submodule(name)
-        assert isinstance(convolution, nn.Conv2d)
-        assert isinstance(norm, nn.BatchNorm2d)
-        if norm.running_mean is None:
-            continue
-        folded.set_submodule(before, fuse_conv_bn_eval(convolution, norm))
-        folded.set_submodule(name, nn.Identity())
-        count += 1
-    return folded, count, len(follows)
 
 
 @dataclass(frozen=True)
@@ -238,6 +159,7 @@ class Session:
 
     Attributes:
         opset: version of ONNX's operations that it uses.
+        batch_norms: number of batch norms in the graph: those that the exporter could not fold into a convolution.
     """
 
     def __init__(self, content: bytes, threads: int) -> None:
@@ -245,7 +167,9 @@ class Session:
         import onnx
         import onnxruntime
 
-        self.opset = next(used.version for used in onnx.load_from_string(content).opset_import if not used.domain)
+        model = onnx.load_from_string(content)
+        self.opset = next(used.version for used in model.opset_import if not used.domain)
+        self.batch_norms = sum(node.op_type == "BatchNormalization" for node in model.graph.node)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3

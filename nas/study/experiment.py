@@ -26,6 +26,7 @@ from upath import UPath
 
 from nas.architecture.cost import Cost, network_cost
 from nas.architecture.hourglass import build_network
+from nas.architecture.latency import device_name
 from nas.console import default_workers, progress
 from nas.data.packed.format import PackedPeople, PackedSummary, describe_packed
 from nas.data.packed.packing import pack_synthetic
@@ -436,16 +437,6 @@ def finished_of(study: Study) -> list[Finished]:
     ]
 
 
-def _processor() -> str:
-    """The CPU's name; its architecture where the system does not tell."""
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def record() -> Mapping[str, Any]:
     """What is needed to know how a result came about: commit, versions, machine."""
     packages = {}
@@ -454,7 +445,7 @@ def record() -> Mapping[str, Any]:
             packages[name] = version(name)
         except PackageNotFoundError:
             packages[name] = "absent"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    device = device_name("cuda" if torch.cuda.is_available() else "cpu")
     return {"commit": _commit(), "packages": packages, "python": platform.python_version(), "device": device}
 
 

@@ -1,4 +1,4 @@
-"""What nas.bench measures, and what it says of it."""
+"""nas.bench: measurements, and their comparison with targets."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from nas.architecture.hourglass import build_network
 from nas.architecture.spec import Architecture
 from nas.bench import app
 from nas.benchmark.concurrency import ConcurrencyMeasurement, best_workers, trials_per_hour
-from nas.benchmark.dataloader_baseline import BOX, PICTURE, JpegPeople, gaussians, write_images
-from nas.benchmark.measure import Case, Spread, Turn, ratios_of, take_turns
+from nas.benchmark.dataloader_baseline import BOX, IMAGE_SIZE, JpegPeople, gaussians, write_images
+from nas.benchmark.interleaved import Spread, Turn, take_turns
+from nas.benchmark.measure import Case, ratios_of
 from nas.benchmark.roofline import Rates, Roofline, convolution_bytes, roofline
 from nas.benchmark.targets import targets
-from nas.benchmark.workloads import FullTraining, Task, TrialStartup
+from nas.benchmark.task import Task
+from nas.benchmark.workloads import TrainingLoop, TrialStartup
 from nas.data.augmentation import Augmentation
 from nas.data.packed.format import PackedPeople
 from nas.errors import UserError
@@ -51,10 +53,10 @@ CASE = Case(
 
 
 def verdicts(case: Case, device: str, cores: int = 2) -> dict[str, str]:
-    return {goal.what: goal.verdict for goal in targets(case, device, cores)}
+    return {target.what: target.verdict for target in targets(case, device, cores)}
 
 
-def test_goals_depend_on_the_device() -> None:
+def test_targets_depend_on_the_device() -> None:
     on_cpu, on_gpu = verdicts(CASE, "cpu"), verdicts(CASE, "NVIDIA H100 80GB HBM3")
     assert on_cpu == {
         "full / bare": "met",  # 0.90 wanted
@@ -74,14 +76,14 @@ def test_goals_depend_on_the_device() -> None:
     assert verdicts(CASE, "cpu", cores=8)["full / plain loop"] == "not applicable here"  # it is set for 2 cores
 
 
-def test_what_was_skipped_reaches_no_goal() -> None:
+def test_skipped_cases_meet_no_target() -> None:
     skipped = replace(CASE, rates={}, ratios={}, floor=None, first=None, later=None, skipped="needs 99 GB")
     assert set(verdicts(skipped, "cpu").values()) == {"not applicable here"}
 
 
 def test_ratios_are_taken_round_by_round_on_equal_cores() -> None:
     timed = {
-        "bare": [100.0, 50.0, 200.0],  # the machine was slow in the second round, for everybody
+        "bare": [100.0, 50.0, 200.0],  # the machine was slow in the second round
         "plain step": [50.0, 25.0, 100.0],
         "full": [90.0, 45.0, 180.0],
         "full on all cores": [160.0, 80.0, 320.0],
@@ -96,29 +98,29 @@ def test_ratios_are_taken_round_by_round_on_equal_cores() -> None:
 
 
 class Clock:
-    """A rival that takes a given time a step and notes when it was its turn."""
+    """A workload that takes a given time per step and logs its runs."""
 
-    def __init__(self, name: str, pace: float, diary: list[tuple[str, int]]) -> None:
-        self.name, self.pace, self.diary = name, pace, diary
+    def __init__(self, name: str, pace: float, log: list[tuple[str, int]]) -> None:
+        self.name, self.pace, self.log = name, pace, log
 
-    def seconds(self, steps: int) -> float:
-        self.diary.append((self.name, steps))
+    def run(self, steps: int) -> float:
+        self.log.append((self.name, steps))
         return self.pace * steps
 
     def close(self) -> None:
         pass
 
 
-def test_rivals_take_turns_for_equal_times() -> None:
-    diary: list[tuple[str, int]] = []
+def test_workloads_alternate_and_get_equal_times() -> None:
+    log: list[tuple[str, int]] = []
     turns = {
-        "quick": Turn(Clock("quick", 0.01, diary), 8, warm=2),
-        "slow": Turn(Clock("slow", 3.0, diary), 8, warm=5),
-        "in threes": Turn(Clock("in threes", 0.04, diary), 16, multiple=3),
+        "quick": Turn(Clock("quick", 0.01, log), 8, warm=2),
+        "slow": Turn(Clock("slow", 3.0, log), 8, warm=5),
+        "in threes": Turn(Clock("in threes", 0.04, log), 16, multiple=3),
     }
     rates = take_turns(turns, seconds=1.0, rounds=4)
-    assert diary[-12:] == [("quick", 25), ("slow", 1), ("in threes", 6)] * 4
-    assert diary[:-12] == [("quick", 1)] * 3 + [("slow", 1)] * 2 + [("in threes", 1)] * 2
+    assert log[-12:] == [("quick", 25), ("slow", 1), ("in threes", 6)] * 4
+    assert log[:-12] == [("quick", 1)] * 3 + [("slow", 1)] * 2 + [("in threes", 1)] * 2
     assert rates == {
         "quick": pytest.approx([800.0] * 4),
         "slow": pytest.approx([8 / 3] * 4),
@@ -126,14 +128,14 @@ def test_rivals_take_turns_for_equal_times() -> None:
     }
 
 
-def test_large_rivals_begin_each_turn_with_steps_that_are_not_timed() -> None:
-    diary: list[tuple[str, int]] = []
+def test_large_workloads_start_each_turn_with_untimed_steps() -> None:
+    log: list[tuple[str, int]] = []
     turns = {
-        "slow": Turn(Clock("slow", 3.0, diary), 8, warm=5, large=True),
-        "in pairs": Turn(Clock("in pairs", 0.1, diary), 8, multiple=2, large=True),
+        "slow": Turn(Clock("slow", 3.0, log), 8, warm=5, large=True),
+        "in pairs": Turn(Clock("in pairs", 0.1, log), 8, multiple=2, large=True),
     }
     rates = take_turns(turns, seconds=1.2, rounds=2)
-    assert diary == [("slow", 1), ("slow", 1), ("in pairs", 2), ("in pairs", 6)] * 2
+    assert log == [("slow", 1), ("slow", 1), ("in pairs", 2), ("in pairs", 6)] * 2
     assert rates == {"slow": pytest.approx([8 / 3] * 2), "in pairs": pytest.approx([80.0] * 2)}
 
 
@@ -144,33 +146,33 @@ def task(tiny: Architecture, small_people: PackedPeople) -> Task:
     return task
 
 
-def test_full_training_ends_where_it_stands(task: Task) -> None:
+def test_the_training_loop_pauses_after_the_steps_asked_for(task: Task) -> None:
     done = []
 
-    class Counted(FullTraining):
+    class Counted(TrainingLoop):
         def _after_step(self, step: int) -> None:
             done.append(step)
             super()._after_step(step)
 
-    rival = Counted(task)
-    assert rival.seconds(2) > 0
+    workload = Counted(task)
+    assert workload.run(2) > 0
     assert done == [1, 2]
-    assert rival.seconds(1) > 0
-    rival.close()
+    assert workload.run(1) > 0
+    workload.close()
     assert done == [1, 2, 3]
 
 
-def test_a_trial_has_begun_when_a_batch_reaches_the_network(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_startup_ends_when_a_batch_reaches_the_network(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     def forward(*_: object) -> None:
-        raise AssertionError("it was let into the network")
+        raise AssertionError("the network ran")
 
-    beginning = TrialStartup(task)
-    assert beginning.seconds(2) >= 0
+    startup = TrialStartup(task)
+    assert startup.run(2) >= 0
     monkeypatch.setattr("nas.architecture.hourglass.HourglassNetwork.forward", forward)
-    assert 0 < beginning.seconds(0) < 10
+    assert 0 < startup.run(0) < 10
 
 
-def test_the_floor_is_the_larger_of_arithmetic_and_traffic() -> None:
+def test_the_roofline_is_the_larger_of_compute_and_memory_time() -> None:
     rates = Rates(madds=1e9, bytes=1e8, dtype="float32")
     assert roofline(10**8, 10**6, rates).seconds == pytest.approx(0.3)  # forward, and twice that backward
     assert roofline(10**6, 10**8, rates).seconds == pytest.approx(1.0)
@@ -190,7 +192,7 @@ def test_convolution_bytes_count_every_convolution(tiny: Architecture) -> None:
     assert alone == 3 * 4 * (3 * 32 * 32 + 4 * 16 * 16 + 4 * 3 * 49 + 4)
 
 
-def test_drawn_gaussians_are_those_of_the_batches() -> None:
+def test_baseline_gaussians_equal_those_of_training() -> None:
     joints = np.array([[3.3, 4.9], [15.9, 0.2], [-1.0, 5.0], [8.0, 8.0]])
     labelled = np.array([True, True, True, False])
     maps, on_map = gaussians(joints, labelled, 16, 1.0)
@@ -200,38 +202,37 @@ def test_drawn_gaussians_are_those_of_the_batches() -> None:
     assert not maps[2:].any()
 
 
-def test_plain_people_are_where_their_heatmaps_say(tmp_path: Path) -> None:
+def test_baseline_images_match_their_heatmaps(tmp_path: Path) -> None:
     write_images(tmp_path, 2)
     still = JpegPeople(tmp_path, 10, 256, 4, 1.5, Augmentation(0, 0, 0, 0, 0))
     image, target, labelled = still[3]
     assert image.shape == (3, 256, 256)
     found = decode(target[None])[0][0] * 4
-    there = still.joints[1]
-    expected = (there - np.array(PICTURE) / 2) * 256 / BOX + 128
+    expected = (still.joints[1] - np.array(IMAGE_SIZE) / 2) * 256 / BOX + 128
     assert np.abs(found.numpy() - expected)[labelled.numpy()].max() < 0.2
     mirrored = JpegPeople(tmp_path, 10, 256, 4, 1.5, Augmentation(0, 0, 0, 1, 0))[3]
     assert torch.equal(mirrored[0], image.flip(-1))
     changed = JpegPeople(tmp_path, 10, 64, 4, 1.0, Augmentation())
     assert changed[0][0].shape == (3, 64, 64)
-    assert not torch.equal(changed[0][0], changed[2][0])  # the same picture, changed otherwise
+    assert not torch.equal(changed[0][0], changed[2][0])  # the same image, augmented differently
 
 
-def test_the_fewest_workers_that_come_near_the_most_trials_are_best() -> None:
-    # One trial of 1,000 pictures begins in 2 s; the device is full with two workers.
+def test_the_fewest_workers_near_the_best_throughput_are_best() -> None:
+    # A trial of 1,000 images starts up in 2 s; two workers saturate the device.
     found = [
         ConcurrencyMeasurement(count, rate, 2.0, trials_per_hour(count, rate, 2.0, 1000))
         for count, rate in ((1, 100.0), (2, 180.0), (4, 181.0), (8, 120.0))
     ]
     assert found[0].trials_per_hour == pytest.approx(3600 / 12)
     assert found[1].trials_per_hour == pytest.approx(2 * 3600 / (2 + 1000 / 90))
-    assert found[2].trials_per_hour > found[1].trials_per_hour  # while one begins, another trains
+    assert found[2].trials_per_hour > found[1].trials_per_hour  # while one starts up, another trains
     assert best_workers(found).workers == 4
     assert best_workers(found[:2]).workers == 2
     assert best_workers([found[0], replace(found[1], trials_per_hour=310.0)]).workers == 1
 
 
 @pytest.mark.slow
-def test_workers_are_measured_side_by_side(
+def test_the_command_measures_concurrent_workers(
     command: Callable[..., subprocess.CompletedProcess[str]], one_core: None
 ) -> None:
     flags = ["--networks", "hg1", "--sizes", "64", "--batches", "4", "--seconds", "0.05", "--rounds", "1"]
@@ -247,7 +248,7 @@ def test_workers_are_measured_side_by_side(
 
 @pytest.fixture
 def one_core() -> Iterator[None]:
-    """Commands begun meanwhile see one core, as fewer processes are started then."""
+    """Commands started meanwhile see one core, so that they start fewer processes."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     yield
@@ -255,7 +256,7 @@ def one_core() -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_the_command_measures_everything(
+def test_the_command_measures_all_workloads(
     command: Callable[..., subprocess.CompletedProcess[str]], one_core: None, tmp_path: Path
 ) -> None:
     file = tmp_path / "bench.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nas.benchmark.concurrency import COUNTS, ConcurrencyMeasurement, measure_concurrency
 from nas.benchmark.concurrency import best_workers as best_of
-from nas.benchmark.workloads import Task
+from nas.benchmark.task import Task
 from nas.console import default_workers
 from nas.study.experiment import Experiment, people_file
 
