@@ -26,15 +26,16 @@ from nas.console import Quiet, console, default_workers, print_tables, progress,
 from nas.data.packed.packing import pack_synthetic
 from nas.data.synthetic.scene import SceneConfig
 from nas.errors import UserError
+from nas.options import command, new_app
 from nas.study.experiment import record
-from nas.study.files import ROOT
+from nas.study.files import CHECKOUT
 from nas.study.space.candidate import Candidate
 from nas.study.space.published import named
 from nas.training.checkpoint import write_atomically
 from nas.training.devices import device_named, use_threads
 from nas.training.schedule import ScheduleConfig
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 NETWORKS = "hg2,separable_resconcat_narrowres,multidilated,shuffle,dice"
 PEOPLE, PICTURES = 256, 64
@@ -42,7 +43,7 @@ FULL_WIDTH = 256
 """Pictures of this side have the papers' widths; smaller ones have narrower networks, as in the quickstart."""
 
 
-@app.command()
+@command(app)
 def main(
     networks: Annotated[str, typer.Option(help="Published names, with commas.")] = NETWORKS,
     sizes: Annotated[
@@ -81,7 +82,10 @@ def main(
     where = torch.cuda.get_device_name() if place == "cuda" else "cpu"
     files = [out] if out is not None else []
     if keep:
-        files.append(_free(ROOT / "studies" / "records", str(about["device"]) if where == "cpu" else where))
+        records = CHECKOUT / "studies" / "records"
+        if not records.is_dir():
+            raise UserError("--record: there is no studies/records/ beside an installed package; give --out FILE")
+        files.append(_free(records, str(about["device"]) if where == "cpu" else where))
     settings = {"device": where, "threads": threads, "cores": cores, "seconds": seconds, "rounds": rounds}
     cases: list[Case] = []
     shared: list[_Shared] = []

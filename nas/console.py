@@ -47,24 +47,25 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.", callba
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]
 
 
-def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
+def run(app: typer.Typer, args: Sequence[str] | None = None, program: str | None = None) -> NoReturn:
     """Run a command and end the process.
 
     Exit codes: 0, or what the command says; 2 for bad input (:class:`UserError`, unknown or ill-typed flags), with
-    one line on standard error; 130 after Ctrl-C; 143 after SIGTERM, where a command makes something of it. Anything
-    else is a fault of ours and shows its traceback.
+    one line on standard error; 130 after Ctrl-C; 143 after a SIGTERM that a command handles. Anything else is a bug
+    and shows its traceback.
 
     Args:
         app: the command.
         args: its arguments; by default those of the process.
+        program: its name in the usage line; by default the name it was started under.
     """
     try:
-        code = app(args=args, standalone_mode=False)
+        code = app(args=args, prog_name=program, standalone_mode=False)
     except UserError as error:
-        _fail(str(error))
+        exit_with_error(str(error))
     except _UsageError as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
-        _fail(f"{message.rstrip('.')}; see --help")
+        exit_with_error(f"{message.rstrip('.')}; see --help")
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except TerminatedError as error:
@@ -86,7 +87,8 @@ def deferred_sigterm() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _fail(message: str) -> NoReturn:
+def exit_with_error(message: str) -> NoReturn:
+    """Print an error as one line on standard error and end the process with exit code 2."""
     print("error:", " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
 

@@ -10,14 +10,15 @@ import typer
 
 from nas.console import console, run
 from nas.errors import UserError
+from nas.options import command, new_app
 from nas.study.experiment import load
 from nas.study.reporting.dashboard import save_panels, serving
 from nas.study.storage.study_store import mask_password
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 
-@app.command()
+@command(app)
 def main(
     study: Annotated[str, typer.Option(help="Name of a study that was begun.")] = "quickstart",
     storage: Annotated[str | None, typer.Option(help="Database URL; by default the study's own SQLite.")] = None,

@@ -17,6 +17,7 @@ from nas.architecture.spec import Architecture
 from nas.architecture.summary import structure
 from nas.console import Quiet, console, existing_file, print_tables, progress, run
 from nas.errors import UserError
+from nas.options import command, new_app
 from nas.study.files import find, read_toml
 from nas.study.space.candidate import Candidate
 from nas.study.space.cardinality import count_architectures
@@ -24,10 +25,10 @@ from nas.study.space.published import INPUT_SIZE, JOINTS, Published, named, publ
 from nas.study.space.search_space import SearchSpace
 from nas.training.devices import device_named, use_threads
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 
-@app.command()
+@command(app)
 def main(
     name: Annotated[str | None, typer.Argument(help="A published name, or a JSON or TOML file.")] = None,
     input_size: Annotated[int, typer.Option(help="Height and width of the pictures.")] = INPUT_SIZE,

@@ -18,13 +18,14 @@ from nas.data.packed.format import PackedPeople, describe_packed
 from nas.data.people import MPII, Skeleton
 from nas.data.readers.mpii_evaluation import predictions_mat, read_predictions, read_truth
 from nas.errors import UserError
+from nas.options import command, new_app
 from nas.training.checkpoint import load_network, write_atomically
 from nas.training.devices import device_named, use_threads
 from nas.training.evaluation import predict
 from nas.training.metrics import RESAMPLES, PCKNormalizer, Score, head_normalizer, score_predictions, torso_normalizer
 from nas.training.schedule import ScheduleConfig
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 HEADS: tuple[float, ...] = (0.5, 0.1)
 """Thresholds of PCKh, the first being the headline."""
@@ -32,7 +33,7 @@ TORSOS: tuple[float, ...] = (0.2,)
 """Thresholds of PCK."""
 
 
-@app.command()
+@command(app)
 def main(
     checkpoint: Annotated[Path | None, typer.Argument(help="What nas.retrain wrote: a checkpoint.pt.")] = None,
     data: Annotated[Path | None, typer.Option(help="Packed people of nas.prepare to score it on.")] = None,
@@ -57,13 +58,11 @@ def main(
     quiet: Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print the accuracy of every hourglass, with and without the flipped copy, by joint group and by joint.
+    """Print the accuracy of every hourglass, with and without flip averaging, by joint group and by joint.
 
-    PCKh@0.5 and @0.1 of the head size; PCK@0.2 of the torso for skeletons that have one. Intervals are 95 %,
-    from a bootstrap over people.
-
-    --json prints one object: what the last hourglass reaches at the first threshold, with the flipped copy unless
-    --no-flip; its "scores" lists the same keys for all of them. README.md tells the keys.
+    PCKh@0.5 and @0.1; PCK@0.2 for skeletons with a torso. Intervals are 95 %, from a bootstrap over people.
+    --json prints one object: the last hourglass at the first threshold, flip-averaged unless --no-flip; its
+    "scores" lists all of them with the same keys.
 
     Example: python -m nas.evaluate runs/quickstart/full/trial-48/checkpoint.pt --data people.h5
 

@@ -34,6 +34,7 @@ from nas.inference.onnx_export import (
     to_onnx,
 )
 from nas.inference.predictor import Box, cut_out
+from nas.options import command, new_app
 from nas.study.analysis.baselines import Limits
 from nas.study.execution.full_training import choose, trained_in_full
 from nas.study.experiment import load
@@ -43,13 +44,13 @@ from nas.training.evaluation import predict
 from nas.training.metrics import head_normalizer, score_predictions
 from nas.training.schedule import ScheduleConfig
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 BATCHES = (1, 3)
 """Pictures at a time at which ONNX and PyTorch are compared."""
 
 
-@app.command()
+@command(app)
 def main(
     onnx: Annotated[Path, typer.Option(metavar="FILE", help="To write, and FILE.md, its model card.")],
     checkpoint: Annotated[

@@ -18,10 +18,11 @@ from nas.data.visualization.contact_sheet import save_jpeg_or_png
 from nas.data.visualization.pose_overlay import draw_pose
 from nas.errors import UserError
 from nas.inference.predictor import Box, Pose, Predictor
+from nas.options import command, new_app
 from nas.training.checkpoint import write_atomically
 from nas.training.devices import device_named, use_threads
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 AT_ONCE = 16
 """Frames of a video that are predicted together."""
@@ -36,7 +37,7 @@ SCORES = "0 to 1: the peak of the joint's map over that of the map that the netw
 Boxes = Callable[[Picture], list[Box]]
 
 
-@app.command()
+@command(app)
 def main(
     checkpoint: Annotated[Path, typer.Argument(help="What nas.retrain wrote: a checkpoint.pt.")],
     pictures: Annotated[list[Path] | None, typer.Argument(help="Pictures, videos, or folders of them.")] = None,

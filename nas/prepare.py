@@ -51,6 +51,7 @@ from nas.data.readers.splits import (
 from nas.data.synthetic.scene import SceneConfig
 from nas.data.visualization.contact_sheet import contact_sheet, save_jpeg_or_png
 from nas.errors import UserError
+from nas.options import add_version
 
 app = typer.Typer(
     add_completion=False,
@@ -59,6 +60,7 @@ app = typer.Typer(
     help="Pack people and their pictures into one file that training loads.",
     epilog="Example: python -m nas.prepare lsp --images lspet/images --annotations lspet/joints.mat --out lspet.h5",
 )
+add_version(app)
 
 Reader = Callable[[Path, Mapping[str, float]], Annotations]
 

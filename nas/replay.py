@@ -16,6 +16,7 @@ from rich.table import Table
 
 from nas.console import Quiet, console, default_workers, existing_file, print_tables, progress, run
 from nas.errors import UserError
+from nas.options import command, new_app
 from nas.study.analysis.replay import SAMPLERS, STOPPINGS, BenchmarkTable, Replayed, TabularBenchmark, stopping_named
 from nas.study.experiment import load
 from nas.study.files import find
@@ -23,7 +24,7 @@ from nas.study.pareto import Floats
 from nas.study.space.search_space import SearchSpace
 from nas.training.checkpoint import write_atomically
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 POLICIES = ("random", "nsga2", "tpe", "front", "front+reach", "front+halving")
 """Replayed where none is named: GP, which takes seconds for a proposal, is left out."""
@@ -31,7 +32,7 @@ MARKS = (25, 50, 100, 150, 200)
 """Numbers of trials after which hypervolumes are printed."""
 
 
-@app.command()
+@command(app)
 def main(
     record: Annotated[Path | None, typer.Option(help="Recorded results, of studies/records or of --save.")] = None,
     study: Annotated[str | None, typer.Option(help="Instead: a study that was searched.")] = None,

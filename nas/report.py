@@ -12,6 +12,7 @@ from optuna.study import Study
 
 from nas.console import Quiet, console, print_tables, run
 from nas.errors import UserError
+from nas.options import command, new_app
 from nas.study.analysis.baselines import PICKS, Limits, pick, trial_of
 from nas.study.analysis.results import load_results
 from nas.study.analysis.seed_noise import mean_points, seed_deviation, seed_statistics
@@ -33,10 +34,10 @@ from nas.study.reporting.progress import (
 from nas.study.storage.study_store import count
 from nas.training.devices import device_named
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 
-@app.command()
+@command(app)
 def main(
     study: Annotated[str, typer.Option(help="Name of a study that was searched.")] = "quickstart",
     storage: Annotated[str | None, typer.Option(help="Database URL; by default the study's own SQLite.")] = None,

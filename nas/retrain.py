@@ -11,16 +11,17 @@ import typer
 
 from nas.console import Quiet, console, format_count, format_duration, progress, run
 from nas.errors import UserError
+from nas.options import command, new_app
 from nas.study.analysis.baselines import Limits
 from nas.study.execution.full_training import Result, choose, processes, retrain
 from nas.study.experiment import load
 from nas.training.devices import device_named, use_threads
 from nas.training.loop import Epoch
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 
-@app.command()
+@command(app)
 def main(
     study: Annotated[str, typer.Option(help="Name of a study that was searched.")] = "quickstart",
     trial: Annotated[int | None, typer.Option(help="Train this trial's network.")] = None,

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from nas.console import Quiet, console, default_workers, format_count, parse_count, print_tables, run
 from nas.errors import UserError
+from nas.options import command, new_app
 from nas.study.analysis import seed_noise as confirmation
 from nas.study.analysis.rank_correlation import (
     calibration_experiment,
@@ -39,10 +40,10 @@ from nas.study.reporting.progress import (
 from nas.study.storage.study_store import count, mask_password
 from nas.training.devices import device_named
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 
-@app.command()
+@command(app)
 def main(
     trials: Annotated[int, typer.Option(help="Trials of the study, of all workers and sittings.")] = 50,
     study: Annotated[str, typer.Option(help="A study file, or the name of one in studies/.")] = "quickstart",

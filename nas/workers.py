@@ -13,15 +13,16 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
 from nas.console import console, print_tables, run
+from nas.options import command, new_app
 from nas.study.experiment import stored_study
 from nas.study.storage.heartbeat import worker_heartbeats
 from nas.study.storage.retry import retry_while_unavailable
 from nas.study.storage.study_store import Owner, engine_of, masked_url, requeue_stale_trials, stale_trials, study_lock
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = new_app()
 
 
-@app.command()
+@command(app)
 def main(
     study: Annotated[str, typer.Option(help="Name of a study that was searched.")] = "quickstart",
     storage: Annotated[str | None, typer.Option(help="Database URL; by default the study's own SQLite.")] = None,

@@ -12,7 +12,7 @@ import pytest
 
 from nas.architecture.cost import network_cost
 from nas.study.analysis.replay import BenchmarkRow, BenchmarkTable
-from nas.study.files import ROOT
+from nas.study.files import packaged
 from nas.study.pareto import HypervolumeScale
 from nas.study.space.search_space import SearchSpace
 
@@ -22,7 +22,7 @@ Command = Callable[..., CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """30 made-up results over the lightweight space."""
-    space = SearchSpace.read(ROOT / "search_spaces" / "lightweight.toml")
+    space = SearchSpace.read(packaged("search_spaces") / "lightweight.toml")
     rng, rows = Random(0), []
     while len(rows) < 30:
         point = space.random(rng)

@@ -24,6 +24,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from upath import UPath
 
+from nas import __version__
 from nas.architecture.cost import Cost, network_cost
 from nas.architecture.hourglass import build_network
 from nas.architecture.latency import device_name
@@ -33,7 +34,7 @@ from nas.data.packed.packing import pack_synthetic
 from nas.data.synthetic.scene import RENDERING_VERSION, SceneConfig
 from nas.errors import UserError
 from nas.study.config import StudyConfig, check_same, identity_hash
-from nas.study.files import ROOT
+from nas.study.files import CHECKOUT, no_study
 from nas.study.optimization.early_stopping import Finished
 from nas.study.optimization.samplers import NoCandidateLeftError, Problem, evaluated_ids, make_sampler, sample_unseen
 from nas.study.pareto import HypervolumeScale, Point
@@ -366,7 +367,7 @@ def stored_study(name: str, runs: Path, storage: str | None = None) -> Study:
     url = storage or default_url(runs / name)
     file = database_file(url)
     if file is not None and not file.is_file():
-        raise UserError(f"--study {name}: there is no {file}; run `python -m nas.search` first")
+        raise no_study(name, file)
     return load_study(open_storage(url), name)
 
 
@@ -439,7 +440,7 @@ def finished_of(study: Study) -> list[Finished]:
 
 def record() -> Mapping[str, Any]:
     """What is needed to know how a result came about: commit, versions, machine."""
-    packages = {}
+    packages = {"hourglass-nas": __version__}
     for name in ("torch", "optuna", "optuna-dashboard", "numpy", "h5py", "opencv-python", "fvcore", "sqlalchemy"):
         try:
             packages[name] = version(name)
@@ -450,9 +451,11 @@ def record() -> Mapping[str, Any]:
 
 
 def _commit() -> str:
+    if not (CHECKOUT / ".git").exists():
+        return "unknown"  # installed: git would describe whatever repository lies around the package
     try:
         found = subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"],
+            ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12"],
             capture_output=True,
             text=True,
             timeout=10,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 import uuid
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,59 @@ from upath import UPath
 
 from nas.console import writable_directory
 from nas.errors import UserError
-from nas.training.checkpoint import write_atomically
 
-ROOT = Path(__file__).resolve().parents[2]
-"""The project's folder: search_spaces/ and studies/ lie in it."""
+CHECKOUT = Path(__file__).resolve().parents[2]
+"""The root of the source checkout; where the package is installed from a wheel, the folder that it lies in."""
+
+
+def packaged(folder: str) -> Path:
+    """The folder ``search_spaces`` or ``studies`` that comes with the package."""
+    return Path(str(resources.files("nas"))).joinpath(folder).resolve()  # resolved: a checkout holds a link
 
 
 def find(name: str | Path, folder: str) -> Path:
-    """The file meant by a path, or by a bare name in one of the project's folders (``quickstart`` in ``studies``).
+    """Return the file that a path or a bare name refers to (``quickstart`` in ``studies``).
+
+    Args:
+        name: a path, or the name of a TOML file in ``folder``; the ending ``.toml`` may be left out.
+        folder: ``search_spaces`` or ``studies``. One in the working directory goes before the package's.
 
     Raises:
-        UserError: there is none; lists those that there are.
+        UserError: there is no such file; the message lists the packaged ones.
     """
     given = Path(name)
     if given.name:
-        for path in (given, Path(folder) / given, ROOT / folder / given):
+        for path in (given, Path(folder) / given, packaged(folder) / given):
             for candidate in (path, path.with_name(path.name + ".toml")):
                 if candidate.is_file():
                     return candidate
-    there = sorted(p.stem for p in (ROOT / folder).glob("*.toml"))
-    raise UserError(f"{name}: no such file; give a path to a TOML file, or one of {folder}/: {', '.join(there)}")
+    names = ", ".join(sorted(path.stem for path in packaged(folder).glob("*.toml")))
+    raise UserError(f"{name}: no such file; give a path to a TOML file, or one of {folder}/: {names}")
+
+
+def study_database(name: str, runs: Path) -> Path:
+    """The SQLite database of a study that names no other storage."""
+    return runs / name / "study.db"
+
+
+def check_study_exists(name: str, runs: Path, storage: str | None = None) -> None:
+    """Check that a study has a database, without opening it: quick, for the start of a command.
+
+    Args:
+        name: the study's.
+        runs: folder of all studies.
+        storage: database URL; it is not looked at.
+
+    Raises:
+        UserError: the study's own database file is missing.
+    """
+    if storage is None and not study_database(name, runs).is_file():
+        raise no_study(name, study_database(name, runs))
+
+
+def no_study(name: str, database: Path) -> UserError:
+    """The error for a study whose database file is missing."""
+    return UserError(f"--study {name}: there is no {database}; run `python -m nas.search` first")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -50,6 +84,8 @@ def write_file(path: Path, data: bytes, flag: str) -> None:
     Raises:
         UserError: it cannot be written.
     """
+    from nas.training.checkpoint import write_atomically  # imports torch
+
     if path.is_dir() or not path.parent.is_dir():
         wrong = "is a folder" if path.is_dir() else f"there is no folder {path.parent}"
         raise UserError(f"{flag} {path}: {wrong}; give the path of a file in an existing one")

@@ -11,7 +11,7 @@ import pytest
 
 from nas.errors import UserError
 from nas.study.config import StudyConfig, check_same, identity_hash
-from nas.study.files import ROOT, find
+from nas.study.files import find, packaged
 from nas.study.space.published import published
 from nas.study.space.search_space import SearchSpace
 
@@ -26,7 +26,7 @@ def test_the_tiny_study_is_read(config: StudyConfig, space: SearchSpace) -> None
     assert (config.data.synthetic.people, config.data.synthetic.holdout) == (48, 16)
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "studies").glob("*.toml")), ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", sorted((packaged("studies")).glob("*.toml")), ids=lambda f: f.stem)
 def test_the_projects_own_studies_are_readable(file: Path) -> None:
     config = StudyConfig.read(file.stem)
     assert config == StudyConfig.read(file)
@@ -111,7 +111,7 @@ def test_a_study_that_is_not_there_gets_a_list_of_those_that_are(name: str) -> N
 def test_files_are_found_by_path_and_by_name(study_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find(study_file, "studies") == study_file
     assert find(study_file.with_suffix(""), "studies") == study_file
-    assert find("quickstart", "studies").samefile(ROOT / "studies" / "quickstart.toml")
+    assert find("quickstart", "studies").samefile(packaged("studies") / "quickstart.toml")
     monkeypatch.chdir(study_file.parent)
     assert find("study.toml", "studies").samefile(study_file)
     (study_file.parent / "studies").mkdir()

@@ -20,7 +20,7 @@ from nas.study.analysis.rank_correlation import stored_calibration
 from nas.study.analysis.results import StudyResults
 from nas.study.config import StudyConfig
 from nas.study.experiment import images_of
-from nas.study.files import ROOT, find, write_file
+from nas.study.files import find, packaged, write_file
 from nas.study.reporting import plotly_figures as plots
 from nas.study.reporting.progress import NEAR
 from nas.study.space.cardinality import count_architectures
@@ -319,7 +319,7 @@ def _reproduce(found: StudyResults) -> dict[str, str]:
 def _content(found: StudyResults, config: StudyConfig) -> str:
     """The text of a space that does not come with the project; empty for those that do."""
     path = find(config.space, "search_spaces")
-    if path.resolve().is_relative_to(ROOT / "search_spaces"):
+    if path.resolve().is_relative_to(packaged("search_spaces")):
         return ""
     return path.read_text(encoding="utf-8")
 

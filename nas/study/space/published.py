@@ -11,11 +11,11 @@ from types import MappingProxyType
 from typing import Any
 
 from nas.errors import UserError
-from nas.study.files import ROOT, read_toml
+from nas.study.files import packaged, read_toml
 from nas.study.pareto import tradeoff
 from nas.study.space.candidate import Candidate
 
-FILE = ROOT / "search_spaces" / "published.toml"
+FILE = packaged("search_spaces") / "published.toml"
 JOINTS = 16
 """Joints of the published counts."""
 REFERENCE = "hg2"

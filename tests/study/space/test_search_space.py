@@ -19,14 +19,14 @@ from nas.architecture.cost import network_cost
 from nas.architecture.spec import Architecture
 from nas.errors import UserError
 from nas.study.config import StudyConfig
-from nas.study.files import ROOT
+from nas.study.files import packaged
 from nas.study.space.candidate import Candidate
 from nas.study.space.cardinality import count_architectures
 from nas.study.space.published import published
 from nas.study.space.search_space import OutsideSpaceError, SearchSpace, members
 from nas.training.losses import Losses
 
-HOURGLASS = SearchSpace.read(ROOT / "search_spaces" / "hourglass.toml")
+HOURGLASS = SearchSpace.read(packaged("search_spaces") / "hourglass.toml")
 
 RANGES = """
 [choices]
@@ -75,7 +75,7 @@ def test_the_projects_own_files_are_readable() -> None:
         assert space.candidate(space.random(Random(seed)), quickstart.width_scale).architecture.width % 4 == 0
 
 
-SPACES = [file for file in sorted((ROOT / "search_spaces").glob("*.toml")) if file.stem != "published"]
+SPACES = [file for file in sorted((packaged("search_spaces")).glob("*.toml")) if file.stem != "published"]
 
 
 @pytest.mark.parametrize("file", SPACES, ids=lambda file: file.stem)
@@ -540,14 +540,14 @@ def test_losses_and_real_ranges_do_not_add_architectures(write_space: Callable[.
 
 @pytest.mark.parametrize("name", ["hourglass", "lightweight", "levels"])
 def test_a_space_file_states_how_many_architectures_it_holds(name: str) -> None:
-    path = ROOT / "search_spaces" / f"{name}.toml"
+    path = packaged("search_spaces") / f"{name}.toml"
     stated = re.search(r"It holds ([\d,]+) different architectures", path.read_text())
     assert stated is not None
     assert count_architectures(SearchSpace.read(path)) == int(stated[1].replace(",", ""))
 
 
 def test_the_lightweight_space_is_the_region_below_three_million() -> None:
-    space = SearchSpace.read(ROOT / "search_spaces" / "lightweight.toml")
+    space = SearchSpace.read(packaged("search_spaces") / "lightweight.toml")
     light = ("ghost", "separable", "separable_all", "separable_3x3", "low_channels", "shuffle", "dilated_separable")
     light += ("separable_resconcat_narrowres", "separable_resconcat_narrowres_perceptual", "two_separable")
     for name, row in published().items():

@@ -1,0 +1,159 @@
+"""Options of the command line: groups that several commands share, and how a group becomes flags.
+
+A command is a function. A parameter whose type is a dataclass stands for a group of options: each field of the
+dataclass becomes one option with the field's annotation and default, and the function receives the dataclass::
+
+    @dataclass(frozen=True)
+    class LocationOptions:
+        runs: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs")
+
+    @command(app)
+    def main(study: str, location: LocationOptions) -> None: ...
+
+This module and the modules of the commands import nothing heavy at the top (PyTorch, Optuna, OpenCV …), so that
+``--help`` and mistyped flags answer at once. A command imports what it needs when its work begins.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+from nas import __version__
+from nas.console import Quiet
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+def new_app(**settings: Any) -> typer.Typer:
+    """Create a typer application with the settings that all commands share; ``settings`` are added to them."""
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, **settings)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"hourglass-nas {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+]
+"""The flag, of every command, that prints the version; parsing it is enough."""
+
+
+def add_version(app: typer.Typer) -> None:
+    """Add ``--version`` to an application of several commands."""
+
+    @app.callback()
+    def callback(version: Version = False) -> None: ...
+
+
+def command(app: typer.Typer, **settings: Any) -> Callable[[Command], Command]:
+    """Register a function as a command of an application; ``settings`` are those of ``typer.Typer.command``.
+
+    Parameters that are dataclasses are expanded into options (see the module's docstring), and ``--version`` is added.
+
+    Returns:
+        A decorator that leaves the function as it is.
+    """
+
+    def register(function: Command) -> Command:
+        app.command(**settings)(expand_options(function))
+        return function
+
+    return register
+
+
+def expand_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a function that takes each field of a dataclass parameter as a parameter of its own.
+
+    Args:
+        function: its parameters are plain, or dataclasses whose fields are annotated as options.
+
+    Returns:
+        A function with keyword parameters only, the last being ``version``. It builds the dataclasses, whose
+        ``__post_init__`` may raise :class:`nas.errors.UserError`, and calls ``function`` with them.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    groups: dict[str, type[Any]] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        annotation = hints[name]
+        if is_dataclass(annotation) and isinstance(annotation, type):
+            groups[name] = annotation
+            parameters += _field_parameters(annotation)
+        else:
+            parameters.append(_keyword(name, annotation, parameter.default))
+    parameters.append(_keyword("version", Version, False))
+
+    @functools.wraps(function)
+    def expanded(**values: Any) -> None:
+        del values["version"]
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        function(**values)
+
+    setattr(expanded, "__signature__", inspect.Signature(parameters))  # noqa: B010  (typer reads both)
+    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return expanded
+
+
+def _field_parameters(group: type[Any]) -> list[inspect.Parameter]:
+    """One keyword parameter for each field of a dataclass."""
+    hints = get_type_hints(group, include_extras=True)
+    defaults = {field.name: field.default for field in fields(group)}
+    return [
+        _keyword(name, hints[name], inspect.Parameter.empty if default is MISSING else default)
+        for name, default in defaults.items()
+    ]
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+@dataclass(frozen=True)
+class LocationOptions:
+    """Where a study is stored."""
+
+    storage: Annotated[str | None, typer.Option(help="Database URL; by default the study's own SQLite.")] = None
+    runs: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs")
+
+
+@dataclass(frozen=True)
+class SelectionOptions:
+    """Which network of a study is meant."""
+
+    pick: Annotated[
+        str | None, typer.Option(help="knee (best compromise), best (most accurate) or tradeoff (see nas.report).")
+    ] = None
+    trial: Annotated[int | None, typer.Option(help="The network of this trial.")] = None
+    published: Annotated[str | None, typer.Option(help="A published network, e.g. hg2.")] = None
+    max_params: Annotated[str | None, typer.Option(help="Pick among networks with at most this many, e.g. 1M.")] = None
+    max_madds: Annotated[str | None, typer.Option(help="Pick among networks with at most this many, e.g. 3G.")] = None
+    max_latency: Annotated[
+        float | None, typer.Option(metavar="MS", help="Pick among networks at most this slow per image here.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """Changes to the length of a training schedule."""
+
+    images: Annotated[int | None, typer.Option(help="Images to train on, instead of the study's number.")] = None
+    epochs: Annotated[int | None, typer.Option(help="Equal parts of the schedule, evaluated one by one.")] = None
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """How results are printed."""
+
+    quiet: Quiet = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
