@@ -23,7 +23,8 @@ from nas.benchmark.roofline import Rates, measure_rates
 from nas.benchmark.targets import Target, targets
 from nas.benchmark.task import Task
 from nas.console import Quiet, console, default_workers, print_tables, progress, run
-from nas.data.packed.packing import pack_synthetic
+from nas.data.packed.options import PackOptions
+from nas.data.packed.synthetic import pack_synthetic
 from nas.data.synthetic.scene import SceneConfig
 from nas.errors import UserError
 from nas.options import command, new_app
@@ -145,7 +146,7 @@ def _tasks(
     write_images(pictures, PICTURES)
     for side in sides:
         packed, scale = folder / f"{side}.h5", side / FULL_WIDTH
-        pack_synthetic(packed, {"train": PEOPLE}, side, 0, SceneConfig(), cores)
+        pack_synthetic(packed, {"train": PEOPLE}, 0, SceneConfig(), PackOptions(side, cores))
         for name, candidate in chosen.items():
             for batch in batches:
                 architecture, schedule = candidate.architecture.scaled(scale), _schedule(side, batch)

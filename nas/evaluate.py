@@ -14,9 +14,10 @@ from rich.table import Table
 
 from nas.console import Quiet, console, existing_file, print_tables, progress, run, stderr, writable_directory
 from nas.data.augmentation import fit_to_input
-from nas.data.packed.format import PackedPeople, describe_packed
-from nas.data.people import MPII, Skeleton
+from nas.data.packed.reader import PackedPeople
+from nas.data.packed.summary import describe_packed
 from nas.data.readers.mpii_evaluation import predictions_mat, read_predictions, read_truth
+from nas.data.skeletons import MPII, Skeleton
 from nas.errors import UserError
 from nas.options import command, new_app
 from nas.training.checkpoint import load_network, write_atomically

@@ -19,9 +19,10 @@ from nas.architecture.latency import time_runs
 from nas.console import Quiet, console, existing_file, progress, run, working, writable_directory
 from nas.data.augmentation import fit_to_input
 from nas.data.media_io import read_image
-from nas.data.packed.format import PackedPeople, describe_packed
-from nas.data.people import Skeleton
-from nas.data.synthetic.scene import render_person
+from nas.data.packed.reader import PackedPeople
+from nas.data.packed.summary import describe_packed
+from nas.data.skeletons import Skeleton
+from nas.data.synthetic.render import render_person
 from nas.errors import UserError
 from nas.inference.model_card import ModelFacts, model_card, read_result
 from nas.inference.onnx_export import (

@@ -29,10 +29,15 @@ from nas.console import (
     stderr,
     writable_directory,
 )
-from nas.data.packed.format import PackedPeople, crop_side, describe_packed
-from nas.data.packed.packing import broken_list, image_path, pack, pack_synthetic
-from nas.data.packed.validation import Checked, check_packed
-from nas.data.people import FLIC, LSP, MPII, SPLITS, Person, Skeleton
+from nas.data.media_io import image_path
+from nas.data.packed.format import crop_side
+from nas.data.packed.options import PackOptions
+from nas.data.packed.packing import broken_list, pack
+from nas.data.packed.reader import PackedPeople
+from nas.data.packed.summary import describe_packed
+from nas.data.packed.synthetic import pack_synthetic
+from nas.data.packed.validation import ValidationReport, check_packed
+from nas.data.people import SPLITS, Person
 from nas.data.readers.coco import read_coco, read_skeleton
 from nas.data.readers.flic import EITHER, read_flic
 from nas.data.readers.lsp import read_leeds
@@ -48,6 +53,7 @@ from nas.data.readers.splits import (
     validate_people,
     validate_pictures,
 )
+from nas.data.skeletons import FLIC, LSP, MPII, Skeleton
 from nas.data.synthetic.scene import SceneConfig
 from nas.data.visualization.contact_sheet import contact_sheet, save_jpeg_or_png
 from nas.errors import UserError
@@ -258,8 +264,8 @@ def synthetic(
     start = time.monotonic()
     with _kept(out), progress("drawing", total) as on_progress:
         resumed = pack_synthetic(
-            out, counts, box, seed, SceneConfig(), workers or default_workers(), on_progress, jpeg=jpeg
-        )  # fmt: skip
+            out, counts, seed, SceneConfig(), PackOptions(box, workers or default_workers(), jpeg), on_progress
+        )
     _report(out, time.monotonic() - start, resumed, {}, [])
 
 
@@ -298,7 +304,7 @@ def check(
 
 
 def _write_sheet(file: Path, sheet: Path, count: int, seed: int) -> None:
-    people, rows, splits = PackedPeople.load_some(file, count, seed)
+    people, rows, splits = PackedPeople.load_sample(file, count, seed)
     labels = [f"{row}  {split}  {name}" for row, split, name in zip(rows, splits, people.images, strict=True)]
     total = describe_packed(file).people
     title = f"{file.name}: {len(people):,} of {total:,} people, {people.skeleton.name}, box {people.box}, seed {seed}"
@@ -309,7 +315,9 @@ def _write_sheet(file: Path, sheet: Path, count: int, seed: int) -> None:
         raise UserError(f"--sheet {sheet}: cannot write ({error.strerror}); choose another place") from error
 
 
-def _print_checked(file: Path, found: Checked, problems: Sequence[str], sheet: Path | None, as_json: bool) -> None:
+def _print_checked(
+    file: Path, found: ValidationReport, problems: Sequence[str], sheet: Path | None, as_json: bool
+) -> None:
     packed = found.summary
     if as_json:
         record = {
@@ -319,8 +327,8 @@ def _print_checked(file: Path, found: Checked, problems: Sequence[str], sheet: P
             "joints": packed.people * len(packed.skeleton.joints), "labelled": found.joints,
             "outside_box": found.outside_box, "outside_crop": found.outside_crop,
             "head_sizes": dict(zip(("smallest", "median", "largest"), found.head_sizes, strict=True)),
-            "odd_heads": found.odd_heads, "unlabelled": found.unlabelled, "doubles": found.doubles,
-            "doubles_across": found.doubles_across, "source": dict(packed.source), "checksum": packed.checksum,
+            "odd_heads": found.odd_heads, "unlabelled": found.unlabelled, "doubles": found.duplicates,
+            "doubles_across": found.duplicates_across, "source": dict(packed.source), "checksum": packed.checksum,
             "sheet": str(sheet) if sheet else None,
         }  # fmt: skip
         print(json.dumps(record, ensure_ascii=False, allow_nan=False))
@@ -338,7 +346,7 @@ def _print_checked(file: Path, found: Checked, problems: Sequence[str], sheet: P
         ("outside the box", f"{found.outside_box:,} ({found.outside_box / max(found.joints, 1):.2%})"),
         ("outside the crop", f"{found.outside_crop:,} ({found.outside_crop / max(found.joints, 1):.2%})"),
         ("head size", f"{low:.1%} to {high:.1%} of the box, median {middle:.1%}"),
-        ("equal crops", f"{found.doubles:,} groups, {found.doubles_across:,} in more than one split"),
+        ("equal crops", f"{found.duplicates:,} groups, {found.duplicates_across:,} in more than one split"),
         ("source", ", ".join(f"{key} {text}" for key, text in packed.source.items() if "sha256" not in key)),
         ("checksum", packed.checksum),
         *(("sheet", str(path)) for path in [sheet] if path),
@@ -444,41 +452,25 @@ def _pack(
     jpeg: int | None,
     max_broken: str,
 ) -> None:
-    most = _allowed(max_broken, len({person.image for person in people}))
+    options = PackOptions(box, workers or default_workers(), jpeg, max_broken)
     for person in people:
         image_path(images, person.image)  # what leads out of the folder is refused before anything is written
     _check_out(out)
     start = time.monotonic()
     with _kept(out), progress("packing", len(people)) as on_progress:
-        report = pack(
-            people, images, out, skeleton, box, source, workers or default_workers(), on_progress,
-            jpeg=jpeg, max_broken=most,
-        )  # fmt: skip
+        report = pack(people, images, out, skeleton, source, options, on_progress)
     seconds = time.monotonic() - start
     if report.left_out:
-        dropped = {**dropped, "picture missing or broken": report.left_out}
+        dropped = {**dropped, "image missing or broken": report.left_out}
     more = []
     if report.broken:
         few = ", ".join(f"{image} ({reason})" for image, reason in list(report.broken.items())[:3])
         rest = f" and {len(report.broken) - 3:,} more" if len(report.broken) > 3 else ""
-        more.append(f"missing or broken pictures: {len(report.broken):,}, listed in {broken_list(out)}: {few}{rest}")
-    if report.pictures:
-        rate = f"{report.pictures / seconds:,.0f} pictures/s"
-        more.append(f"{report.pictures:,} pictures read, {rate}; {report.decoding:.0%} of the work was decoding them")
+        more.append(f"missing or broken images: {len(report.broken):,}, listed in {broken_list(out)}: {few}{rest}")
+    if report.images:
+        rate = f"{report.images / seconds:,.0f} images/s"
+        more.append(f"{report.images:,} images read, {rate}; {report.decoding:.0%} of the work was decoding them")
     _report(out, seconds, report.resumed, dropped, more)
-
-
-def _allowed(max_broken: str, pictures: int) -> int:
-    """How many of the pictures may be missing or broken."""
-    text = max_broken.strip()
-    try:
-        share = float(text.removesuffix("%")) / 100 if text.endswith("%") else None
-        number = int(text) if share is None else int(share * pictures)
-    except (ValueError, OverflowError):
-        number = -1
-    if number < 0 or (share is not None and share > 1):
-        raise UserError(f"--max-broken {max_broken!r} is no number or share of pictures; give one like 20 or 0.5%")
-    return number
 
 
 @contextmanager

@@ -21,10 +21,13 @@ from nas import evaluate
 from nas.architecture.hourglass import build_network
 from nas.architecture.spec import Architecture
 from nas.console import run
-from nas.data.packed.format import MARGIN, PackedPeople, PackedWriter
-from nas.data.people import LSP, MPII, Skeleton
+from nas.data.packed.format import MARGIN, PackedHeader
+from nas.data.packed.reader import PackedPeople
+from nas.data.packed.writer import PackedPerson, PackedWriter
 from nas.data.readers.mpii_evaluation import read_predictions
-from nas.data.synthetic.scene import SceneConfig, render_person
+from nas.data.skeletons import LSP, MPII, Skeleton
+from nas.data.synthetic.render import render_person
+from nas.data.synthetic.scene import SceneConfig
 from nas.training.checkpoint import checkpoint_metadata, load_network, save_checkpoint
 from nas.training.evaluation import predict
 from nas.training.loop import train
@@ -42,20 +45,22 @@ KEYS = {"metric", "threshold", "mean", "interval", "by_count", "by_count_interva
 
 def write_people(path: Path, skeleton: Skeleton = MPII, box: int = SIZE) -> Path:
     """32 people to train on and 24 to score, each in a turned picture of their own."""
-    with PackedWriter(path, skeleton, box, 56, {}) as writer:
+    with PackedWriter(path, PackedHeader(skeleton, box, {}), 56) as writer:
         for i in range(56):
             person = render_person(0, i, box, MARGIN, SceneConfig(clutter=0.1, occluders=0))
             count = len(skeleton.joints)
             back = np.array([[0.0, -2.5, 300 + i], [2.5, 0.0, 20]])
             writer.put(
                 i,
-                person.crop,
-                person.joints[:count],
-                person.labelled[:count],
-                2.5 * person.head_size,
-                back,
-                "train" if i < 32 else "valid",
-                f"im{i}.jpg",
+                PackedPerson(
+                    person.crop,
+                    person.joints[:count],
+                    person.labelled[:count],
+                    2.5 * person.head_size,
+                    back,
+                    "train" if i < 32 else "valid",
+                    f"im{i}.jpg",
+                ),
             )
     return path
 

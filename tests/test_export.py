@@ -25,9 +25,11 @@ from nas.architecture.cost import network_cost
 from nas.architecture.hourglass import HourglassNetwork, build_network
 from nas.architecture.spec import Architecture, BlockChoice
 from nas.console import run
-from nas.data.packed.format import MARGIN, PackedWriter, describe_packed
-from nas.data.people import MPII
-from nas.data.synthetic.scene import render_person
+from nas.data.packed.format import MARGIN, PackedHeader
+from nas.data.packed.summary import describe_packed
+from nas.data.packed.writer import PackedPerson, PackedWriter
+from nas.data.skeletons import MPII
+from nas.data.synthetic.render import render_person
 from nas.inference import onnx_export as exporting
 from nas.inference.model_card import LICENCES, example
 from nas.inference.onnx_export import TOLERANCE, ExportableNetwork, Session, compare, to_onnx
@@ -93,12 +95,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("runs") / "pilot" / "full" / "trial-7"
     folder.mkdir(parents=True)
     data = folder / "people.h5"
-    with PackedWriter(data, MPII, SIDE, 12, {"dataset": "mpii", "annotations": "valid.json"}) as writer:
+    with PackedWriter(data, PackedHeader(MPII, SIDE, {"dataset": "mpii", "annotations": "valid.json"}), 12) as writer:
         for i in range(12):
             person = render_person(0, i, SIDE, MARGIN)
             split = "train" if i < 6 else "valid"
             writer.put(
-                i, person.crop, person.joints, person.labelled, person.head_size, np.eye(2, 3), split, f"{i}.jpg"
+                i,
+                PackedPerson(
+                    person.crop, person.joints, person.labelled, person.head_size, np.eye(2, 3), split, f"{i}.jpg"
+                ),
             )
     network = lived_in(TINY)
     checkpoint = save(folder / "checkpoint.pt", network, people=[describe_packed(data).checksum, 6])
@@ -177,9 +182,9 @@ def test_the_card_tells_what_is_known(made) -> None:
 def test_people_of_whom_none_are_for_validation_tell_the_origin_alone(made, exported, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(export, "to_onnx", lambda *_: made.file.read_bytes())
     data = tmp_path / "people.h5"
-    with PackedWriter(data, MPII, SIDE, 1, {"dataset": "synthetic"}) as writer:
+    with PackedWriter(data, PackedHeader(MPII, SIDE, {"dataset": "synthetic"}), 1) as writer:
         person = render_person(1, 0, SIDE, MARGIN)
-        writer.put(0, person.crop, person.joints, person.labelled, 5.0, np.eye(2, 3), "train", "a.jpg")
+        writer.put(0, PackedPerson(person.crop, person.joints, person.labelled, 5.0, np.eye(2, 3), "train", "a.jpg"))
     checkpoint = save(tmp_path / "checkpoint.pt", made.network, people=[describe_packed(data).checksum, 1])
     code, _, _ = exported(checkpoint, "--onnx", tmp_path / "a.onnx", "--uint8", "--joints", "--data", data)
     assert code == 0
@@ -401,9 +406,9 @@ def test_what_is_refused(made, exported, tmp_path) -> None:
     copy = tmp_path / "a.onnx.md"  # a checkpoint in the card's place
     copy.write_bytes(checkpoint.read_bytes())
     people = tmp_path / "others.h5"
-    with PackedWriter(people, MPII, SIDE, 1, {}) as writer:
+    with PackedWriter(people, PackedHeader(MPII, SIDE, {}), 1) as writer:
         person = render_person(1, 0, SIDE, MARGIN)
-        writer.put(0, person.crop, person.joints, person.labelled, 5.0, np.eye(2, 3), "valid", "a.jpg")
+        writer.put(0, PackedPerson(person.crop, person.joints, person.labelled, 5.0, np.eye(2, 3), "valid", "a.jpg"))
     for arguments, complaint in (
         ((tmp_path / "none.pt", "--onnx", tmp_path / "b.onnx"), "none.pt does not exist"),
         ((made.data, "--onnx", tmp_path / "b.onnx"), "not a readable checkpoint"),
@@ -413,7 +418,7 @@ def test_what_is_refused(made, exported, tmp_path) -> None:
         ((checkpoint,), "--onnx"),
         ((checkpoint, "--onnx", tmp_path / "b.onnx", "--data", people), "was not trained with these people"),
         ((checkpoint, "--onnx", tmp_path / "b.onnx", "--data", tmp_path / "no.h5"), "no.h5 does not exist"),
-        ((checkpoint, "--onnx", tmp_path / "b.onnx", "--picture", people), "not a picture"),
+        ((checkpoint, "--onnx", tmp_path / "b.onnx", "--picture", people), "not an image"),
     ):
         code, out, err = exported(*arguments)
         assert (code, out) == (2, ""), complaint

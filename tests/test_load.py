@@ -12,7 +12,7 @@ import torch
 import nas
 from nas.architecture.hourglass import build_network
 from nas.architecture.spec import Architecture
-from nas.data.people import MPII
+from nas.data.skeletons import MPII
 from nas.errors import UserError
 from nas.training.checkpoint import checkpoint_metadata, save_checkpoint
 from nas.training.losses import Losses

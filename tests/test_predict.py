@@ -23,8 +23,8 @@ from nas.architecture.spec import Architecture
 from nas.console import run
 from nas.data.augmentation import PIXEL_MEAN, PIXEL_SCALE
 from nas.data.media_io import Clip, VideoWriter, opened_video
-from nas.data.people import MPII, Skeleton
 from nas.data.readers.mpii import read_mpii
+from nas.data.skeletons import MPII, Skeleton
 from nas.data.visualization.contact_sheet import LEFT, MIDDLE, RIGHT
 from nas.data.visualization.pose_overlay import draw_pose
 from nas.errors import UserError

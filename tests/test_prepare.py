@@ -32,8 +32,10 @@ from annotation_files import (
 )
 
 from nas import console, prepare
-from nas.data.packed.format import PackedPeople, describe_packed
-from nas.data.people import FLIC, SPLITS
+from nas.data.packed.reader import PackedPeople
+from nas.data.packed.summary import describe_packed
+from nas.data.people import SPLITS
+from nas.data.skeletons import FLIC
 from nas.errors import UserError
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -99,10 +101,10 @@ def test_lsp(lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFix
     assert summary.source["dataset"] == "lspet"
     assert "39 people (train " in text
     assert "joints labelled: 546 of 546" in text
-    assert "left out: 1, picture missing or broken" in text
+    assert "left out: 1, image missing or broken" in text
     listed = out.parent / "people.h5.broken.txt"
-    assert f"missing or broken pictures: 1, listed in {listed}: im00040.jpg (no such picture)" in text
-    assert "39 pictures read, " in text
+    assert f"missing or broken images: 1, listed in {listed}: im00040.jpg (no such image)" in text
+    assert "39 images read, " in text
     assert files(out.parent) == {"people.h5", listed.name}
 
 
@@ -117,8 +119,9 @@ def test_a_missing_picture_stops_it(
     assert code == 2
     assert "does not say who is validated" in text
     assert errors == (
-        f"error: {images / 'im00040.jpg'}: no such picture; that makes 1 of 40 pictures, and --max-broken allows 0: "
-        "check the pictures' folder, replace them, or allow more to leave their people out\n"
+        f"error: {images / 'im00040.jpg'}: no such image; 1 of 40 images are missing or broken, and --max-broken "
+        "allows 0: "
+        "check the folder of the images, replace them, or allow more to leave their people out\n"
     )
     assert files(tmp_path) == before | {"people.h5.broken.txt"}
 
@@ -424,16 +427,19 @@ def test_synthetic(tmp_path: Path, command: Command) -> None:
             ["coco", "--images", "DIR", "--annotations", "H5", "--skeleton", "FILE", "--out", "OUT"],
             "FILE: not TOML",
         ),
-        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT"], "none of the 39 pictures is left: check"),
-        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--max-broken", "100%"], "none of the 39 pict"),
-        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--max-broken", "-1"], "--max-broken '-1' is no"),
-        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--max-broken", "nan%"], "'nan%' is no number"),
+        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT"], "none of the 39 images is left: check"),
+        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--max-broken", "100%"], "none of the 39 imag"),
+        (
+            ["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--max-broken", "-1"],
+            "'-1' is neither a number",
+        ),
+        (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--max-broken", "nan%"], "'nan%' is neither a"),
         (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--max-broken", "101%"], "give one like 20 or"),
         (["mpii", "--images", "DIR", "--valid", "H5", "--out", "OUT", "--jpeg", "101"], "'--jpeg'"),
         (["check"], "Missing argument"),
         (["check", "NONE"], "NONE does not exist"),
         (["check", "FILE"], "FILE: not HDF5, truncated or damaged"),
-        (["check", "H5"], "H5: HDF5, but not a file of packed people"),
+        (["check", "H5"], "H5: HDF5, but not a packed file"),
         (["check", "H5", "--sheet", "OUT"], "is no name of a picture; give one that ends in .jpg or .png"),
     ],
 )

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nas.data.augmentation import PIXEL_MEAN, PIXEL_SCALE, Augmentation
-from nas.data.people import MPII
-from nas.data.synthetic.scene import render_person
+from nas.data.skeletons import MPII
+from nas.data.synthetic.render import render_person
 
 IMAGE_SIZE = (1280, 720)
 """Width and height of the images, as of most of MPII's."""

@@ -11,7 +11,7 @@ import torch
 
 from nas.architecture.hourglass import HourglassNetwork, build_network
 from nas.architecture.spec import Architecture
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.reader import PackedPeople
 from nas.training.devices import training_dtype
 from nas.training.losses import Losses
 from nas.training.memory_estimate import estimate_memory, process_memory

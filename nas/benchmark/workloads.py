@@ -21,7 +21,7 @@ from nas.benchmark.dataloader_baseline import JpegPeople, one_thread
 from nas.benchmark.roofline import synchronize
 from nas.benchmark.task import ENDLESS, STEPS_PER_EPOCH, Task
 from nas.data.augmentation import centred, cut
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.reader import PackedPeople
 from nas.training.cuda_graph import CudaGraph
 from nas.training.devices import mixed_precision
 from nas.training.evaluation import evaluate

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.reader import PackedPeople
 
 PIXEL_MEAN, PIXEL_SCALE = 127.5, 64.0
 """Networks see (pixel − mean) / scale."""

@@ -12,7 +12,7 @@ from nas.architecture.cost import Cost
 from nas.architecture.hourglass import STRIDE, HourglassNetwork
 from nas.architecture.summary import structure
 from nas.data.augmentation import PIXEL_MEAN, PIXEL_SCALE
-from nas.data.people import Skeleton
+from nas.data.skeletons import Skeleton
 from nas.training.schedule import ScheduleConfig
 
 LICENCES: Mapping[str, str] = {

@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nas.data.packed.format import PackedPeople
-from nas.data.packed.packing import crop_person
-from nas.data.people import Person, Skeleton
+from nas.data.packed.crop import crop_person
+from nas.data.packed.reader import PackedPeople
+from nas.data.people import Person
 from nas.data.readers.mpii_person import JOINTS, mpii_person
+from nas.data.skeletons import Skeleton
 from nas.training.checkpoint import load_network
 from nas.training.evaluation import predict
 from nas.training.heatmaps import encode

@@ -29,8 +29,10 @@ from nas.architecture.cost import Cost, network_cost
 from nas.architecture.hourglass import build_network
 from nas.architecture.latency import device_name
 from nas.console import default_workers, progress
-from nas.data.packed.format import PackedPeople, PackedSummary, describe_packed
-from nas.data.packed.packing import pack_synthetic
+from nas.data.packed.options import PackOptions
+from nas.data.packed.reader import PackedPeople
+from nas.data.packed.summary import PackedSummary, describe_packed
+from nas.data.packed.synthetic import pack_synthetic
 from nas.data.synthetic.scene import RENDERING_VERSION, SceneConfig
 from nas.errors import UserError
 from nas.study.config import StudyConfig, check_same, identity_hash
@@ -404,7 +406,12 @@ def _draw_people(config: StudyConfig, file: Path) -> None:
         counts = {"train": people.people, "holdout": people.holdout, "valid": people.valid}
         with progress("drawing people", sum(counts.values())) as advance:
             pack_synthetic(
-                file, counts, config.data.input_size, people.seed, SceneConfig(), default_workers(), on_progress=advance
+                file,
+                counts,
+                people.seed,
+                SceneConfig(),
+                PackOptions(config.data.input_size, default_workers()),
+                on_progress=advance,
             )
 
 

@@ -14,7 +14,7 @@ from upath import UPath
 
 from nas.architecture.hourglass import HourglassNetwork, build_network
 from nas.architecture.spec import Architecture
-from nas.data.people import Skeleton
+from nas.data.skeletons import Skeleton
 from nas.errors import UserError
 from nas.training.losses import Losses
 from nas.training.schedule import ScheduleConfig

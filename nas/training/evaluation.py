@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nas.architecture.hourglass import STRIDE
 from nas.data.augmentation import as_images, box_centres, centred, cut, to_original
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.reader import PackedPeople
 from nas.training.devices import mixed_precision, out_of_memory
 from nas.training.heatmaps import decode, flip_maps
 from nas.training.losses import as_maps

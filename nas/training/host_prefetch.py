@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.reader import PackedPeople
 from nas.training.devices import free_memory
 
 _FRAGMENTATION = 0.05

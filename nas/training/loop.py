@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nas.architecture.hourglass import HourglassNetwork
 from nas.data.augmentation import fit_to_input
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.reader import PackedPeople
 from nas.errors import UserError
 from nas.training.checkpoint import AnyPath, checkpoint_metadata
 from nas.training.distributed import DistributedContext

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.data.people import Skeleton
+from nas.data.skeletons import Skeleton
 
 LEVEL = 0.95
 """Of the intervals."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nas.architecture.hourglass import STRIDE
 from nas.data.augmentation import augmented, cut, recolour
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.reader import PackedPeople
 from nas.training.cuda_graph import CudaGraph
 from nas.training.devices import mixed_precision, out_of_memory, release_memory
 from nas.training.distributed import DistributedContext

@@ -7,7 +7,7 @@ from training_runs import TINY, render_people
 
 from nas.architecture.spec import Architecture
 from nas.data.augmentation import fit_to_input
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.reader import PackedPeople
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from nas.benchmark.targets import targets
 from nas.benchmark.task import Task
 from nas.benchmark.workloads import TrainingLoop, TrialStartup
 from nas.data.augmentation import Augmentation
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.reader import PackedPeople
 from nas.errors import UserError
 from nas.study.space.published import named
 from nas.training.heatmaps import decode, encode

@@ -20,8 +20,8 @@ from nas.data.augmentation import (
     recolour,
     to_original,
 )
-from nas.data.packed.format import PackedPeople
-from nas.data.people import Skeleton
+from nas.data.packed.reader import PackedPeople
+from nas.data.skeletons import Skeleton
 
 # Each joint is a dot in a colour channel of its own.
 DOTS = Skeleton("dots", ("left", "right", "middle"), ((0, 1),), (), {"all": (0, 1, 2)})

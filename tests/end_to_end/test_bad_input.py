@@ -43,7 +43,7 @@ SEARCH = [
     (["--data", "NONE"], "NONE: no such file"),
     (["--data", "FOLDER"], "FOLDER: not a file"),
     (["--data", "TRUNCATED"], "TRUNCATED: "),
-    (["--data", "FOREIGN"], "FOREIGN: HDF5, but not a file of packed people"),
+    (["--data", "FOREIGN"], "FOREIGN: HDF5, but not a packed file"),
     (["--data", "FILE"], "FILE: not HDF5"),
     (["--study", "NONE"], "NONE: no such file"),
     (["--study", "nowhere"], "nowhere: no such file"),

@@ -22,11 +22,13 @@ from torch import Tensor, nn
 
 from nas.architecture.hourglass import STRIDE, Output
 from nas.data.augmentation import centred, cut, to_original
-from nas.data.packed.format import PackedPeople, crop_side
-from nas.data.packed.packing import crop_person
-from nas.data.people import MPII, Person
-from nas.data.readers.mpii import read_mpii_hourglass_h5
+from nas.data.packed.crop import crop_person
+from nas.data.packed.format import crop_side
+from nas.data.packed.reader import PackedPeople
+from nas.data.people import Person
 from nas.data.readers.mpii_evaluation import predictions_mat, read_truth
+from nas.data.readers.mpii_hdf5 import read_mpii_hourglass_h5
+from nas.data.skeletons import MPII
 from nas.training.evaluation import predict
 from nas.training.heatmaps import Decoder, decode, encode, inside
 from nas.training.losses import HeatmapLoss

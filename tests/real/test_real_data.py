@@ -12,14 +12,19 @@ import pytest
 import scipy.io
 from annotation_files import EMPTY, release_person, save_release
 
-from nas.data.packed.format import PackedPeople, describe_packed
-from nas.data.packed.packing import crop_person, missing_images, pack
-from nas.data.people import FLIC, LSP, MPII, SPLITS, Person
+from nas.data.packed.crop import crop_person
+from nas.data.packed.options import PackOptions
+from nas.data.packed.packing import pack
+from nas.data.packed.reader import PackedPeople
+from nas.data.packed.summary import describe_packed
+from nas.data.people import SPLITS, Person
 from nas.data.readers.flic import OBSERVER, PERSON, read_flic
 from nas.data.readers.lsp import read_lspet
-from nas.data.readers.mpii import read_mpii, read_mpii_hourglass_h5
+from nas.data.readers.mpii import read_mpii
+from nas.data.readers.mpii_hdf5 import read_mpii_hourglass_h5
 from nas.data.readers.mpii_person import HEAD_PER_BOX
 from nas.data.readers.splits import remove_split_overlap
+from nas.data.skeletons import FLIC, LSP, MPII
 
 SHARES = {"holdout": 0.1, "valid": 0.1, "train": 0.8}
 
@@ -34,7 +39,7 @@ def mpii(shared_data: Path) -> list[Person]:
 @pytest.fixture(scope="module")
 def mpii_five(shared_data: Path, mpii: list[Person]) -> list[Person]:
     folder = shared_data / "mpii" / "images"
-    missing = set(missing_images((person.image for person in mpii), folder))
+    missing = {person.image for person in mpii if not (folder / person.image).is_file()}
     return [person for person in mpii if person.image not in missing]
 
 
@@ -148,7 +153,7 @@ def test_head_sizes_that_two_formats_lack_are_a_tenth_of_the_box(mpii: list[Pers
 
 
 def test_mpii_people_are_in_their_crops(shared_data: Path, mpii_five: list[Person], tmp_path: Path) -> None:
-    pack(mpii_five, shared_data / "mpii" / "images", tmp_path / "mpii.h5", MPII, 64, {}, 2)
+    pack(mpii_five, shared_data / "mpii" / "images", tmp_path / "mpii.h5", MPII, {}, PackOptions(64, 2))
     packed = PackedPeople.load(tmp_path / "mpii.h5", "valid")
     assert len(packed) == 5
     for row, person in enumerate(mpii_five):
@@ -178,7 +183,7 @@ def test_lspet_people(shared_data: Path) -> None:
 @pytest.mark.slow
 def test_all_of_lspet_is_packed(shared_data: Path, tmp_path: Path) -> None:
     people, _ = read_lspet(shared_data / "lspet" / "joints.mat")
-    pack(people, shared_data / "lspet" / "images", tmp_path / "lspet.h5", LSP, 64, {}, 2)
+    pack(people, shared_data / "lspet" / "images", tmp_path / "lspet.h5", LSP, {}, PackOptions(64, 2))
     assert describe_packed(tmp_path / "lspet.h5").people == 4996
     packed = PackedPeople.load(tmp_path / "lspet.h5", SPLITS)
     of = {person.image: person for person in people}
@@ -190,7 +195,7 @@ def test_all_of_lspet_is_packed(shared_data: Path, tmp_path: Path) -> None:
 
 def test_some_of_lspet_is_packed(shared_data: Path, tmp_path: Path) -> None:
     people = read_lspet(shared_data / "lspet" / "joints.mat", SHARES)[0][:60]
-    pack(people, shared_data / "lspet" / "images", tmp_path / "lspet.h5", LSP, 64, {}, 2)
+    pack(people, shared_data / "lspet" / "images", tmp_path / "lspet.h5", LSP, {}, PackOptions(64, 2))
     packed = PackedPeople.load(tmp_path / "lspet.h5", SPLITS)
     assert len(packed) == 60
     assert packed.skeleton == LSP

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import scipy.io
 
-from nas.data.packed.format import describe_packed
-from nas.data.packed.packing import missing_images, pack
-from nas.data.people import MPII
-from nas.data.readers.mpii import read_mpii_hourglass_h5
+from nas.data.packed.options import PackOptions
+from nas.data.packed.packing import pack
+from nas.data.packed.summary import describe_packed
+from nas.data.readers.mpii_hdf5 import read_mpii_hourglass_h5
+from nas.data.skeletons import MPII
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -78,12 +79,12 @@ def test_search_on_mpii(shared_data: Path, command: Command, tmp_path: Path) -> 
     """Five pictures are at hand; their hashes put all of them into one split, so they are dealt out by hand."""
     images = shared_data / "mpii" / "images"
     people, _ = read_mpii_hourglass_h5(shared_data / "mpii" / "annot" / "valid.h5", {"valid": 1.0})
-    missing = set(missing_images((person.image for person in people), images))
+    missing = {person.image for person in people if not (images / person.image).is_file()}
     here = [person for person in people if person.image not in missing]
     splits = ("train", "train", "train", "holdout", "valid")
     dealt = [replace(person, split=split) for person, split in zip(here, splits, strict=True)]
     file = tmp_path / "mpii.h5"
-    pack(dealt, images, file, MPII, 256, {"dataset": "mpii"}, 1)
+    pack(dealt, images, file, MPII, {"dataset": "mpii"}, PackOptions(256, 1))
     study = cut("mpii", tmp_path)
     small = study.read_text().replace("input_size = 256", "input_size = 128")
     study.write_text(small.replace("seed = 0", "seed = 0\nwidth_scale = 0.5"))

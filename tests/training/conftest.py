@@ -12,7 +12,7 @@ from training_runs import LOSSES, SHORT, TINY, build, render_people
 
 from nas.architecture.spec import Architecture
 from nas.data.augmentation import fit_to_input
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.reader import PackedPeople
 from nas.training.loop import TrainingHooks, TrainingResult, train
 
 

@@ -11,7 +11,7 @@ import torch
 
 from nas.architecture.hourglass import build_network
 from nas.architecture.spec import Architecture
-from nas.data.people import MPII, Skeleton
+from nas.data.skeletons import MPII, Skeleton
 from nas.errors import UserError
 from nas.training.checkpoint import (
     checkpoint_metadata,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nas.architecture.hourglass import STRIDE, Output, build_network
 from nas.architecture.spec import Architecture
 from nas.data.augmentation import centred, cut, fit_to_input
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.reader import PackedPeople
 from nas.training.evaluation import evaluate, predict
 from nas.training.heatmaps import Decoder, encode
 from nas.training.losses import HeatmapLoss

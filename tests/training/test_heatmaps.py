@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas.data.people import MPII
+from nas.data.skeletons import MPII
 from nas.training.heatmaps import Decoder, decode, encode, flip_maps, inside
 
 SIGMAS = (0.6, 0.7, 1.0, 1.5, 2.0)

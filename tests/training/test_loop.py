@@ -21,7 +21,7 @@ from nas.architecture.hourglass import HourglassNetwork
 from nas.architecture.spec import Architecture
 from nas.data import augmentation as batches
 from nas.data.augmentation import Augmentation
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.reader import PackedPeople
 from nas.errors import UserError
 from nas.training.checkpoint import load_checkpoint, load_network
 from nas.training.evaluation import evaluate

@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from nas.data.people import MPII, Skeleton
+from nas.data.skeletons import MPII, Skeleton
 from nas.training.metrics import (
     Accuracy,
     bootstrap_intervals,

@@ -15,7 +15,7 @@ from training_runs import LOSSES, SHORT, build, same_weights
 
 from nas.architecture.spec import Architecture
 from nas.data.augmentation import PIXEL_MEAN, PIXEL_SCALE, augmented, box_centres, centred, cut
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.reader import PackedPeople
 from nas.training.cuda_graph import WARM_UP_CALLS, CudaGraph
 from nas.training.heatmaps import inside
 from nas.training.host_prefetch import HostPrefetcher, crops_on_host, place_people

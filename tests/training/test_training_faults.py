@@ -17,7 +17,7 @@ from training_runs import SHORT, build, same_weights
 from upath import UPath
 
 from nas.architecture.spec import Architecture
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.reader import PackedPeople
 from nas.errors import UserError
 from nas.training.checkpoint import load_checkpoint
 from nas.training.evaluation import evaluate

@@ -8,9 +8,11 @@ from torch import nn
 
 from nas.architecture.hourglass import HourglassNetwork, build_network
 from nas.architecture.spec import Architecture
-from nas.data.packed.format import MARGIN, PackedPeople
-from nas.data.people import MPII
-from nas.data.synthetic.scene import SceneConfig, render_person
+from nas.data.packed.format import MARGIN
+from nas.data.packed.reader import PackedPeople
+from nas.data.skeletons import MPII
+from nas.data.synthetic.render import render_person
+from nas.data.synthetic.scene import SceneConfig
 from nas.training.losses import Losses
 from nas.training.schedule import ScheduleConfig
 

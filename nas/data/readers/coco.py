@@ -33,10 +33,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from nas.data.packed.packing import image_split
-from nas.data.people import Person, Skeleton
-from nas.data.readers.records import Number, distance, read_json, short, validated
+from nas.data.people import Person, image_split
+from nas.data.readers.parsing import Number, distance, read_json, short, validated
 from nas.data.readers.splits import Annotations
+from nas.data.skeletons import Skeleton
 from nas.errors import UserError
 
 _REMEDY = "give annotations in COCO's keypoint layout (person_keypoints_….json)"

@@ -26,11 +26,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.packed.packing import image_split
-from nas.data.people import FLIC, Person
+from nas.data.people import Person, image_split
+from nas.data.readers.hourglass_hdf5 import hourglass_people, read_hourglass
 from nas.data.readers.matlab_struct import read_structs, single
-from nas.data.readers.records import LARGEST, distance, file_format, hourglass_people, read_hourglass, short
+from nas.data.readers.parsing import LARGEST, distance, file_format, short
 from nas.data.readers.splits import TRAINING, Annotations
+from nas.data.skeletons import FLIC
 from nas.errors import UserError
 
 _REMEDY = "give FLIC's examples.mat, or its train.h5 and valid.h5 of the hourglass code"

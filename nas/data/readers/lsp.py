@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.packed.packing import image_split, read_arrays
-from nas.data.people import Person
-from nas.data.readers.records import LARGEST, distance
+from nas.data.people import Person, image_split
+from nas.data.readers.parsing import LARGEST, distance
+from nas.data.readers.sandbox import read_arrays
 from nas.data.readers.splits import TRAINING, UNDIVIDED, Annotations
 from nas.errors import UserError
 

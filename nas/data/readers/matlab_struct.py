@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nas.data.packed.packing import read_in_subprocess
+from nas.data.readers.sandbox import read_in_subprocess
 from nas.errors import UserError
 
 _READ_STRUCTS = """

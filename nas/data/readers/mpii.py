@@ -30,19 +30,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from nas.data.people import MPII, Person
+from nas.data.readers.mpii_hdf5 import read_mpii_hourglass_h5
 from nas.data.readers.mpii_json import read_mpii_json
 from nas.data.readers.mpii_release import read_mpii_release
-from nas.data.readers.records import file_format, hourglass_people, read_hourglass
+from nas.data.readers.parsing import file_format
 from nas.data.readers.splits import Annotations
-from nas.errors import UserError
 
-_REMEDY = "give MPII annotations in the hourglass layout (train.h5 or valid.h5)"
-_ANY_REMEDY = "give mpii_human_pose_v1_u12_1.mat, or MPII annotations of the hourglass code, HRNet or pytorch-pose"
-_CUT_TO_INTEGERS = [MPII.joints.index("upper neck"), MPII.joints.index("head top")]
+_REMEDY = "give mpii_human_pose_v1_u12_1.mat, or MPII annotations of the hourglass code, HRNet or pytorch-pose"
 
 
 def read_mpii(path: Path, splits: Mapping[str, float]) -> Annotations:
@@ -55,7 +49,7 @@ def read_mpii(path: Path, splits: Mapping[str, float]) -> Annotations:
     Raises:
         UserError: the file is missing, damaged or in none of the formats.
     """
-    kind = file_format(path, _ANY_REMEDY)
+    kind = file_format(path, _REMEDY)
     if kind == "MATLAB":
         people, dropped = read_mpii_release(path, splits)
         return Annotations(people, dropped, "the original MPII release", says_split=False)
@@ -63,28 +57,3 @@ def read_mpii(path: Path, splits: Mapping[str, float]) -> Annotations:
         people, dropped = read_mpii_hourglass_h5(path, splits)
         return Annotations(people, dropped, "the hourglass code's HDF5", says_split=False)
     return read_mpii_json(path, splits)
-
-
-def read_mpii_hourglass_h5(path: Path, splits: Mapping[str, float]) -> tuple[list[Person], dict[str, int]]:
-    """Read MPII people from the hourglass layout.
-
-    Args:
-        path: HDF5 with ``imgname``, ``part`` (N, 16, 2), ``center`` (N, 2), ``scale`` and ``normalize`` (N,), the last
-            being the head size, 0.6 × the head box's diagonal.
-        splits: split → share of the pictures. The file does not say which split it is; ``{"valid": 1.0}`` puts
-            everybody there.
-
-    Returns:
-        The people in the file's order, and how many were left out, by reason.
-
-    Raises:
-        UserError: the file is missing, damaged or of another layout.
-    """
-    images, part, centers, scales, head_sizes = read_hourglass(path, len(MPII.joints), _REMEDY)
-    labelled: NDArray[np.bool_] = np.any(part > 0, axis=-1)
-    joints = part - 0.5
-    joints[:, _CUT_TO_INTEGERS] += 0.5 * np.sign(part[:, _CUT_TO_INTEGERS])
-    people, dropped, _ = hourglass_people(images, joints, labelled, centers, scales, head_sizes, "no head size", splits)
-    if not people:
-        raise UserError(f"{path}: nobody in it can be used ({', '.join(dropped)}); {_REMEDY}")
-    return people, dropped

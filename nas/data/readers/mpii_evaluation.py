@@ -19,8 +19,8 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
-from nas.data.packed.packing import read_arrays
-from nas.data.people import MPII
+from nas.data.readers.sandbox import read_arrays
+from nas.data.skeletons import MPII
 from nas.errors import UserError
 
 JOINTS = len(MPII.joints)

@@ -12,10 +12,9 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, Field, TypeAdapter
 
-from nas.data.packed.packing import image_split
-from nas.data.people import Person
+from nas.data.people import Person, image_split
 from nas.data.readers.mpii_person import JOINTS, mpii_person
-from nas.data.readers.records import Number, Pair, read_json, validated
+from nas.data.readers.parsing import Number, Pair, read_json, validated
 from nas.data.readers.splits import TRAINING, Annotations
 from nas.errors import UserError
 

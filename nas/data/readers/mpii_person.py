@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.people import MPII, Person
+from nas.data.people import Person
+from nas.data.skeletons import MPII
 
 JOINTS = len(MPII.joints)
 

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from nas.data.packed.packing import image_split
-from nas.data.people import Person
+from nas.data.people import Person, image_split
 from nas.data.readers.matlab_struct import read_structs, single
 from nas.data.readers.mpii_person import JOINTS, mpii_person
-from nas.data.readers.records import LARGEST, short
+from nas.data.readers.parsing import LARGEST, short
 from nas.errors import UserError
 
 _REMEDY = "give mpii_human_pose_v1_u12_1.mat as MPII distributes it"

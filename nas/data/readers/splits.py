@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nas.data.packed.packing import image_split
-from nas.data.people import Person
+from nas.data.people import Person, image_split
 from nas.errors import UserError
 
 TRAINING: Mapping[str, float] = {"holdout": 0.1, "train": 0.9}

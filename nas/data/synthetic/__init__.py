@@ -1,1 +1,1 @@
-"""Synthetic people: labelled images drawn from nothing but a seed."""
+"""Synthetic people: procedurally rendered, labelled images."""

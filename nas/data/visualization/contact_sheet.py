@@ -19,8 +19,8 @@ from nas.data.augmentation import (
     fit_to_input,
     recolour,
 )
-from nas.data.packed.format import PackedPeople
-from nas.data.people import Skeleton
+from nas.data.packed.reader import PackedPeople
+from nas.data.skeletons import Skeleton
 
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]

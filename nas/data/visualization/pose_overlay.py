@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data.people import Skeleton
+from nas.data.skeletons import Skeleton
 from nas.data.visualization.contact_sheet import MIDDLE, Colour, side_colours
 
 Picture = NDArray[np.uint8]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.data.augmentation import as_images, centred, cut, to_input
-from nas.data.packed.format import PackedPeople
-from nas.data.people import Skeleton
+from nas.data.packed.reader import PackedPeople
+from nas.data.skeletons import Skeleton
 from nas.data.visualization.contact_sheet import FAINT, INK, PAPER, Picture, draw_person, write
 
 _TILE, _HEAT = 128, 96  # pixels a side

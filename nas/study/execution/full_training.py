@@ -28,7 +28,7 @@ from torch.utils.tensorboard import SummaryWriter
 from nas.architecture.hourglass import build_network
 from nas.console import deferred_sigterm
 from nas.data.augmentation import fit_to_input
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.reader import PackedPeople
 from nas.errors import TerminatedError, UserError
 from nas.study.analysis.baselines import PICKS, Limits, affordable
 from nas.study.analysis.baselines import pick as pick_one

@@ -24,7 +24,7 @@ from nas.architecture.cost import Cost
 from nas.architecture.summary import diagram, structure
 from nas.console import format_count, format_duration, stderr
 from nas.data.augmentation import fit_to_input
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.reader import PackedPeople
 from nas.data.visualization.contact_sheet import save_jpeg_or_png
 from nas.data.visualization.prediction_grid import heatmap_sheet, prediction_grid
 from nas.study.analysis.latency import MeasuredLatency

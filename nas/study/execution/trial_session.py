@@ -14,7 +14,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture.hourglass import build_network
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.reader import PackedPeople
 from nas.errors import UserError
 from nas.study.analysis.latency import MeasuredLatency, measure_candidate, stored_latencies
 from nas.study.execution.trial_artifacts import TrainingSummary, save_artifacts

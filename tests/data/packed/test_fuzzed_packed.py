@@ -15,9 +15,13 @@ import h5py
 import numpy as np
 import pytest
 
-from nas.data.packed.format import PackedPeople, PackedWriter, crop_side, describe_packed
+from nas.data.packed.format import PackedHeader, crop_side
+from nas.data.packed.reader import PackedPeople
+from nas.data.packed.summary import describe_packed
 from nas.data.packed.validation import check_packed
-from nas.data.people import MPII, SPLITS
+from nas.data.packed.writer import PackedPerson, PackedWriter
+from nas.data.people import SPLITS
+from nas.data.skeletons import MPII
 from nas.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -36,11 +40,13 @@ def report() -> Iterator[None]:
 
 def write(path: Path, jpeg: int | None) -> bytes:
     rng = np.random.default_rng(0)
-    with PackedWriter(path, MPII, BOX, 7, {"dataset": "test"}, jpeg=jpeg) as writer:
+    with PackedWriter(path, PackedHeader(MPII, BOX, {"dataset": "test"}, jpeg), 7) as writer:
         for row in range(7):
             crop = np.kron(rng.integers(0, 256, (SIDE // 4, SIDE // 4, 3)), np.ones((4, 4, 1))).astype(np.uint8)
             joints = rng.uniform(0, SIDE, (16, 2))
-            writer.put(row, crop, joints, np.ones(16, np.bool_), 5.0, np.eye(2, 3), SPLITS[row % 3], f"{row}.jpg")
+            writer.put(
+                row, PackedPerson(crop, joints, np.ones(16, np.bool_), 5.0, np.eye(2, 3), SPLITS[row % 3], f"{row}.jpg")
+            )
     return path.read_bytes()
 
 

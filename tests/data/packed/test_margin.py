@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from nas.data.augmentation import PIXEL_MEAN, PIXEL_SCALE, Augmentation, augmented, cut, fit_to_input
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.options import PackOptions
 from nas.data.packed.packing import pack
-from nas.data.people import LSP, Person
+from nas.data.packed.reader import PackedPeople
+from nas.data.people import Person
+from nas.data.skeletons import LSP
 
 
 def extremes(monkeypatch: pytest.MonkeyPatch) -> int:
@@ -33,7 +35,7 @@ def white(tmp_path: Path, box: int, jpeg: int | None) -> PackedPeople:
         head_size=30.0,
         split="train",
     )
-    pack([person], tmp_path, tmp_path / "out.h5", LSP, box, {}, 1, jpeg=jpeg)
+    pack([person], tmp_path, tmp_path / "out.h5", LSP, {}, PackOptions(box, 1, jpeg=jpeg))
     return PackedPeople.load(tmp_path / "out.h5", "train")
 
 

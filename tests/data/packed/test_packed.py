@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from nas.data.packed.format import MARGIN, PackedPeople, PackedWriter, crop_side, describe_packed
-from nas.data.people import LSP, MPII
+from nas.data.packed.format import MARGIN, PackedHeader, crop_side
+from nas.data.packed.reader import PackedPeople
+from nas.data.packed.summary import describe_packed
+from nas.data.packed.writer import PackedPerson, PackedWriter
+from nas.data.skeletons import LSP, MPII
 from nas.errors import UserError
 
 BOX = 16
@@ -35,9 +38,9 @@ def person(index: int) -> dict[str, object]:
 
 
 def write(path: Path, order: list[int] | None = None) -> Path:
-    with PackedWriter(path, MPII, BOX, len(SPLITS), {"dataset": "test"}) as writer:
+    with PackedWriter(path, PackedHeader(MPII, BOX, {"dataset": "test"}), len(SPLITS)) as writer:
         for index in order or range(len(SPLITS)):
-            writer.put(index, **person(index))  # type: ignore[arg-type]
+            writer.put(index, PackedPerson(**person(index)))  # type: ignore[arg-type]
     return path
 
 
@@ -94,12 +97,12 @@ def test_a_limit_takes_the_same_people_and_smaller_ones_take_some_of_them(packed
 def test_the_checksum_tells_content_not_writing_order(packed: Path, tmp_path: Path) -> None:
     backwards = write(tmp_path / "backwards.h5", list(reversed(range(len(SPLITS)))))
     assert describe_packed(backwards) == describe_packed(packed)
-    with PackedWriter(tmp_path / "other.h5", MPII, BOX, 1, {}) as writer:
-        writer.put(0, **person(0))  # type: ignore[arg-type]
-    with PackedWriter(tmp_path / "pixel.h5", MPII, BOX, 1, {}) as writer:
+    with PackedWriter(tmp_path / "other.h5", PackedHeader(MPII, BOX, {}), 1) as writer:
+        writer.put(0, PackedPerson(**person(0)))  # type: ignore[arg-type]
+    with PackedWriter(tmp_path / "pixel.h5", PackedHeader(MPII, BOX, {}), 1) as writer:
         changed = person(0)
         changed["crop"][3, 4, 1] ^= 1  # type: ignore[index]
-        writer.put(0, **changed)  # type: ignore[arg-type]
+        writer.put(0, PackedPerson(**changed))  # type: ignore[arg-type]
     sums = {describe_packed(tmp_path / name).checksum for name in ("other.h5", "pixel.h5", "backwards.h5")}
     assert len(sums) == 3
 
@@ -118,8 +121,8 @@ def test_an_interrupted_writer_leaves_nothing_and_spares_what_was_there(tmp_path
     before = target.read_bytes()
 
     def put_one_of_two(then: type[BaseException] | None) -> None:
-        with PackedWriter(target, MPII, BOX, 2, {}) as writer:
-            writer.put(0, **person(0))  # type: ignore[arg-type]
+        with PackedWriter(target, PackedHeader(MPII, BOX, {}), 2) as writer:
+            writer.put(0, PackedPerson(**person(0)))  # type: ignore[arg-type]
             if then:
                 raise then
 
@@ -187,8 +190,8 @@ def test_unknown_split_and_limit(packed: Path) -> None:
 
 
 def test_nobody_in_the_split(tmp_path: Path) -> None:
-    with PackedWriter(tmp_path / "people.h5", MPII, BOX, 1, {}) as writer:
-        writer.put(0, **person(0))  # type: ignore[arg-type]
+    with PackedWriter(tmp_path / "people.h5", PackedHeader(MPII, BOX, {}), 1) as writer:
+        writer.put(0, PackedPerson(**person(0)))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"people\.h5: nobody in split valid \(it holds train 1, holdout 0"):
         PackedPeople.load(tmp_path / "people.h5", "valid")
 
@@ -253,7 +256,7 @@ def test_other_formats_and_versions(packed: Path, tmp_path: Path) -> None:
 
     check_refused(change("version", 3), "version 3", "reads 1 and 2")
     check_refused(change("version", "one"), "damaged")
-    check_refused(change("format", np.bytes_(b"somebody else's")), "not a file of packed people")
+    check_refused(change("format", np.bytes_(b"somebody else's")), "not a packed file")
     check_refused(change("format", np.arange(3)), "damaged", "'format' is not text")
     check_refused(change("skeleton", np.bytes_(LSP.to_json().encode())), "'joints'", "expected float32 (11, 14, 2)")
     check_refused(change("skeleton", np.bytes_(b"[]")), "damaged")

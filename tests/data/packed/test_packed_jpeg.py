@@ -10,23 +10,30 @@ import numpy as np
 import pytest
 import torch
 
-from nas.data.packed.format import PackedPeople, PackedWriter, crop_side, describe_packed, encode_jpeg
-from nas.data.packed.packing import pack_synthetic
-from nas.data.people import MPII, SPLITS
-from nas.data.synthetic.scene import SceneConfig, render_person
+from nas.data.packed.format import PackedHeader, crop_side, encode_jpeg
+from nas.data.packed.options import PackOptions
+from nas.data.packed.reader import PackedPeople
+from nas.data.packed.summary import describe_packed
+from nas.data.packed.synthetic import pack_synthetic
+from nas.data.packed.writer import PackedPerson, PackedWriter
+from nas.data.people import SPLITS
+from nas.data.skeletons import MPII
+from nas.data.synthetic.render import render_person
+from nas.data.synthetic.scene import SceneConfig
 from nas.errors import UserError
 
 COUNTS = {"train": 8, "holdout": 3, "valid": 2}
 
 
 def write(path: Path, jpeg: int | None, order: list[int] | None = None) -> Path:
-    with PackedWriter(path, MPII, 64, 13, {"dataset": "test"}, jpeg=jpeg) as writer:
+    with PackedWriter(path, PackedHeader(MPII, 64, {"dataset": "test"}, jpeg), 13) as writer:
         for index in order or range(13):
             person = render_person(0, index, 64, 1.71, SceneConfig())
             split = SPLITS[(index > 7) + (index > 10)]
-            writer.put(
-                index, person.crop, person.joints, person.labelled, 9.0, np.eye(2, 3), split, f"{index}-ü.jpg"
-            )  # fmt: skip
+            packed = PackedPerson(
+                person.crop, person.joints, person.labelled, 9.0, np.eye(2, 3), split, f"{index}-ü.jpg"
+            )
+            writer.put(index, packed)
     return path
 
 
@@ -72,15 +79,15 @@ def test_what_jpeg_files_say_of_themselves(both: tuple[Path, Path], tmp_path: Pa
 
 
 def test_synthetic_people_as_jpeg(tmp_path: Path) -> None:
-    pack_synthetic(tmp_path / "a.h5", COUNTS, 32, 0, SceneConfig(), 1, jpeg=90)
-    pack_synthetic(tmp_path / "b.h5", COUNTS, 32, 0, SceneConfig(), 2, jpeg=90)
+    pack_synthetic(tmp_path / "a.h5", COUNTS, 0, SceneConfig(), PackOptions(32, 1, jpeg=90))
+    pack_synthetic(tmp_path / "b.h5", COUNTS, 0, SceneConfig(), PackOptions(32, 2, jpeg=90))
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
     assert len(PackedPeople.load(tmp_path / "a.h5", SPLITS)) == 13
 
 
 def test_synthetic_people_are_those_of_the_first_version(tmp_path: Path) -> None:
     """Studies are bound to the checksum of their people."""
-    pack_synthetic(tmp_path / "a.h5", {"train": 3}, 16, 7, SceneConfig(occluders=0), 1)
+    pack_synthetic(tmp_path / "a.h5", {"train": 3}, 7, SceneConfig(occluders=0), PackOptions(16, 1))
     with h5py.File(tmp_path / "a.h5", "r") as file:
         assert file.attrs["version"] == 1
         assert file["crops"].shape == (3, crop_side(16), crop_side(16), 3)
@@ -122,7 +129,7 @@ def test_a_changed_pixel_is_noticed_where_it_matters(both: tuple[Path, Path], tm
     [
         ("start", lambda start: start + 1, "outside 'jpegs'"),
         ("start", lambda start: start - 1, "outside 'jpegs'"),
-        ("start", lambda start: start * 0, "in one another"),
+        ("start", lambda start: start * 0, "overlap"),
         ("start", lambda start: start.astype(np.float64), "float64"),
         ("length", lambda length: length * 0, "outside"),
         ("length", lambda length: -length, "outside"),
@@ -149,6 +156,6 @@ def test_damaged_tables(both: tuple[Path, Path], tmp_path: Path, name: str, chan
 def test_a_crop_that_is_no_jpeg_of_that_size(
     tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("nas.data.packed.format.encode_jpeg", lambda *_: content)
+    monkeypatch.setattr("nas.data.packed.writer.encode_jpeg", lambda *_: content)
     refused(write(tmp_path / "people.h5", 90), "person 0 (0-ü.jpg) is no JPEG of 110 pixels")
     assert capfd.readouterr().err == ""

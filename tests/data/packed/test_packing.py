@@ -11,9 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nas.data.packed.format import PackedPeople, crop_side, describe_packed
-from nas.data.packed.packing import broken_list, crop_person, image_split, missing_images, pack, pack_synthetic
-from nas.data.people import LSP, SPLITS, Person
+from nas.data.packed.crop import crop_person
+from nas.data.packed.format import crop_side
+from nas.data.packed.options import PackOptions
+from nas.data.packed.packing import broken_list, pack
+from nas.data.packed.reader import PackedPeople
+from nas.data.packed.summary import describe_packed
+from nas.data.packed.synthetic import pack_synthetic
+from nas.data.people import SPLITS, Person, image_split
+from nas.data.skeletons import LSP
 from nas.data.synthetic.scene import SceneConfig
 from nas.errors import UserError
 
@@ -118,7 +124,7 @@ def test_pack(album: tuple[Path, list[Person]], tmp_path: Path, workers: int) ->
     folder, people = album
     done: list[int] = []
     before = cv2.getNumThreads()
-    pack(people, folder, tmp_path / "out.h5", LSP, 32, {"dataset": "album"}, workers, done.append)
+    pack(people, folder, tmp_path / "out.h5", LSP, {"dataset": "album"}, PackOptions(32, workers), done.append)
     assert cv2.getNumThreads() == before
     assert done[-1] == 6
     assert done == sorted(done)
@@ -134,7 +140,7 @@ def test_pack(album: tuple[Path, list[Person]], tmp_path: Path, workers: int) ->
 def test_the_number_of_workers_changes_nothing(album: tuple[Path, list[Person]], tmp_path: Path) -> None:
     folder, people = album
     for workers in (1, 4):
-        pack(people, folder, tmp_path / f"{workers}.h5", LSP, 32, {}, workers)
+        pack(people, folder, tmp_path / f"{workers}.h5", LSP, {}, PackOptions(32, workers))
     assert describe_packed(tmp_path / "1.h5") == describe_packed(tmp_path / "4.h5")
 
 
@@ -150,7 +156,7 @@ def test_people_shrunk_to_half_and_less_land_where_their_joints_do(tmp_path: Pat
         picture = dot(width, height, (301.8, 202.3), 12)
         picture[..., 1] //= 2
         cv2.imwrite(str(tmp_path / image), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])
-    pack(people, tmp_path, tmp_path / "people.h5", LSP, 64, {"kind": "test"}, workers=2)
+    pack(people, tmp_path, tmp_path / "people.h5", LSP, {"kind": "test"}, PackOptions(64, 2))
     packed = PackedPeople.load(tmp_path / "people.h5", "train")
     for i, person in enumerate(people):
         crop = packed.crops[i].permute(1, 2, 0).numpy()
@@ -167,7 +173,7 @@ def test_shrinking_a_jpeg_does_not_alias(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 2, (900, 900), np.uint8) * 255  # as fine as pixels are: grey at last
     cv2.imwrite(str(tmp_path / "a.jpg"), np.repeat(noise[..., None], 3, 2), [cv2.IMWRITE_JPEG_QUALITY, 100])
     far = someone("a.jpg", (450, 450), 512, (450.3, 450.1), "train")
-    pack([far], tmp_path, tmp_path / "people.h5", LSP, 64, {"kind": "test"}, workers=1)
+    pack([far], tmp_path, tmp_path / "people.h5", LSP, {"kind": "test"}, PackOptions(64, 1))
     halved = PackedPeople.load(tmp_path / "people.h5", "train").crops[0, :, 10:-10, 10:-10].numpy().astype(float)
     exact = crop_person(np.repeat(noise[..., None], 3, 2), far, 64)[0][10:-10, 10:-10].astype(float)
     assert abs(halved.mean() - 127.5) < 2
@@ -178,7 +184,14 @@ def test_colours_are_red_green_blue(tmp_path: Path) -> None:
     picture = np.zeros((50, 50, 3), np.uint8)
     picture[..., 2] = 255  # red, in OpenCV's order
     cv2.imwrite(str(tmp_path / "red.png"), picture)
-    pack([someone("red.png", (25, 25), 20, (25, 25), "train")], tmp_path, tmp_path / "out.h5", LSP, 16, {}, 1)
+    pack(
+        [someone("red.png", (25, 25), 20, (25, 25), "train")],
+        tmp_path,
+        tmp_path / "out.h5",
+        LSP,
+        {},
+        PackOptions(16, 1),
+    )
     assert PackedPeople.load(tmp_path / "out.h5", "train").crops[0, :, 14, 14].tolist() == [255, 0, 0]
 
 
@@ -188,13 +201,12 @@ def test_missing_pictures_are_counted_before_anything_is_written(
     folder, people = album
     (folder / "c.png").unlink()
     (folder / "e.png").unlink()
-    assert missing_images((person.image for person in people), folder) == ["c.png", "e.png"]
     with pytest.raises(
-        UserError, match=r"c\.png: no such picture, nor can e\.png be used; .* 2 of 5 .* allows 0: check"
+        UserError, match=r"c\.png: no such image; e\.png cannot be used either; .* 2 of 5 .* allows 0: check"
     ):
-        pack(people, folder, tmp_path / "out.h5", LSP, 32, {}, 2)
+        pack(people, folder, tmp_path / "out.h5", LSP, {}, PackOptions(32, 2))
     assert sorted(tmp_path.iterdir()) == sorted([folder, broken_list(tmp_path / "out.h5")])
-    assert broken_list(tmp_path / "out.h5").read_text() == "c.png\tno such picture\ne.png\tno such picture\n"
+    assert broken_list(tmp_path / "out.h5").read_text() == "c.png\tno such image\ne.png\tno such image\n"
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", "half a JPEG", "most of a JPEG"])
@@ -208,31 +220,33 @@ def test_unreadable_pictures_are_named(
     (folder / "d.png").write_bytes(content)
     out = tmp_path / "out.h5"
     out.write_bytes(b"what was there")
-    with pytest.raises(UserError, match=r"d\.png: .* 1 of 5 pictures, and --max-broken allows 0: .*replace") as caught:
-        pack(people, folder, out, LSP, 32, {}, 2)
+    with pytest.raises(
+        UserError, match=r"d\.png: .* 1 of 5 images are missing or broken, and --max-broken allows 0: .*replace"
+    ) as caught:
+        pack(people, folder, out, LSP, {}, PackOptions(32, 2))
     assert "\n" not in str(caught.value)
     assert out.read_bytes() == b"what was there"
     assert broken_list(out).read_text().startswith("d.png\t")
 
     # Allowed, its people are left out, and those behind move up.
-    report = pack(people, folder, out, LSP, 32, {}, 2, max_broken=1)
+    report = pack(people, folder, out, LSP, {}, PackOptions(32, 2, max_broken=1))
     assert (report.people, report.left_out, list(report.broken)) == (5, 1, ["d.png"])
     assert sorted(tmp_path.iterdir()) == sorted([folder, out, broken_list(out)])
     fine = [person for person in people if person.image != "d.png"]
-    pack(fine, folder, tmp_path / "fine.h5", LSP, 32, {}, 2)
+    pack(fine, folder, tmp_path / "fine.h5", LSP, {}, PackOptions(32, 2))
     assert describe_packed(out) == describe_packed(tmp_path / "fine.h5")
     assert out.read_bytes() == (tmp_path / "fine.h5").read_bytes()
     assert capfd.readouterr().err == ""
 
     (folder / "d.png").write_bytes((folder / "c.png").read_bytes())
-    assert pack(people, folder, out, LSP, 32, {}, 2).people == 6
+    assert pack(people, folder, out, LSP, {}, PackOptions(32, 2)).people == 6
     assert not broken_list(out).exists()
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "sub/../../secret.png", "/etc/passwd", "", "a\0b", "..\\secret.png"])
 def test_names_that_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="leads out of"):
-        pack([someone(name, (5, 5), 20, (5, 5), "train")], tmp_path, tmp_path / "out.h5", LSP, 16, {}, 1)
+        pack([someone(name, (5, 5), 20, (5, 5), "train")], tmp_path, tmp_path / "out.h5", LSP, {}, PackOptions(16, 1))
 
 
 def test_picture_split_is_fixed_and_keeps_its_shares() -> None:
@@ -250,11 +264,11 @@ def test_picture_split_is_fixed_and_keeps_its_shares() -> None:
 
 def test_synthetic_people_depend_on_the_seed_alone(tmp_path: Path) -> None:
     counts = {"train": 40, "holdout": 3, "valid": 2}
-    pack_synthetic(tmp_path / "1.h5", counts, 16, 7, FIGURES, 1)
+    pack_synthetic(tmp_path / "1.h5", counts, 7, FIGURES, PackOptions(16, 1))
     done: list[int] = []
-    pack_synthetic(tmp_path / "2.h5", counts, 16, 7, FIGURES, 2, done.append)
-    pack_synthetic(tmp_path / "3.h5", {**counts, "train": 5}, 16, 7, FIGURES, 1)
-    pack_synthetic(tmp_path / "4.h5", counts, 16, 8, FIGURES, 1)
+    pack_synthetic(tmp_path / "2.h5", counts, 7, FIGURES, PackOptions(16, 2), done.append)
+    pack_synthetic(tmp_path / "3.h5", {**counts, "train": 5}, 7, FIGURES, PackOptions(16, 1))
+    pack_synthetic(tmp_path / "4.h5", counts, 8, FIGURES, PackOptions(16, 1))
     assert done[-1] == 45
     assert describe_packed(tmp_path / "1.h5") == describe_packed(tmp_path / "2.h5")
     sums = {describe_packed(tmp_path / f"{number}.h5").checksum for number in (1, 3, 4)}
@@ -271,8 +285,8 @@ def test_a_pipe_in_place_of_a_picture_does_not_block(album: tuple[Path, list[Per
     folder, people = album
     (folder / "d.png").unlink()
     os.mkfifo(folder / "d.png")
-    with pytest.raises(UserError, match=r"d\.png: no such picture"):
-        pack(people, folder, tmp_path / "out.h5", LSP, 32, {}, 2)
+    with pytest.raises(UserError, match=r"d\.png: no such image"):
+        pack(people, folder, tmp_path / "out.h5", LSP, {}, PackOptions(32, 2))
 
 
 @pytest.mark.parametrize(
@@ -294,7 +308,7 @@ def test_synthetic_files_equal_those_of_version_0_7_0(
     tmp_path: Path, jpeg: int | None, checksum: str, crops: str
 ) -> None:
     path = tmp_path / "people.h5"
-    pack_synthetic(path, {"train": 5, "holdout": 2, "valid": 2}, 32, 7, SceneConfig(), 1, jpeg=jpeg)
+    pack_synthetic(path, {"train": 5, "holdout": 2, "valid": 2}, 7, SceneConfig(), PackOptions(32, 1, jpeg=jpeg))
     summary = describe_packed(path)
     assert dict(summary.source) == {
         "dataset": "synthetic",

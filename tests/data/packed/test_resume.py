@@ -15,10 +15,14 @@ import cv2
 import numpy as np
 import pytest
 
-from nas.data.packed import packing
-from nas.data.packed.format import PackedPeople, PackedWriter, describe_packed
-from nas.data.packed.packing import broken_list, pack, pack_synthetic
-from nas.data.people import LSP, MPII, SPLITS, Person
+from nas.data.packed.options import PackOptions, Progress
+from nas.data.packed.packing import broken_list, pack
+from nas.data.packed.reader import PackedPeople
+from nas.data.packed.summary import describe_packed
+from nas.data.packed.synthetic import pack_synthetic
+from nas.data.packed.writer import PackedWriter
+from nas.data.people import SPLITS, Person
+from nas.data.skeletons import LSP, MPII
 from nas.data.synthetic.scene import SceneConfig
 from nas.errors import UserError
 
@@ -56,7 +60,7 @@ class StoppedError(Exception):
     pass
 
 
-def stop_after(count: int) -> packing.Progress:
+def stop_after(count: int) -> Progress:
     def on_progress(done: int) -> None:
         if done >= count:
             raise StoppedError
@@ -74,14 +78,15 @@ sys.path.insert(0, sys.argv[1])
 import test_resume
 from pathlib import Path
 from nas.data.packed.packing import pack
-from nas.data.people import LSP
+from nas.data.packed.options import PackOptions
+from nas.data.skeletons import LSP
 import time
 folder = Path(sys.argv[2])
 people = test_resume.people_of(folder)
 def slowly(done):
     print(done, flush=True)
     time.sleep(0.02)
-pack(people, folder / "album", folder / "out.h5", LSP, 64, {}, 2, slowly, jpeg=eval(sys.argv[3]))
+pack(people, folder / "album", folder / "out.h5", LSP, {}, PackOptions(64, 2, eval(sys.argv[3])), slowly)
 """
 
 
@@ -113,10 +118,10 @@ def test_killed_again_and_again(album: tuple[Path, list[Person]], tmp_path: Path
         assert process.returncode == -9
         assert not out.exists()
         assert leftovers(tmp_path) == {".out.h5.part", ".out.h5.journal"}
-    report = pack(people, folder, out, LSP, 64, {}, 3, jpeg=jpeg)
+    report = pack(people, folder, out, LSP, {}, PackOptions(64, 3, jpeg=jpeg))
     assert reached[-1] <= report.resumed < report.people == len(people)
     assert leftovers(tmp_path) == {"out.h5"}
-    pack(people, folder, tmp_path / "whole.h5", LSP, 64, {}, 1, jpeg=jpeg)
+    pack(people, folder, tmp_path / "whole.h5", LSP, {}, PackOptions(64, 1, jpeg=jpeg))
     assert describe_packed(out) == describe_packed(tmp_path / "whole.h5")
     assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
@@ -124,7 +129,7 @@ def test_killed_again_and_again(album: tuple[Path, list[Person]], tmp_path: Path
 def begun(album: tuple[Path, list[Person]], out: Path, jpeg: int | None = None) -> None:
     folder, people = album
     with pytest.raises(StoppedError):
-        pack(people, folder, out, LSP, 32, {"annotations": "one"}, 2, stop_after(20), jpeg=jpeg)
+        pack(people, folder, out, LSP, {"annotations": "one"}, PackOptions(32, 2, jpeg=jpeg), stop_after(20))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +158,7 @@ def test_other_inputs_are_not_continued(album: tuple[Path, list[Person]], tmp_pa
         skeleton = replace(LSP, name="another")
     elif other == "fewer":
         people = people[:-1]
-    report = pack(people, folder, out, skeleton, box, source, 2, jpeg=None if other == "raw" else jpeg)
+    report = pack(people, folder, out, skeleton, source, PackOptions(box, 2, jpeg=None if other == "raw" else jpeg))
     assert report.resumed == 0
     assert report.people == len(people)
     assert leftovers(tmp_path) == {"out.h5"}
@@ -182,9 +187,9 @@ def test_what_changed_in_between_is_packed_again(
         content = bytearray(damaged.read_bytes())
         content[(4096 + 9000) if damaged == part else len(content) // 2] ^= 1
         damaged.write_bytes(content)
-    report = pack(people, folder, out, LSP, 32, {"annotations": "one"}, 2, jpeg=jpeg)
+    report = pack(people, folder, out, LSP, {"annotations": "one"}, PackOptions(32, 2, jpeg=jpeg))
     assert report.resumed == 0 if what.startswith("no ") else report.resumed < len(people)
-    pack(people, folder, tmp_path / "whole.h5", LSP, 32, {"annotations": "one"}, 2, jpeg=jpeg)
+    pack(people, folder, tmp_path / "whole.h5", LSP, {"annotations": "one"}, PackOptions(32, 2, jpeg=jpeg))
     assert describe_packed(out) == describe_packed(tmp_path / "whole.h5")
     assert PackedPeople.load(out, SPLITS).crops.equal(PackedPeople.load(tmp_path / "whole.h5", SPLITS).crops)
     assert leftovers(tmp_path) == {"out.h5", "whole.h5"}
@@ -199,21 +204,21 @@ def test_a_broken_picture_stops_it_and_its_repair_lets_it_go_on(
     good = (folder / "040.jpg").read_bytes()
     stat = (folder / "040.jpg").stat()
     (folder / "040.jpg").write_bytes(good[:1000])
-    with pytest.raises(UserError, match=r"040\.jpg: not a picture, truncated or damaged; that makes 1 of 60 pictures"):
-        pack(people, folder, out, LSP, 32, {}, 2, jpeg=jpeg)
+    with pytest.raises(UserError, match=r"040\.jpg: not an image, truncated or damaged; 1 of 60 images"):
+        pack(people, folder, out, LSP, {}, PackOptions(32, 2, jpeg=jpeg))
     assert not out.exists()
     # Allowed, it goes on and leaves them out; the crops behind move up.
-    report = pack(people, folder, tmp_path / "fewer.h5", LSP, 32, {}, 2, jpeg=jpeg, max_broken=1)
+    report = pack(people, folder, tmp_path / "fewer.h5", LSP, {}, PackOptions(32, 2, jpeg=jpeg, max_broken=1))
     fine = [person for person in people if person.image != "040.jpg"]
     assert (report.people, report.left_out) == (len(fine), len(people) - len(fine))
-    pack(fine, folder, tmp_path / "fine.h5", LSP, 32, {}, 2, jpeg=jpeg)
+    pack(fine, folder, tmp_path / "fine.h5", LSP, {}, PackOptions(32, 2, jpeg=jpeg))
     assert describe_packed(tmp_path / "fewer.h5") == describe_packed(tmp_path / "fine.h5")
     # Repaired, it goes on where it stopped.
     (folder / "040.jpg").write_bytes(good)
     os.utime(folder / "040.jpg", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    report = pack(people, folder, out, LSP, 32, {}, 2, jpeg=jpeg)
+    report = pack(people, folder, out, LSP, {}, PackOptions(32, 2, jpeg=jpeg))
     assert 0 < report.resumed < len(people) == report.people
-    pack(people, folder, tmp_path / "whole.h5", LSP, 32, {}, 2, jpeg=jpeg)
+    pack(people, folder, tmp_path / "whole.h5", LSP, {}, PackOptions(32, 2, jpeg=jpeg))
     assert describe_packed(out) == describe_packed(tmp_path / "whole.h5")
     assert leftovers(tmp_path) == {"out.h5", "whole.h5", "fewer.h5", "fewer.h5.broken.txt", "fine.h5"}
     assert not broken_list(out).exists()
@@ -226,13 +231,13 @@ def test_interrupted_while_crops_move_up(
     out = tmp_path / "out.h5"
     (folder / "030.jpg").write_bytes(b"")
     with monkeypatch.context() as patch:
-        patch.setattr(PackedWriter, "_describe", lambda *_: (_ for _ in ()).throw(StoppedError))
+        patch.setattr(PackedWriter, "_write_metadata", lambda *_: (_ for _ in ()).throw(StoppedError))
         with pytest.raises(StoppedError):
-            pack(people, folder, out, LSP, 32, {}, 2, max_broken=1)
-    report = pack(people, folder, out, LSP, 32, {}, 2, max_broken=1)
+            pack(people, folder, out, LSP, {}, PackOptions(32, 2, max_broken=1))
+    report = pack(people, folder, out, LSP, {}, PackOptions(32, 2, max_broken=1))
     assert 0 < report.resumed < report.people
     fine = [person for person in people if person.image != "030.jpg"]
-    pack(fine, folder, tmp_path / "fine.h5", LSP, 32, {}, 2)
+    pack(fine, folder, tmp_path / "fine.h5", LSP, {}, PackOptions(32, 2))
     assert out.read_bytes() == (tmp_path / "fine.h5").read_bytes()
 
 
@@ -242,13 +247,13 @@ def test_interrupted_while_it_is_finished(
     folder, people = album
     out = tmp_path / "out.h5"
     with monkeypatch.context() as patch:
-        patch.setattr(packing.PackedWriter, "_describe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(PackedWriter, "_write_metadata", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            pack(people, folder, out, LSP, 32, {}, 2)
-    report = pack(people, folder, out, LSP, 32, {}, 2)
+            pack(people, folder, out, LSP, {}, PackOptions(32, 2))
+    report = pack(people, folder, out, LSP, {}, PackOptions(32, 2))
     assert report.resumed == report.people == len(people)
-    assert report.pictures == 0
-    pack(people, folder, tmp_path / "whole.h5", LSP, 32, {}, 2)
+    assert report.images == 0
+    pack(people, folder, tmp_path / "whole.h5", LSP, {}, PackOptions(32, 2))
     assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
@@ -261,11 +266,11 @@ def test_two_at_once(album: tuple[Path, list[Person]], tmp_path: Path) -> None:
         inside.set()
         assert leave.wait(60)
 
-    first = threading.Thread(target=pack, args=(people, folder, out, LSP, 32, {}, 2, hold))
+    first = threading.Thread(target=pack, args=(people, folder, out, LSP, {}, PackOptions(32, 2), hold))
     first.start()
     assert inside.wait(60)
-    with pytest.raises(UserError, match="another process is making this file; wait for it or choose another name"):
-        pack(people, folder, out, LSP, 32, {}, 2)
+    with pytest.raises(UserError, match="another process is writing this file; wait for it or choose another name"):
+        pack(people, folder, out, LSP, {}, PackOptions(32, 2))
     leave.set()
     first.join()
     assert describe_packed(out).people == len(people)
@@ -276,10 +281,10 @@ def test_synthetic_people_go_on(tmp_path: Path) -> None:
     counts = {"train": 70, "holdout": 3, "valid": 2}
     out = tmp_path / "out.h5"
     with pytest.raises(StoppedError):
-        pack_synthetic(out, counts, 16, 7, SceneConfig(), 1, stop_after(40))
+        pack_synthetic(out, counts, 7, SceneConfig(), PackOptions(16, 1), stop_after(40))
     assert not out.exists()
-    assert pack_synthetic(out, counts, 16, 7, SceneConfig(), 1) == 64
-    assert pack_synthetic(tmp_path / "whole.h5", counts, 16, 7, SceneConfig(), 2) == 0
+    assert pack_synthetic(out, counts, 7, SceneConfig(), PackOptions(16, 1)) == 64
+    assert pack_synthetic(tmp_path / "whole.h5", counts, 7, SceneConfig(), PackOptions(16, 2)) == 0
     assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
     assert describe_packed(out).skeleton == MPII
 

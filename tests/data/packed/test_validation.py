@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from nas.data.packed.format import PackedPeople, PackedWriter, crop_side
-from nas.data.packed.validation import Checked, check_packed
-from nas.data.people import FLIC, LSP, MPII, SPLITS, Skeleton
+from nas.data.packed.format import PackedHeader, crop_side
+from nas.data.packed.reader import PackedPeople
+from nas.data.packed.validation import ValidationReport, check_packed
+from nas.data.packed.writer import PackedPerson, PackedWriter
+from nas.data.people import SPLITS
+from nas.data.skeletons import FLIC, LSP, MPII, Skeleton
 from nas.data.visualization.contact_sheet import (
     LEFT,
     MIDDLE,
@@ -29,7 +32,7 @@ SIDE = crop_side(BOX)
 def write(path: Path, jpeg: int | None = None, **changes: object) -> Path:
     """Ten people, six to train, two held out, two validated; ``changes``: column → row → value."""
     rng = np.random.default_rng(0)
-    with PackedWriter(path, MPII, BOX, 10, {"dataset": "test"}, jpeg=jpeg) as writer:
+    with PackedWriter(path, PackedHeader(MPII, BOX, {"dataset": "test"}, jpeg), 10) as writer:
         for row in range(10):
             person = {
                 "crop": rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8),
@@ -41,7 +44,7 @@ def write(path: Path, jpeg: int | None = None, **changes: object) -> Path:
                 "image": f"{row}.jpg",
             }
             person.update({name: rows[row] for name, rows in changes.items() if row in rows})  # type: ignore[operator,index]
-            writer.put(row, **person)  # type: ignore[arg-type]
+            writer.put(row, PackedPerson(**person))  # type: ignore[arg-type]
     return path
 
 
@@ -59,12 +62,12 @@ def test_a_good_file(tmp_path: Path, jpeg: int | None) -> None:
     found = check_packed(write(tmp_path / "people.h5", jpeg))
     assert not found.problems
     assert not found.notes
-    assert (found.joints, found.outside_crop, found.odd_heads, found.unlabelled, found.doubles) == (150, 0, 0, 0, 0)
+    assert (found.joints, found.outside_crop, found.odd_heads, found.unlabelled, found.duplicates) == (150, 0, 0, 0, 0)
     assert found.head_sizes == pytest.approx((6 / 2 / BOX,) * 3)
     assert found.summary.counts == {"train": 6, "holdout": 2, "valid": 2}
 
 
-def check(path: Path, *problems: str) -> Checked:
+def check(path: Path, *problems: str) -> ValidationReport:
     found = check_packed(path)
     assert len(found.problems) == len(problems), found.problems
     for problem, words in zip(found.problems, problems, strict=True):
@@ -79,9 +82,9 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         change(write(path), "joints", (3, 4), np.nan), "1 people have labelled joints that are not numbers: 3", checksum
     )
     check(change(write(path), "head_size", 4, -1), "1 people have a head size that is not positive: 4", checksum)
-    check(change(write(path), "to_original", 5, 0), "1 people have no usable map to their picture: 5", checksum)
+    check(change(write(path), "to_original", 5, 0), "1 people have no usable map to their image: 5", checksum)
     check(change(write(path), "crops", (6, 0, 0), 1), checksum)
-    check(write(path, image={1: "9.jpg", 2: "8.jpg"}), "2 pictures are in more than one split: 9.jpg, 8.jpg")
+    check(write(path, image={1: "9.jpg", 2: "8.jpg"}), "2 images are in more than one split: 9.jpg, 8.jpg")
     check(write(path, head_size=dict.fromkeys(range(6), 600.0)), "most head sizes (6 of 10) are implausible")
     outside = {row: np.full((16, 2), -9.0) for row in range(2)}
     found = check(write(path, joints=outside), "30 of 150 labelled joints lie outside their crops")
@@ -99,7 +102,7 @@ def test_changed_data_is_named_by_row(tmp_path: Path) -> None:
 
 
 def test_a_crop_that_never_was_a_jpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nas.data.packed.format.encode_jpeg", lambda *_: b"no JPEG" * 99)
+    monkeypatch.setattr("nas.data.packed.writer.encode_jpeg", lambda *_: b"no JPEG" * 99)
     found = check_packed(write(tmp_path / "people.h5", 90))
     assert "10 people have no readable crop: 0, 1, 2 and 7 more" in found.problems
 
@@ -122,7 +125,7 @@ def test_what_is_worth_knowing_is_noted(tmp_path: Path) -> None:
         "nobody is in split holdout",
         "1 groups of equal crops are in more than one split: 0 = 1 = 9",
     )
-    assert (found.doubles, found.doubles_across) == (1, 1)
+    assert (found.duplicates, found.duplicates_across) == (1, 1)
 
 
 @pytest.mark.parametrize("content", [b"", b"people", b"\x89HDF\r\n\x1a\n"])
@@ -150,11 +153,11 @@ def test_joints_are_drawn_where_they_are() -> None:
 
 def test_sheet(tmp_path: Path) -> None:
     path = write(tmp_path / "people.h5")
-    people, rows, splits = PackedPeople.load_some(path, 4, 3)
+    people, rows, splits = PackedPeople.load_sample(path, 4, 3)
     assert len(people) == len(rows) == len(splits) == 4
     assert [SPLITS[(row > 5) + (row > 7)] for row in rows] == list(splits)
     assert people.images == tuple(f"{row}.jpg" for row in rows)
-    assert PackedPeople.load_some(path, 99, 0)[1] == tuple(range(10))
+    assert PackedPeople.load_sample(path, 99, 0)[1] == tuple(range(10))
     before = people.crops.clone()
     one, again, other = (contact_sheet(people, ["a", "ü" * 300, "c", "d"], "title", seed) for seed in (1, 1, 2))
     assert one.dtype == np.uint8

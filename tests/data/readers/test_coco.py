@@ -8,8 +8,8 @@ import pytest
 from annotation_files import SKELETON, coco, save_json
 
 import nas.data.readers.coco
-from nas.data.people import FLIC, LSP, MPII, Skeleton
 from nas.data.readers.coco import read_coco, read_skeleton
+from nas.data.skeletons import FLIC, LSP, MPII, Skeleton
 from nas.errors import UserError
 
 TRAIN = {"train": 1.0}

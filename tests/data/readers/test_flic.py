@@ -9,8 +9,8 @@ import scipy.io
 from annotation_files import EXAMPLE, flic_content, flic_examples, save_examples, save_h5, save_json, structs
 from numpy.typing import NDArray
 
-from nas.data.people import FLIC
 from nas.data.readers.flic import EITHER, OBSERVER, PERSON, read_flic
+from nas.data.skeletons import FLIC
 from nas.errors import UserError
 
 TRAIN = {"train": 1.0}

@@ -36,7 +36,7 @@ from annotation_files import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nas.data.people import SPLITS, Person, Skeleton
+from nas.data.people import SPLITS, Person
 from nas.data.readers import flic, mpii_release
 from nas.data.readers.coco import read_coco, read_skeleton
 from nas.data.readers.flic import read_flic
@@ -44,6 +44,7 @@ from nas.data.readers.lsp import read_leeds
 from nas.data.readers.matlab_struct import read_structs
 from nas.data.readers.mpii import read_mpii
 from nas.data.readers.splits import Annotations, read_names
+from nas.data.skeletons import Skeleton
 from nas.errors import UserError
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nas.data.people import MPII
 from nas.data.readers.mpii_evaluation import predictions_mat, read_predictions, read_truth
+from nas.data.skeletons import MPII
 from nas.errors import UserError
 
 Content = Mapping[str, object]

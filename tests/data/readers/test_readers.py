@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nas.data.people import Person
 from nas.data.readers.lsp import read_leeds, read_lspet
-from nas.data.readers.mpii import read_mpii_hourglass_h5
+from nas.data.readers.mpii_hdf5 import read_mpii_hourglass_h5
 from nas.errors import UserError
 
 VALID = {"valid": 1.0}

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.data.packed.packing import image_split
-from nas.data.people import Person
+from nas.data.people import Person, image_split
 from nas.data.readers.splits import (
     TRAINING,
     merge,

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nas.data.people import MPII
-from nas.data.synthetic import scene as synthetic
-from nas.data.synthetic.scene import SceneConfig, SyntheticPerson, render_person
+from nas.data.skeletons import MPII
+from nas.data.synthetic.figure_renderer import FigureRenderer
+from nas.data.synthetic.render import SyntheticPerson, render_person
+from nas.data.synthetic.scene import SceneConfig
 
 BARE = SceneConfig(clutter=0, occluders=0, others=0, light=0, truncation=0)
 WHOLE = replace(SceneConfig(), truncation=0)
@@ -123,7 +124,7 @@ def test_standing_people_have_their_parts_in_order_and_sides_apart() -> None:
 def test_joints_lie_on_the_person(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the same scene without its person, every joint's pixel differs and far ones do not."""
     drawn = [render_person(9, index, 128, MARGIN, BARE) for index in range(30)]
-    monkeypatch.setattr(synthetic._Drawing, "draw", lambda self: None)
+    monkeypatch.setattr(FigureRenderer, "draw", lambda self: None)
     for index, person in enumerate(drawn):
         changed = np.any(person.crop != render_person(9, index, 128, MARGIN, BARE).crop, axis=2)
         x, y = np.floor(person.joints).astype(int).T

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nas.architecture import hourglass
 from nas.data.augmentation import fit_to_input
-from nas.data.packed.format import PackedPeople
+from nas.data.packed.reader import PackedPeople
 from nas.errors import UserError
 from nas.study.config import StudyConfig
 from nas.study.execution.trial_session import HANDED_BACK, Outcome, run_trial

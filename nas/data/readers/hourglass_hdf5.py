@@ -1,89 +1,17 @@
-"""What the readers share: telling formats apart, JSON that others wrote, and sizes that a format does not give."""
+"""The HDF5 layout of the hourglass code (Newell et al. 2016), which holds MPII or FLIC people."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
-from pydantic_core import from_json
 
-from nas.data.packed.packing import image_split, read_arrays
-from nas.data.people import Person
+from nas.data.people import Person, image_split
+from nas.data.readers.parsing import LARGEST
+from nas.data.readers.sandbox import read_arrays
 from nas.errors import UserError
-
-LARGEST = 1e5
-"""Beyond any picture, in pixels."""
-
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=-LARGEST, lt=LARGEST)]
-Pair = Annotated[list[Number], Field(min_length=2, max_length=2)]
-
-_T = TypeVar("_T")
-
-
-def file_format(path: Path, remedy: str) -> Literal["HDF5", "MATLAB", "JSON"]:
-    """The format of a file, from its first bytes.
-
-    Raises:
-        UserError: the file is missing, unreadable or none of these.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}; {remedy}")
-    try:
-        with open(path, "rb") as file:
-            start = file.read(4096)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
-    if start.startswith(b"MATLAB 7.3"):
-        raise UserError(f"{path}: saved by MATLAB as version 7.3; load it there and save it with '-v7'")
-    if start.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "HDF5"
-    if start[126:128] in (b"IM", b"MI"):
-        return "MATLAB"
-    if start.lstrip()[:1] in (b"[", b"{"):
-        return "JSON"
-    raise UserError(f"{path}: neither HDF5 nor MATLAB nor JSON, or damaged; {remedy}")
-
-
-def read_json(path: Path, remedy: str) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        UserError: the file is missing, unreadable or no JSON.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}; {remedy}")
-    try:
-        return from_json(path.read_bytes())
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not JSON, truncated or damaged ({error}); {remedy}") from error
-
-
-def validated(path: Path, kind: TypeAdapter[_T], value: Any, remedy: str) -> _T:
-    """The value of a JSON file, as the kind of records that it should hold.
-
-    Raises:
-        UserError: it holds something else; the message names the first wrong key and its value.
-    """
-    try:
-        return kind.validate_python(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        if first["type"] == "missing":
-            message = "is missing"
-        else:
-            message = f"is {short(first['input'])}: {first['msg'][:1].lower()}{first['msg'][1:]}"
-        raise UserError(f"{path}: {key or 'the content'} {message}; {remedy}") from error
-
-
-def short(value: object) -> str:
-    """A value for a message: on one line, and not a long one."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def read_hourglass(
@@ -174,19 +102,3 @@ def hourglass_people(
             )
         )
     return people, dropped, kept
-
-
-def distance(
-    points: NDArray[np.floating[Any]], known: NDArray[np.bool_], a: tuple[int, ...], b: tuple[int, ...]
-) -> float | None:
-    """Distance between the middles of some joints and some others; None if one of them is not labelled.
-
-    Args:
-        points: (J, 2).
-        known: bool (J,), which are labelled.
-        a: indices of some joints.
-        b: and of the others.
-    """
-    if not known[[*a, *b]].all():
-        return None
-    return float(np.linalg.norm(points[list(a)].mean(0) - points[list(b)].mean(0)))

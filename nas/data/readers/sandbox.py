@@ -1,0 +1,108 @@
+"""Read annotation files in a child process.
+
+Damaged MATLAB and HDF5 files can crash the libraries that read them (scipy 1.17, on an unknown element type), hang them
+(HDF5 2.0), or make them allocate any amount of memory. Files from outside are therefore read in a child process with
+limits on time and memory.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.errors import UserError
+
+Array = NDArray[Any]
+
+_READER_SCRIPT = """
+import io, sys
+import numpy as np
+kind, path, *names = sys.argv[1:]
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+except (ImportError, ValueError, OSError):
+    pass  # not on this system
+try:
+    if kind == "MATLAB":
+        import scipy.io
+        found = scipy.io.loadmat(path, variable_names=names or None)
+    else:
+        import h5py
+        with h5py.File(path, "r", locking=False) as file:
+            found = {name: file[name][()] for name in names or file if isinstance(file.get(name), h5py.Dataset)}
+    plain = {name: value for name, value in found.items() if isinstance(value, (np.ndarray, np.generic))}
+    names = names or [name for name, value in plain.items() if value.dtype.kind in "biuf"]
+    arrays = {name: np.asarray(found[name]) for name in names if name in found}
+    for name, array in arrays.items():
+        if array.dtype.kind == "O":
+            arrays[name] = np.array(array.tolist())
+        if arrays[name].dtype.hasobject:
+            raise TypeError(f"{name!r} holds neither numbers nor texts")
+    buffer = io.BytesIO()
+    np.savez(buffer, **{f"@{name}": array for name, array in arrays.items()})  # an array may be called "file"
+except Exception as error:
+    sys.exit(f"not {kind}, truncated or damaged ({type(error).__name__}: {error})".replace("\\n", " ")[:200])
+sys.stdout.buffer.write(buffer.getvalue())
+"""
+_READ_SECONDS = 60
+
+
+def read_arrays(path: Path, kind: Literal["MATLAB", "HDF5"], names: Sequence[str], remedy: str) -> dict[str, Array]:
+    """Read arrays of numbers or texts from a file whose content cannot be trusted.
+
+    Args:
+        path: the file.
+        kind: its format; MATLAB up to version 7.2.
+        names: the arrays, all of which must be there; none: every array of numbers that the file has.
+        remedy: what a person should do about a wrong file; ends the error's line.
+
+    Returns:
+        The arrays by name, of whatever shape and type they have; texts are bytes or str.
+
+    Raises:
+        UserError: the file is missing, of another format, damaged, or lacks an array.
+    """
+    content = read_in_subprocess(path, kind, _READER_SCRIPT, [kind, str(path), *names], remedy)
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        arrays = {name.removeprefix("@"): archive[name] for name in archive.files}
+    for name in names:
+        if name not in arrays:
+            raise UserError(f"{path}: holds no {name!r}; {remedy}")
+    return arrays
+
+
+def read_in_subprocess(
+    path: Path, kind: str, script: str, arguments: Sequence[str], remedy: str, seconds: float = _READ_SECONDS
+) -> bytes:
+    """Run a Python script, which reads a file whose content cannot be trusted, in a process of its own.
+
+    Args:
+        path: the file.
+        kind: its format, for messages.
+        script: writes what it found to standard output; or exits with one line that says what is wrong.
+        arguments: for the script.
+        remedy: what a person should do about a wrong file; ends the error's line.
+        seconds: how long it may take.
+
+    Raises:
+        UserError: the file is missing, or the script failed, crashed or took too long.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}; {remedy}")
+    command = [sys.executable, "-c", script, *arguments]
+    try:
+        reader = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{path}: damaged, not read within {seconds:.0f} s; {remedy}") from error
+    if reader.returncode:
+        said = reader.stderr.decode(errors="replace").strip().splitlines() if reader.returncode > 0 else []
+        raise UserError(f"{path}: {said[-1] if said else f'damaged, it crashes the {kind} reader'}; {remedy}")
+    return reader.stdout
