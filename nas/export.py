@@ -34,7 +34,7 @@ from nas.inference.onnx_export import (
     need_onnx,
     to_onnx,
 )
-from nas.inference.predictor import Box, cut_out
+from nas.inference.predictor import Box, crop_box
 from nas.options import command, new_app
 from nas.study.analysis.baselines import Limits
 from nas.study.execution.full_training import choose, trained_in_full
@@ -134,7 +134,7 @@ def main(
     _check(difference, onnx, original.output)
     seconds = time.monotonic() - began
 
-    one = original.pictures(pixels[:1])
+    one = original.preprocess(pixels[:1])
     tensor = torch.from_numpy(one)
     with torch.inference_mode():
         here = {
@@ -206,7 +206,7 @@ def _pictures(given: list[Path], side: int) -> NDArray[np.uint8]:
     real = []
     for path in given:
         whole = read_image(existing_file(path, "--picture"), upright=True)
-        real.append(cut_out(whole, Box.around(0, 0, whole.shape[1], whole.shape[0]), side))
+        real.append(crop_box(whole, Box.around(0, 0, whole.shape[1], whole.shape[0]), side))
     return np.concatenate([noise, np.stack([*drawn, *real])])
 
 

@@ -197,7 +197,7 @@ class _Artist:
         boxes = [self._boxes(picture) for picture in pictures]
         height, width = pictures[0].shape[:2]
         for box in boxes[0]:
-            if not box.meets(width, height):
+            if not box.overlaps(width, height):
                 x, y, side, _ = box.to_list()
                 raise UserError(
                     f"{path}: the box from {x:g},{y:g} of side {side:g} lies outside the {width}×{height} picture; "

@@ -224,14 +224,14 @@ def test_a_card_without_any_knowledge_says_so(made, exported, tmp_path, monkeypa
     assert code == 0
     assert f"of {norms(made.network)} batch norms folded" in out
     card = (tmp_path / "a.onnx.md").read_text()
-    assert "Not known: no `result.json` lay beside the checkpoint" in card
-    assert "The checkpoint does not say where its people come from (6 people" in card
+    assert "Unknown: there is no `result.json` next to the checkpoint" in card
+    assert "The checkpoint does not record the origin of its training data (6 people" in card
     # Another network's result is not this one's.
     other = json.loads(made.checkpoint.with_name("result.json").read_text())
     other["candidate"]["architecture"]["width"] = 12
     (tmp_path / "result.json").write_text(json.dumps(other))
     exported(alone, "--onnx", tmp_path / "a.onnx", "--uint8", "--joints")
-    assert "Not known: no `result.json`" in (tmp_path / "a.onnx.md").read_text()
+    assert "Unknown: there is no `result.json`" in (tmp_path / "a.onnx.md").read_text()
 
 
 def test_a_file_that_computes_something_else_is_not_written(made, exported, tmp_path, monkeypatch) -> None:

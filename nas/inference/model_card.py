@@ -1,4 +1,4 @@
-"""A model card: what a person must know who gets an exported network and nothing else."""
+"""The model card of an exported network: accuracy, origin, data, interface, example and limits, in Markdown."""
 
 from __future__ import annotations
 
@@ -16,41 +16,42 @@ from nas.data.skeletons import Skeleton
 from nas.training.schedule import ScheduleConfig
 
 LICENCES: Mapping[str, str] = {
-    "synthetic": "drawn by this project's own code; no photograph, no real person, no licence of others",
+    "synthetic": "rendered by this project's own code; no photograph, no real person, no third-party licence",
     "mpii": "MPII Human Pose (Andriluka et al. 2014): for non-commercial research; see http://human-pose.mpi-inf.mpg.de",
-    "lsp": "Leeds Sports Pose (Johnson & Everingham 2010): photographs of Flickr, for research; see there",
-    "lspet": "Leeds Sports Pose Extended (Johnson & Everingham 2011): photographs of Flickr, for research; see there",
-    "lsp and lspet": "Leeds Sports Pose and its extension (Johnson & Everingham 2010, 2011): photographs of Flickr, "
+    "lsp": "Leeds Sports Pose (Johnson & Everingham 2010): photographs from Flickr, for research; see its site",
+    "lspet": "Leeds Sports Pose Extended (Johnson & Everingham 2011): photographs from Flickr, for research; "
+    "see its site",
+    "lsp and lspet": "Leeds Sports Pose and its extension (Johnson & Everingham 2010, 2011): photographs from Flickr, "
     "for research; see their sites",
-    "flic": "FLIC (Sapp & Taskar 2013): frames of films; see its site",
-    "coco": "packed from keypoints in COCO's layout; the licence is that of whoever made them",
+    "flic": "FLIC (Sapp & Taskar 2013): film frames; see its site",
+    "coco": "packed from keypoints in COCO format; the licence is that of their source",
 }
-"""What is known of the data's licences, by the ``dataset`` that a packed file records."""
+"""Licences of the data, by the ``dataset`` that a packed file records."""
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """All that a card says.
+    """The content of a card.
 
     Attributes:
         file: name of the ONNX file.
-        size: bytes of it.
-        checkpoint: path of the weights that were exported.
-        network: with its architecture and input size.
-        schedule: it was trained with.
+        size: of the file, in bytes.
+        checkpoint: that was exported.
+        network: its architecture and input size.
+        schedule: that the network was trained with.
         skeleton: its joints.
-        cost: of one picture.
-        uint8: whether pixels go in as they are.
-        joints: whether joints come out, not maps.
-        folded: batch norms folded into convolutions.
-        norms: batch norms there were.
+        cost: of one image.
+        uint8: whether the input is uint8.
+        joints: whether the output is joints instead of heatmaps.
+        folded: number of batch norms folded into convolutions.
+        norms: number of batch norms in the network.
         opset: of ONNX.
-        agreement: how near ONNX and PyTorch are, in words.
-        latency: prediction times, a line for each.
-        trained_on: people's checksum and number from the checkpoint; empty if unknown.
-        source: what the packed people's file records of their origin; None if unknown.
-        score: accuracy with its interval, measured for this card; None if it was not.
-        result: what nas.retrain wrote beside the checkpoint, if it did and it is of this network.
+        agreement: between ONNX and PyTorch, as text.
+        latency: prediction times, as lines of text.
+        trained_on: checksum and number of the people, from the checkpoint; empty if unknown.
+        source: origin of the people, from their packed file; None if unknown.
+        score: accuracy with its interval, as text; None if not measured.
+        result: content of nas.retrain's ``result.json``, see :func:`read_result`.
     """
 
     file: str
@@ -74,58 +75,62 @@ class ModelFacts:
 
 
 def read_result(checkpoint: Path, network: HourglassNetwork) -> dict[str, Any]:
-    """The ``result.json`` of nas.retrain beside a checkpoint; empty if there is none, or of another network."""
+    """Read the ``result.json`` that nas.retrain wrote next to a checkpoint.
+
+    Returns:
+        Its content; empty if there is none, or if it belongs to another network.
+    """
     try:
         raw = json.loads(checkpoint.with_name("result.json").read_text(encoding="utf-8"))
-        same = raw["candidate"]["architecture"] == network.architecture.to_dict()
-        known = same and isinstance(raw["result"]["pckh"], float) and isinstance(raw["record"], dict)
+        matches = raw["candidate"]["architecture"] == network.architecture.to_dict()
+        valid = matches and isinstance(raw["result"]["pckh"], float) and isinstance(raw["record"], dict)
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return raw if known else {}
+    return raw if valid else {}
 
 
 def model_card(facts: ModelFacts) -> str:
-    """The card, in Markdown."""
+    """Format the card as Markdown."""
     side = facts.network.input_size[0]
     parts = [
         f"# {facts.file}: human pose, {len(facts.skeleton.joints)} joints ({facts.skeleton.name})",
-        f"A stacked hourglass network ({facts.network.architecture}) that finds the joints of one person in a square "
-        f"picture of {side}×{side} pixels. Exported by hourglass-nas from `{facts.checkpoint}`.",
+        f"A stacked hourglass network ({facts.network.architecture}) that locates the joints of one person in a square "
+        f"image of {side}×{side} pixels. Exported by hourglass-nas from `{facts.checkpoint}`.",
         _table(
             ("file", f"{facts.size:,} bytes, ONNX opset {facts.opset}"),
             ("parameters", f"{facts.cost.params:,}"),
-            ("multiply-adds", f"{facts.cost.madds:,} a picture of {side}×{side}"),
+            ("multiply-adds", f"{facts.cost.madds:,} per image of {side}×{side}"),
             ("layers", f"{facts.cost.layers:,}"),
             ("batch norms", f"{facts.norms}, of which {facts.folded} are folded into convolutions"),
             ("against PyTorch", facts.agreement),
-            *(("time of one picture", line) for line in facts.latency),
+            *(("time per image", line) for line in facts.latency),
         ),
         "## Accuracy\n\n" + _accuracy(facts),
-        "## How it was found\n\n" + _origin(facts),
+        "## Origin\n\n" + _origin(facts),
         "## Data\n\n" + _data(facts),
         "## Architecture\n\n"
         + "\n".join(f"    {line}" for line in structure(facts.network.architecture, facts.network.joints, side)),
         "## Input and output\n\n" + _interface(facts, side),
-        "## Example\n\n`person.jpg` is a square around the person.\n\n```python\n"
+        "## Example\n\n`person.jpg` is a square image of one person.\n\n```python\n"
         + example(facts.file, side, facts.uint8, facts.joints)
         + "```",
-        "## Limits\n\nOne person at a time, upright, nearly filling the square; who that is must be known beforehand. "
-        "Joints that cannot be seen are guessed, with low scores. Pictures unlike its training data are read worse "
-        "than the accuracy above says.",
+        "## Limits\n\nOne person per image, upright and nearly filling the square, as a person detector finds them. "
+        "Occluded joints are guessed, with low scores. On images unlike the training data, accuracy is lower than "
+        "stated above.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def example(file: str, side: int, uint8: bool, joints: bool) -> str:
-    """Python that runs the file on ``person.jpg`` and prints a position for each joint."""
-    given = "picture[None]"
+    """Python code that runs the file on ``person.jpg`` and prints the position of every joint."""
+    model_input = "image[None]"
     if not uint8:
-        given = f"((picture - {PIXEL_MEAN}) / {PIXEL_SCALE:g}).transpose(2, 0, 1)[None].astype('float32')"
+        model_input = f"((image - {PIXEL_MEAN}) / {PIXEL_SCALE:g}).transpose(2, 0, 1)[None].astype('float32')"
     lines = [
         "import cv2, numpy, onnxruntime",
-        f'picture = cv2.resize(cv2.imread("person.jpg")[:, :, ::-1], ({side}, {side}), interpolation=cv2.INTER_AREA)',
+        f'image = cv2.resize(cv2.imread("person.jpg")[:, :, ::-1], ({side}, {side}), interpolation=cv2.INTER_AREA)',
         f'session = onnxruntime.InferenceSession("{file}")',
-        f'[out] = session.run(None, {{"images": {given}}})',
+        f'[out] = session.run(None, {{"images": {model_input}}})',
     ]
     if joints:
         lines.append("print(out[0])  # a row for each joint: x, y, score")
@@ -146,20 +151,22 @@ def _accuracy(facts: ModelFacts) -> str:
         result = facts.result["result"]
         lines.append(
             f"After training: PCKh@0.5 {result['pckh']:.2f} on {result['people']:,} validation people, "
-            f"{result['pckh_flipped']:.2f} averaged with the mirrored copy, {result['pckh_by_count']:.2f} by count; "
+            f"{result['pckh_flipped']:.2f} averaged with the mirrored image, {result['pckh_by_count']:.2f} by count; "
             + ", ".join(f"{group} {value:.1f}" for group, value in result["groups"].items())
             + "."
         )
         if not facts.score:
-            lines.append("(Its interval was not computed; `python -m nas.export --data PEOPLE.h5` does.)")
+            lines.append("(Without an interval; `python -m nas.export --data PEOPLE.h5` computes one.)")
     if not lines:
-        lines.append("Not known: no `result.json` lay beside the checkpoint, and no people were given to score it on.")
+        lines.append(
+            "Unknown: there is no `result.json` next to the checkpoint, and no people were given to evaluate it on."
+        )
     return "\n".join(lines)
 
 
 def _origin(facts: ModelFacts) -> str:
     if not facts.result:
-        return "Not known: no `result.json` lay beside the checkpoint."
+        return "Unknown: there is no `result.json` next to the checkpoint."
     result, record = facts.result["result"], facts.result["record"]
     folder = facts.checkpoint.resolve().parent
     study = f"study `{folder.parent.parent.name}`" if folder.parent.name == "full" else "a study"
@@ -170,43 +177,47 @@ def _origin(facts: ModelFacts) -> str:
         else f"published network `{label}`, {study}"
     )
     return (
-        f"By architecture search: {how}; then trained on {result['images']:,} pictures in {result['seconds']:,.0f} s. "
+        f"By architecture search: {how}; then trained on {result['images']:,} images in {result['seconds']:,.0f} s. "
         f"Commit {record.get('commit', 'unknown')}, {record.get('device', 'unknown device')}."
     )
 
 
 def _data(facts: ModelFacts) -> str:
-    known = f"{facts.trained_on[1]:,} people, checksum `{str(facts.trained_on[0])[:16]}`" if facts.trained_on else ""
+    people = f"{facts.trained_on[1]:,} people, checksum `{str(facts.trained_on[0])[:16]}`" if facts.trained_on else ""
     if facts.source is None:
         return (
-            f"The checkpoint does not say where its people come from ({known or 'nor how many they were'}); "
-            "`python -m nas.export --data PEOPLE.h5` looks it up in the packed file. Their licence may restrict the "
-            "use of this network."
+            f"The checkpoint does not record the origin of its training data ({people or 'nor the number of people'}); "
+            "`python -m nas.export --data PEOPLE.h5` reads it from the packed file. Its licence may restrict the use "
+            "of this network."
         )
     dataset = facts.source.get("dataset", "unknown")
-    told = ", ".join(f"{key} {value}" for key, value in facts.source.items() if "sha256" not in key)
-    licence = LICENCES.get(dataset, "not known to this project; ask whoever packed it")
-    return f"Trained on {known}: {told}.\n\nLicence of the data: {licence}."
+    details = ", ".join(f"{key} {value}" for key, value in facts.source.items() if "sha256" not in key)
+    licence = LICENCES.get(dataset, "unknown to this project; ask its author")
+    return f"Trained on {people}: {details}.\n\nLicence of the data: {licence}."
 
 
 def _interface(facts: ModelFacts, side: int) -> str:
     if facts.uint8:
-        given = f"`images`: uint8 (N, {side}, {side}, 3), RGB, 0 to 255; normalised inside."
+        inputs = f"`images`: uint8 (N, {side}, {side}, 3), RGB, 0 to 255; the file normalizes them."
     else:
-        normalised = f"(value − {PIXEL_MEAN}) / {PIXEL_SCALE:g} of values 0 to 255"
-        given = f"`images`: float32 (N, 3, {side}, {side}), RGB, {normalised}."
+        normalization = f"(value − {PIXEL_MEAN}) / {PIXEL_SCALE:g} of values 0 to 255"
+        inputs = f"`images`: float32 (N, 3, {side}, {side}), RGB, {normalization}."
     cells, count = side // STRIDE, len(facts.skeleton.joints)
     if facts.joints:
-        taken = (
+        outputs = (
             f"`joints`: float32 (N, {count}, 3): x, y in pixels of the input, 0-based and continuous (the first "
-            f"pixel's centre is (0.5, 0.5)), and a score from 0 to 1. Decoder `{facts.schedule.decoder}`, inside."
+            f"pixel's centre is (0.5, 0.5)), and a score from 0 to 1. Includes the decoder `{facts.schedule.decoder}`."
         )
     else:
-        kind = "probabilities over a map's cells" if facts.schedule.loss == "cross_entropy" else "Gaussians of height 1"
-        taken = (
+        kind = (
+            "probabilities over the cells of a map"
+            if facts.schedule.loss == "cross_entropy"
+            else "Gaussians of height 1"
+        )
+        outputs = (
             f"`heatmaps`: float32 (N, {count}, {cells}, {cells}): {kind}. The centre of cell (row, column) is at "
-            f"x = {STRIDE} · (column + 0.5), y = {STRIDE} · (row + 0.5) pixels of the input. Trained to be read with "
-            f"the decoder `{facts.schedule.decoder}`; the highest cell alone is a little less accurate."
+            f"x = {STRIDE} · (column + 0.5), y = {STRIDE} · (row + 0.5) pixels of the input. Trained for the "
+            f"decoder `{facts.schedule.decoder}`; the position of the highest cell alone is slightly less accurate."
         )
     names = ", ".join(f"{number} {name}" for number, name in enumerate(facts.skeleton.joints))
-    return f"In: {given} N may be any number.\n\nOut: {taken}\n\nJoints: {names}. Left and right are the person's own."
+    return f"Input: {inputs} N is arbitrary.\n\nOutput: {outputs}\n\nJoints: {names}. Left and right are the person's."

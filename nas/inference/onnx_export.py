@@ -1,4 +1,4 @@
-"""A trained network as an ONNX file that stands for itself: made, compared with PyTorch, and only then written."""
+"""ONNX export of a trained network, and its comparison with PyTorch."""
 
 from __future__ import annotations
 
@@ -26,34 +26,36 @@ from nas.training.losses import as_maps
 from nas.training.schedule import ScheduleConfig
 
 INPUT = "images"
-TOLERANCE = 1e-3
-"""Largest difference between ONNX and PyTorch, in map values, pixels and scores."""
+"""Name of the file's input."""
 
-_STABLE = 1e-4  # a joint that PyTorch itself places this much differently in single and double precision is no measure
-_NEEDED = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-3
+"""Largest accepted difference between ONNX and PyTorch, in map values, pixels and scores."""
+
+_UNSTABLE = 1e-4  # joints that differ more between single and double precision in PyTorch are not compared
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 class ExportableNetwork(nn.Module):
-    """What the ONNX file computes.
+    """The function that the ONNX file computes.
 
     Attributes:
-        output: name of what comes out: "joints", (N, J, 3) x, y in pixels of the input and a score from 0 to 1; or
-            "heatmaps", (N, J, H/4, W/4) maps of the last hourglass, probabilities where it was trained as logits.
+        output: name of the output: "joints", (N, J, 3) x, y in pixels of the input and a score from 0 to 1; or
+            "heatmaps", (N, J, H/4, W/4) maps of the last hourglass, probabilities where it was trained with logits.
 
     Args:
         network: to export, in evaluation mode.
-        schedule: says how its maps are read.
-        uint8: whether uint8 (N, H, W, 3) pictures go in, RGB; else float32 (N, 3, H, W), normalised.
-        joints: whether joints come out.
+        schedule: says how its heatmaps are decoded.
+        uint8: whether the input is uint8 (N, H, W, 3) RGB; else float32 (N, 3, H, W), normalized.
+        joints: whether the output is joints.
     """
 
     def __init__(self, network: nn.Module, schedule: ScheduleConfig, *, uint8: bool, joints: bool) -> None:
         super().__init__()
         self.network, self.output = network, "joints" if joints else "heatmaps"
-        self._schedule, self._uint8, self._peak = schedule, uint8, target_peak(schedule)
+        self._schedule, self._uint8, self._target_peak = schedule, uint8, target_peak(schedule)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pictures → joints or heatmaps."""
+        """Images → joints or heatmaps."""
         if self._uint8:
             images = images.permute(0, 3, 1, 2).to(next(self.network.parameters()).dtype)
             images = (images - PIXEL_MEAN) / PIXEL_SCALE
@@ -61,10 +63,10 @@ class ExportableNetwork(nn.Module):
         if self.output == "heatmaps":
             return maps
         cells, peak = decode(maps, self._schedule.decoder)
-        return torch.cat([cells * STRIDE, (peak / self._peak).clamp(0, 1).unsqueeze(-1)], dim=-1)
+        return torch.cat([cells * STRIDE, (peak / self._target_peak).clamp(0, 1).unsqueeze(-1)], dim=-1)
 
-    def pictures(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
-        """uint8 (N, H, W, 3) RGB pictures as this takes them."""
+    def preprocess(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        """Convert uint8 (N, H, W, 3) RGB images to this module's input."""
         if self._uint8:
             return pixels
         return np.ascontiguousarray(((pixels.astype(np.float32) - PIXEL_MEAN) / PIXEL_SCALE).transpose(0, 3, 1, 2))
@@ -72,13 +74,14 @@ class ExportableNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class Difference:
-    """How far ONNX is from PyTorch.
+    """The difference between an ONNX file and PyTorch.
 
     Attributes:
         largest: absolute difference in map values, or in pixels and scores.
-        compared: maps or joints.
-        unstable: joints left out: PyTorch itself places them differently in single and double precision (flat maps).
-        pictures: on which they were compared.
+        compared: number of maps or joints.
+        unstable: joints left out because PyTorch itself places them differently in single and double precision: their
+            maps are flat.
+        pictures: number of images.
     """
 
     largest: float
@@ -88,8 +91,12 @@ class Difference:
 
 
 def need_onnx() -> None:
-    """Raise a UserError where the packages of the extra ``export`` are missing."""
-    for name in _NEEDED:
+    """Check that the packages of the extra ``export`` are installed.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    for name in _PACKAGES:
         try:
             importlib.import_module(name)
         except ImportError as error:
@@ -98,7 +105,7 @@ def need_onnx() -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's advice to developers of exporters from a person's screen."""
+    """Suppress the exporter's messages, which are addressed to developers of exporters."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -110,21 +117,24 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def to_onnx(module: ExportableNetwork, side: int, about: Mapping[str, str]) -> bytes:
-    """The content of an ONNX file that computes what a module computes, for any number of pictures.
+def to_onnx(module: ExportableNetwork, side: int, metadata: Mapping[str, str]) -> bytes:
+    """Export a module for any batch size. The exporter folds batch norms that directly follow a convolution.
 
     Args:
         module: on the CPU, in evaluation mode.
-        side: H = W of the pictures.
-        about: goes into the file's metadata.
+        side: H = W of the images.
+        metadata: stored in the file.
+
+    Returns:
+        The content of the ONNX file.
 
     Raises:
-        UserError: the packages are missing, or an operation has no ONNX form.
+        UserError: packages are missing, or an operation cannot be exported.
     """
     need_onnx()
     import onnx
 
-    example = torch.from_numpy(module.pictures(np.zeros((2, side, side, 3), np.uint8)))
+    example = torch.from_numpy(module.preprocess(np.zeros((2, side, side, 3), np.uint8)))
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -142,12 +152,12 @@ def to_onnx(module: ExportableNetwork, side: int, about: Mapping[str, str]) -> b
     assert program is not None
     model = program.model_proto
     _strip(model.graph)
-    onnx.helper.set_model_props(model, dict(about))
+    onnx.helper.set_model_props(model, dict(metadata))
     return bytes(model.SerializeToString())
 
 
 def _strip(graph: Any) -> None:
-    """Remove what the exporter notes of our source code: paths of this machine, and most of a small file's size."""
+    """Remove the exporter's notes on source code: paths of this machine, and most of a small file's size."""
     graph.ClearField("metadata_props")
     for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")
@@ -155,11 +165,15 @@ def _strip(graph: Any) -> None:
 
 
 class Session:
-    """An ONNX file's content in onnxruntime, on the CPU.
+    """An ONNX file in onnxruntime, on the CPU.
 
     Attributes:
-        opset: version of ONNX's operations that it uses.
+        opset: version of the ONNX operators.
         batch_norms: number of batch norms in the graph: those that the exporter could not fold into a convolution.
+
+    Args:
+        content: of the file.
+        threads: CPU threads.
     """
 
     def __init__(self, content: bytes, threads: int) -> None:
@@ -175,37 +189,37 @@ class Session:
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
-    def __call__(self, pictures: NDArray[Any]) -> NDArray[np.float32]:
-        """Pictures as the file takes them → what comes out."""
-        return np.asarray(self._session.run(None, {INPUT: pictures})[0], np.float32)
+    def __call__(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Run the file on a batch from :meth:`ExportableNetwork.preprocess`."""
+        return np.asarray(self._session.run(None, {INPUT: images})[0], np.float32)
 
 
 @torch.no_grad()
 def compare(
     session: Session, module: ExportableNetwork, pixels: NDArray[np.uint8], batches: Sequence[int]
 ) -> Difference:
-    """How far an ONNX file is from PyTorch, whatever the number of pictures at a time.
+    """Compare an ONNX file with PyTorch.
 
     Args:
         session: of the file.
-        module: what the file should compute, from the network as it was trained.
-        pixels: uint8 (N, H, W, 3) RGB.
-        batches: pictures at a time; all pictures are shown once for each.
+        module: that was exported.
+        pixels: uint8 (N, H, W, 3) RGB images.
+        batches: batch sizes; all images are run with each of them.
     """
-    exact = deepcopy(module).double()
+    double_module = deepcopy(module).double()
     largest, compared, unstable = 0.0, 0, 0
     for batch in batches:
-        for begin in range(0, len(pixels), batch):
-            given = module.pictures(pixels[begin : begin + batch])
-            tensor = torch.from_numpy(given)
-            wanted = module(tensor)
-            apart = (torch.from_numpy(session(given)) - wanted).abs().flatten(2).amax(-1)  # (n, J)
+        for start in range(0, len(pixels), batch):
+            images = module.preprocess(pixels[start : start + batch])
+            tensor = torch.from_numpy(images)
+            expected = module(tensor)
+            difference = (torch.from_numpy(session(images)) - expected).abs().flatten(2).amax(-1)  # (n, J)
             if module.output == "joints":
-                double = exact(tensor if tensor.dtype == torch.uint8 else tensor.double())
-                stable = (double - wanted).abs().amax(-1) < _STABLE
+                double = double_module(tensor if tensor.dtype == torch.uint8 else tensor.double())
+                stable = (double - expected).abs().amax(-1) < _UNSTABLE
                 unstable += int((~stable).sum())
-                apart = apart[stable]
-            compared += apart.numel()
-            # A difference that is not a number is the largest there is.
-            largest = max(largest, float(apart.nan_to_num(torch.inf).max()) if apart.numel() else 0.0)
+                difference = difference[stable]
+            compared += difference.numel()
+            # NaN counts as infinite.
+            largest = max(largest, float(difference.nan_to_num(torch.inf).max()) if difference.numel() else 0.0)
     return Difference(largest, compared, unstable, len(pixels))

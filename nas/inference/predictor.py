@@ -1,4 +1,4 @@
-"""A network asked about people in any picture: box → crop → network → joints in the picture's own pixels."""
+"""Prediction on images of any size: box → crop → network → joints in pixels of the image."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from nas.training.schedule import ScheduleConfig
 
 @dataclass(frozen=True)
 class Box:
-    """The square around a person that a network is shown, in pixels of the picture, continuous.
+    """The square around a person that becomes a network's input, in continuous pixels of the image.
 
     Attributes:
-        x: of its centre.
-        y: of its centre.
-        side: its length; positive.
+        x: of the centre.
+        y: of the centre.
+        side: length of the sides; positive.
     """
 
     x: float
@@ -39,34 +39,47 @@ class Box:
 
     @classmethod
     def around(cls, x: float, y: float, width: float, height: float) -> Box:
-        """The smallest square with the same centre around a rectangle, given by its top left corner and its size."""
+        """The smallest square around a rectangle, with the same centre.
+
+        Args:
+            x: left edge of the rectangle.
+            y: top edge.
+            width: of the rectangle.
+            height: of the rectangle.
+        """
         return cls(x + width / 2, y + height / 2, max(width, height))
 
     @classmethod
     def mpii(cls, x: float, y: float, scale: float) -> Box:
-        """The box that MPII's ``objpos``, counted from 1, and ``scale`` stand for, as the reader of MPII makes it."""
-        nobody = np.zeros((JOINTS, 2))
-        person = mpii_person("", nobody, np.zeros(JOINTS, np.bool_), (x, y), scale, None, "valid")
+        """The box of an MPII annotation, as the reader of MPII computes it.
+
+        Args:
+            x: of ``objpos``, 1-based.
+            y: of ``objpos``, 1-based.
+            scale: body height / 200 pixels.
+        """
+        no_joints = np.zeros((JOINTS, 2))
+        person = mpii_person("", no_joints, np.zeros(JOINTS, np.bool_), (x, y), scale, None, "valid")
         return cls(float(person.center[0]), float(person.center[1]), person.size)
 
-    def meets(self, width: int, height: int) -> bool:
-        """Whether any of it lies on a picture of this size."""
+    def overlaps(self, width: int, height: int) -> bool:
+        """Whether any part of the box lies within an image of this size."""
         half = self.side / 2
         return -half < self.x < width + half and -half < self.y < height + half
 
     def to_list(self) -> list[float]:
-        """Left, top, width, height."""
+        """[left, top, width, height]."""
         return [self.x - self.side / 2, self.y - self.side / 2, self.side, self.side]
 
 
 @dataclass(frozen=True, eq=False)
 class Pose:
-    """What a network says of one person.
+    """The predicted pose of one person.
 
     Attributes:
-        joints: float64 (J, 2) x, y in pixels of the picture, continuous, pixel centres at +0.5.
-        scores: float64 (J,), 0 to 1: the map's peak over that of the training target, see :func:`target_peak`.
-        box: that the network was shown.
+        joints: float64 (J, 2) x, y in continuous pixels of the image, pixel centres at +0.5.
+        scores: float64 (J,), from 0 to 1: the heatmap's peak relative to that of the target, see :func:`target_peak`.
+        box: that was given to the network.
     """
 
     joints: NDArray[np.float64]
@@ -74,7 +87,7 @@ class Pose:
     box: Box
 
     def to_dict(self, skeleton: Skeleton) -> dict[str, Any]:
-        """Plain values for JSON: the box as left, top, width, height; each joint with its name."""
+        """Plain values for JSON: the box as [left, top, width, height]; each joint with its name."""
         joints = zip(skeleton.joints, self.joints.tolist(), self.scores.tolist(), strict=True)
         return {
             "box": [round(value, 3) for value in self.box.to_list()],
@@ -86,42 +99,51 @@ class Pose:
 
 
 def target_peak(schedule: ScheduleConfig) -> float:
-    """The highest value of a map like the training target's, centred on a cell.
+    """The peak value of the training target, centred on a cell, after the normalization of the network's output.
 
-    1 for squared error; for maps that are probabilities, 1 over the sum of the target's Gaussian. Peaks divided by it
-    compare between networks of different losses and sigmas. A perfect map whose peak lies between cells comes to less:
-    0.5 at sigma 0.6, 0.9 at sigma 1.
+    1 for squared error; for maps that are probabilities, 1 over the sum of the Gaussian. Peaks divided by it are
+    comparable between networks with different losses and sigmas. A perfect map whose peak lies between cells has a
+    lower one: a score of 0.5 at sigma 0.6, 0.9 at sigma 1.
     """
     if schedule.loss == "mse":
         return 1.0
     side = 2 * int(np.ceil(8 * schedule.sigma)) + 1
-    middle = torch.full((1, 1, 2), side / 2, dtype=torch.float64)
-    return float(1 / encode(middle, (side, side), schedule.sigma).sum())
+    centre = torch.full((1, 1, 2), side / 2, dtype=torch.float64)
+    return float(1 / encode(centre, (side, side), schedule.sigma).sum())
 
 
-def cut_out(picture: NDArray[np.uint8], box: Box, side: int) -> NDArray[np.uint8]:
-    """A box of a picture, uint8 (H, W, 3) RGB, as networks of input size ``side`` see it; black beyond the picture."""
-    crop, _ = _crop(picture, box, side)
-    first = (len(crop) - side) // 2
-    return crop[first : first + side, first : first + side]
+def crop_box(image: NDArray[np.uint8], box: Box, side: int) -> NDArray[np.uint8]:
+    """Crop and resize a box of an image to a network's input; black outside the image.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        box: to crop.
+        side: input size of the network.
+
+    Returns:
+        uint8 (side, side, 3).
+    """
+    crop, _ = _crop_with_margin(image, box, side)
+    margin = (len(crop) - side) // 2
+    return crop[margin : margin + side, margin : margin + side]
 
 
-def _crop(picture: NDArray[np.uint8], box: Box, side: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """The box with a margin, and the map back, as :func:`nas.data.packed.packing.crop_person` makes them."""
+def _crop_with_margin(image: NDArray[np.uint8], box: Box, side: int) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """The box with a margin, and the affine map back, from :func:`nas.data.packed.packing.crop_person`."""
     center = np.array([box.x, box.y])
-    nobody = Person("", np.zeros((0, 2), np.float32), np.zeros(0, np.bool_), center, box.side, 1.0, "valid")
-    crop, _, back = crop_person(picture, nobody, side)
-    return crop, back
+    person = Person("", np.zeros((0, 2), np.float32), np.zeros(0, np.bool_), center, box.side, 1.0, "valid")
+    crop, _, to_image = crop_person(image, person, side)
+    return crop, to_image
 
 
 class Predictor:
-    """A network and what is needed to use it on pictures.
+    """A trained network that predicts poses in images of any size.
 
     Attributes:
         network: in evaluation mode, on ``device``.
-        schedule: says how its maps are read.
+        schedule: says how its heatmaps are decoded.
         skeleton: its joints.
-        input_size: H = W of the pictures that it sees.
+        input_size: H = W of its input.
         device: "cpu" or "cuda".
     """
 
@@ -134,7 +156,7 @@ class Predictor:
 
     @classmethod
     def load(cls, checkpoint: Path, device: str = "cpu") -> Predictor:
-        """The network of a checkpoint, with its averaged weights.
+        """Load the network of a checkpoint, with its averaged weights.
 
         Raises:
             UserError: the checkpoint cannot be read.
@@ -144,21 +166,24 @@ class Predictor:
         return cls(network, schedule, skeleton, network.input_size[0], device)
 
     def poses(
-        self, pictures: Sequence[NDArray[np.uint8]], boxes: Sequence[Box], *, flip: bool = False, batch: int = 16
+        self, images: Sequence[NDArray[np.uint8]], boxes: Sequence[Box], *, flip: bool = False, batch: int = 16
     ) -> list[Pose]:
-        """Predict one person in each picture; the way of validation people, so that scores carry over.
+        """Predict one person in each image, in the same way as validation people are predicted.
 
         Args:
-            pictures: N of them, uint8 (H, W, 3) RGB; one with several people stands here several times.
-            boxes: N, one for each.
-            flip: average with the mirrored copy: slower, and more accurate.
-            batch: people at a time.
+            images: N images, uint8 (H, W, 3) RGB; an image with several people is repeated.
+            boxes: N boxes, one for each image.
+            flip: average with the mirrored image: slower, and more accurate.
+            batch: people per forward pass.
+
+        Returns:
+            N poses.
         """
-        if not len(pictures):
+        if not len(images):
             return []
-        cropped = [_crop(picture, box, self.input_size) for picture, box in zip(pictures, boxes, strict=True)]
+        cropped = [_crop_with_margin(image, box, self.input_size) for image, box in zip(images, boxes, strict=True)]
         crops = [torch.from_numpy(crop) for crop, _ in cropped]
-        backs = [torch.from_numpy(back) for _, back in cropped]
+        to_images = [torch.from_numpy(to_image) for _, to_image in cropped]
         count, joints = len(crops), len(self.skeleton.joints)
         people = PackedPeople(
             skeleton=self.skeleton,
@@ -167,11 +192,11 @@ class Predictor:
             joints=torch.zeros(count, joints, 2),
             labelled=torch.zeros(count, joints, dtype=torch.bool),
             head_size=torch.ones(count),
-            to_original=torch.stack(backs).float(),
+            to_original=torch.stack(to_images).float(),
             images=("",) * count,
             checksum="",
         ).to(self.device)
-        (said,) = predict(self.network, people, self.schedule, self.input_size, flips=(flip,), batch=batch)
-        positions = said.positions[-1].double().cpu().numpy()
-        scores = np.nan_to_num(said.confidence.double().cpu().numpy() / self._peak).clip(0, 1)
+        (predictions,) = predict(self.network, people, self.schedule, self.input_size, flips=(flip,), batch=batch)
+        positions = predictions.positions[-1].double().cpu().numpy()
+        scores = np.nan_to_num(predictions.confidence.double().cpu().numpy() / self._peak).clip(0, 1)
         return [Pose(*answer) for answer in zip(positions, scores, boxes, strict=True)]
