@@ -431,7 +431,7 @@ def test_what_is_refused(made, exported, tmp_path) -> None:
 
 def test_a_network_without_any_peak_cannot_be_compared(made, exported, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(export, "to_onnx", lambda *_: made.file.read_bytes())
-    monkeypatch.setattr(exporting, "_STABLE", 0.0)
+    monkeypatch.setattr(exporting, "_UNSTABLE", 0.0)
     code, _, err = exported(made.checkpoint, "--onnx", tmp_path / "a.onnx", "--uint8", "--joints")
     assert code == 2
     assert "nothing can be compared" in err

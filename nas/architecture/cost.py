@@ -1,9 +1,9 @@
-"""What a network costs, before it is trained: parameters, multiply-adds, layers. Exact.
+"""Exact costs of a network without building it: parameters, multiply-adds, layers.
 
 MAdds are fvcore's count (one multiply-add = 1; convolutions, batch norm at 2 per value, upsampling at 1 per value) of
-one picture in evaluation mode. A block is counted once for each shape that it is used at and remembered: those of this
-package without computing anything, blocks of one's own by fvcore; the skeleton's own plain layers are counted by
-formula. The sum equals fvcore's count of the whole network (tested).
+one image in evaluation mode. The cost of a block is counted once per shape and cached: blocks of this package are run
+on the meta device, other blocks are traced by fvcore; the layers between blocks are counted by formula. The sum equals
+fvcore's count of the whole network (tested).
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ logging.getLogger("fvcore").setLevel(logging.ERROR)
 
 @dataclass(frozen=True)
 class Cost:
-    """Attributes:
-    params: number of trainable values.
-    madds: multiply-adds for one picture.
-    layers: number of leaf modules that run in one forward pass (training time follows it on a GPU).
+    """Cost of a network or a part of it.
+
+    Attributes:
+        params: number of trainable values.
+        madds: multiply-adds for one image.
+        layers: number of leaf modules run in a forward pass, which determines training time on a GPU.
     """
 
     params: int = 0
@@ -47,11 +49,11 @@ class Cost:
 
 
 def count_module(module: nn.Module, shape: tuple[int, ...]) -> Cost:
-    """Count any module of one tensor argument by tracing it with fvcore.
+    """Count a module with one tensor argument by tracing it with fvcore.
 
     Args:
-        module: set to evaluation mode while it is counted.
-        shape: of its input, batch dimension included (1 for a count per picture).
+        module: set to evaluation mode meanwhile.
+        shape: of its input, with the batch dimension (1 for the cost of one image).
     """
     was_training = module.training
     module.eval()
@@ -69,63 +71,63 @@ def _size(module: nn.Module) -> Cost:
 
 
 Shape = tuple[BlockChoice, int, int, tuple[int, int]]
-"""A block, its in_channels, width and resolution (H, W)."""
+"""A block with its in_channels, width and resolution (H, W)."""
 
-_counted: dict[Shape, Cost] = {}
-
-
-def counted() -> dict[Shape, Cost]:
-    """The blocks that this process has counted, for others to :func:`take_over`."""
-    return dict(_counted)
+_cache: dict[Shape, Cost] = {}
 
 
-def take_over(costs: Mapping[Shape, Cost]) -> None:
-    """Know what another process has counted."""
-    _counted.update(costs)
+def cached_costs() -> dict[Shape, Cost]:
+    """Copy of this process's cache, for :func:`add_to_cache` in another process."""
+    return dict(_cache)
+
+
+def add_to_cache(costs: Mapping[Shape, Cost]) -> None:
+    """Add another process's :func:`cached_costs` to the cache."""
+    _cache.update(costs)
 
 
 def block_cost(choice: BlockChoice, in_channels: int, width: int, resolution: tuple[int, int]) -> Cost:
-    """Cost of one block at one shape; counted once for each process.
+    """Cost of a block at one shape; counted once per process.
 
     Raises:
-        ValueError: it cannot be built at this width.
+        ValueError: the block cannot be built at this width.
     """
     shape = choice, in_channels, width, resolution
-    if shape not in _counted:
-        _counted[shape] = _count(*shape)
-    return _counted[shape]
+    if shape not in _cache:
+        _cache[shape] = _count(*shape)
+    return _cache[shape]
 
 
 def _count(choice: BlockChoice, in_channels: int, width: int, resolution: tuple[int, int]) -> Cost:
     if ":" not in choice.kind:
-        block, size = _weightless(choice, in_channels, width, resolution if needs_resolution(choice.kind) else None)
+        block, size = _on_meta(choice, in_channels, width, resolution if needs_resolution(choice.kind) else None)
         try:
             with torch.no_grad(), _Counter() as counter:
                 block(torch.empty((1, in_channels, *resolution), device="meta"))
             return size + Cost(madds=counter.madds)
-        except _UnfamiliarError:
-            pass  # fvcore knows it
+        except _UnknownOperationError:
+            pass  # traced by fvcore below
     with torch.random.fork_rng(devices=[]):
         block = make_block(choice, in_channels, width, resolution)
     return count_module(block, (1, in_channels, *resolution))
 
 
 @lru_cache(maxsize=4096)
-def _weightless(
+def _on_meta(
     choice: BlockChoice, in_channels: int, width: int, resolution: tuple[int, int] | None
 ) -> tuple[nn.Module, Cost]:
-    """A block without memory for its weights, in evaluation mode, and its parameters and layers."""
+    """A block on the meta device, in evaluation mode, and its parameters and layers."""
     with torch.device("meta"):
         block = make_block(choice, in_channels, width, resolution or (1, 1))
     return block.eval(), _size(block)
 
 
-class _UnfamiliarError(Exception):
-    """An operation that :class:`_Counter` has no rule for."""
+class _UnknownOperationError(Exception):
+    """There is no rule for an operation in :class:`_Counter`."""
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up fvcore's count of what runs under it on meta tensors: shapes only, several times faster than tracing."""
+    """Counts the operations run on meta tensors by fvcore's rules; several times faster than tracing."""
 
     _aten = torch.ops.aten
     _elementwise = frozenset((_aten.add, _aten.sub, _aten.mul))
@@ -142,18 +144,18 @@ class _Counter(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        # Nothing is compiled here, and marking that would import PyTorch's compiler: seconds at the start of a command.
+        # True would import PyTorch's compiler, which takes seconds; nothing is compiled here.
         return False
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         operation = func.overloadpacket
-        # The commonest results are made here: PyTorch's own rules for meta tensors take a second to import.
+        # The results of common operations are created here: PyTorch's meta kernels take a second to import.
         if operation is self._aten.convolution:
             x, weight, _, stride, padding, dilation, transposed = args[:7]
             if transposed:
-                raise _UnfamiliarError(str(func))
+                raise _UnknownOperationError(str(func))
             sides = [
                 (n + 2 * p - d * (k - 1) - 1) // s + 1
                 for n, k, s, p, d in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
@@ -166,7 +168,7 @@ class _Counter(TorchDispatchMode):
         if operation in self._elementwise and isinstance(args[1], Tensor) and args[0].ndim == args[1].ndim:
             return args[0].new_empty([max(sides) for sides in zip(args[0].shape, args[1].shape, strict=True)])
         if operation not in self._free and operation is not self._aten.empty:
-            raise _UnfamiliarError(str(func))
+            raise _UnknownOperationError(str(func))
         return func(*args, **(kwargs or {}))
 
 
@@ -183,9 +185,9 @@ def cost_by_part(architecture: Architecture, joints: int, input_size: tuple[int,
     """Costs of the stem, the hourglasses, the heads (block, features, heatmaps) and the junctions.
 
     Args:
-        architecture: what to count.
+        architecture: of the network.
         joints: J.
-        input_size: (H, W) of the picture in pixels.
+        input_size: (H, W) of the images.
 
     Raises:
         ValueError: the input size does not fit the depth, or a block cannot be built at these widths.
@@ -225,7 +227,7 @@ def _parts(a: Architecture, joints: int, input_size: tuple[int, int]) -> Iterato
     junctions = joint * (a.stacks - 1)
     if a.junction == "resconcat":
         fuse = _convolution(2 * features, features, pixels)
-        # One set of weights, used at every junction.
+        # All junctions share the weights.
         junctions += Cost(fuse.params, fuse.madds * (a.stacks - 1), fuse.layers * (a.stacks - 1))
     if a.junction == "dense":
         for earlier in range(2, a.stacks):
@@ -234,12 +236,12 @@ def _parts(a: Architecture, joints: int, input_size: tuple[int, int]) -> Iterato
 
 
 def network_cost(architecture: Architecture, joints: int, input_size: tuple[int, int]) -> Cost:
-    """Cost of a whole network without building it: milliseconds once its blocks have been seen.
+    """Cost of a whole network without building it; takes milliseconds once its blocks are cached.
 
     Args:
-        architecture: what to count.
+        architecture: of the network.
         joints: J.
-        input_size: (H, W) of the picture in pixels.
+        input_size: (H, W) of the images.
 
     Raises:
         ValueError: the input size does not fit the depth, or a block cannot be built at these widths.

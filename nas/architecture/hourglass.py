@@ -1,7 +1,7 @@
-"""The skeleton: builds the network of any :class:`~nas.architecture.spec.Architecture`.
+"""Stacked hourglass networks: builds the network of any :class:`~nas.architecture.spec.Architecture`.
 
-Facts: Newell, Yang & Deng, "Stacked Hourglass Networks for Human Pose Estimation" (ECCV 2016); ResConcat and
-NarrowRes: Samadh & Al Khatib (arXiv 2302.04815); dense connections: Liu & Ding.
+Source: Newell, Yang & Deng, "Stacked Hourglass Networks for Human Pose Estimation" (ECCV 2016); ResConcat and
+NarrowRes: Samadh & Al Khatib 2023 (arXiv 2302.04815); dense connections: Liu & Ding.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ STRIDE = 4
 
 
 class Output(NamedTuple):
-    """What a network returns.
+    """The output of a network.
 
     Attributes:
-        heatmaps: one (N, J, H/4, W/4) map per hourglass, the last one being the answer.
+        heatmaps: one (N, J, H/4, W/4) tensor per hourglass, of which the last is the prediction.
         necks: one (N, F, h, w) tensor per hourglass: the neck block's output, before NarrowRes.
     """
 
@@ -35,7 +35,11 @@ class Output(NamedTuple):
 
 
 def make_block(choice: BlockChoice, in_channels: int, width: int, resolution: tuple[int, int]) -> nn.Module:
-    """One block of the registry for maps of the given (H, W)."""
+    """Build a block for maps of a resolution (H, W).
+
+    Raises:
+        ValueError: the block cannot be built at this width.
+    """
     options = dict(choice.options)
     if needs_resolution(choice.kind):
         return block_class(choice.kind)(in_channels, width, resolution=resolution, **options)
@@ -43,7 +47,11 @@ def make_block(choice: BlockChoice, in_channels: int, width: int, resolution: tu
 
 
 def check_input_size(architecture: Architecture, input_size: tuple[int, int]) -> None:
-    """Raise ValueError where the hourglasses cannot halve maps of pictures of this (H, W) ``depth`` times."""
+    """Check that maps of images of this (H, W) can be halved ``depth`` times.
+
+    Raises:
+        ValueError: they cannot.
+    """
     step = STRIDE * 2**architecture.depth
     if any(side < step or side % step for side in input_size):
         raise ValueError(
@@ -53,7 +61,7 @@ def check_input_size(architecture: Architecture, input_size: tuple[int, int]) ->
 
 
 class Hourglass(nn.Module):
-    """One hourglass: F channels in and out at the same size; 3 blocks a level and one in the neck."""
+    """One hourglass, F channels in and out at the same size: 3 blocks per level and one in the neck."""
 
     def __init__(self, architecture: Architecture, resolution: tuple[int, int]) -> None:
         super().__init__()
@@ -70,19 +78,19 @@ class Hourglass(nn.Module):
 
     def forward(self, x: Tensor, add_to_neck: Tensor | None) -> tuple[Tensor, Tensor]:
         """(N, F, H, W) → the same shape, and the neck block's output before ``add_to_neck`` is added to it."""
-        kept = []
+        skips = []
         for skip, down in zip(self.skips, self.downs, strict=True):
-            kept.append(skip(x))
+            skips.append(skip(x))
             x = down(F.max_pool2d(x, 2))
         neck = self.neck(x)
         x = neck if add_to_neck is None else neck + add_to_neck
-        for up, beside in zip(reversed(self.ups), reversed(kept), strict=True):
-            x = beside + F.interpolate(up(x), scale_factor=2.0, mode="nearest")
+        for up, skipped in zip(reversed(self.ups), reversed(skips), strict=True):
+            x = skipped + F.interpolate(up(x), scale_factor=2.0, mode="nearest")
         return x, neck
 
 
 class Head(nn.Module):
-    """What follows an hourglass: a block, 1×1 convolution, BN, ReLU → features; 1×1 convolution → heatmaps."""
+    """The head of an hourglass: a block, 1×1 convolution, BN, ReLU → features; 1×1 convolution → heatmaps."""
 
     def __init__(self, architecture: Architecture, joints: int, resolution: tuple[int, int]) -> None:
         super().__init__()
@@ -98,7 +106,7 @@ class Head(nn.Module):
 
 
 class Junction(nn.Module):
-    """From one hourglass to the next: its input, its features and its heatmaps make the next one's input."""
+    """Combines an hourglass's input, features and heatmaps into the input of the next one."""
 
     def __init__(self, features: int, joints: int, combine: nn.Module | None) -> None:
         super().__init__()
@@ -107,7 +115,7 @@ class Junction(nn.Module):
         self.combine = combine
 
     def forward(self, x: Tensor, y: Tensor, s: Tensor) -> Tensor:
-        """x, y: (N, F, H, W), s: (N, J, H, W) → (N, F, H, W)."""
+        """Input x and features y (N, F, H, W), heatmaps s (N, J, H, W) → (N, F, H, W)."""
         if self.combine is None:
             out: Tensor = x + self.from_features(y) + self.from_heatmaps(s)
         else:
@@ -138,7 +146,7 @@ class HourglassNetwork(nn.Module):
         )
         self.hourglasses = nn.ModuleList(Hourglass(a, quarter) for _ in range(a.stacks))
         self.heads = nn.ModuleList(Head(a, joints, quarter) for _ in range(a.stacks))
-        # ResConcat's fusing convolution is one for all junctions (A's released weights hold a single one).
+        # All ResConcat junctions share one convolution, as in the released weights of Samadh & Al Khatib (2023).
         fuse = conv1x1(2 * features, features) if a.junction == "resconcat" else None
         self.junctions = nn.ModuleList(Junction(features, joints, fuse) for _ in range(a.stacks - 1))
         self.reach = (a.reach or a.stacks) if a.junction == "dense" else 1
@@ -147,7 +155,7 @@ class HourglassNetwork(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Output:
-        """(N, 3, H, W), normalised → heatmaps and necks of every hourglass."""
+        """Normalized images (N, 3, H, W) → heatmaps and necks of every hourglass."""
         x = self.stem(images)
         heatmaps, necks, outputs = [], [], []
         narrow = None
@@ -174,7 +182,7 @@ def _seeded(seed: int | None) -> Iterator[None]:
         yield
         return
     with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would seed the accelerators' generators too, and fork_rng keeps only the CPU's.
+        # torch.manual_seed would also seed the generators of accelerators, which fork_rng does not restore here.
         torch.default_generator.manual_seed(seed)
         yield
 
@@ -182,13 +190,13 @@ def _seeded(seed: int | None) -> Iterator[None]:
 def build_network(
     architecture: Architecture, joints: int, input_size: tuple[int, int], seed: int | None = None
 ) -> HourglassNetwork:
-    """Build the network of an architecture, on the CPU, in float32, with PyTorch's default initialisation.
+    """Build the network of an architecture, on the CPU, in float32, with PyTorch's default initialization.
 
     Args:
-        architecture: what to build.
+        architecture: of the network.
         joints: J, the number of heatmaps.
-        input_size: (H, W) of the pictures; multiples of 4·2^depth.
-        seed: of the initial weights; the global generator is left as it was. None draws from the global generator.
+        input_size: (H, W) of the images; multiples of 4·2^depth.
+        seed: of the initial weights; the global generator is not changed. None to use the global generator.
 
     Raises:
         ValueError: the input size does not fit the depth, or a block cannot be built at these widths.

@@ -1,4 +1,4 @@
-"""How long a network takes on the device at hand: the median of many runs, with their spread."""
+"""Latency of a network on this machine: the median of many runs, with their spread."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from nas.architecture.spec import Architecture
 
 @dataclass(frozen=True)
 class Timing:
-    """Attributes:
-    median: milliseconds of one run.
-    low: milliseconds; a tenth of the runs were faster.
-    high: milliseconds; a tenth were slower.
-    runs: that were timed.
+    """Distribution of the duration of a run, in milliseconds.
+
+    Attributes:
+        median: of the runs.
+        low: first decile.
+        high: ninth decile.
+        runs: number of runs.
     """
 
     median: float
@@ -36,13 +38,15 @@ class Timing:
 
 @dataclass(frozen=True)
 class Latency:
-    """Attributes:
-    forward: prediction, in evaluation mode.
-    batch: pictures in it.
-    step: forward and backward of a training step, without the optimiser.
-    step_batch: pictures in it, at least 2: batch norm cannot train on one value.
-    device: its name.
-    threads: of the CPU; 0 on a GPU.
+    """Latency of a network.
+
+    Attributes:
+        forward: of prediction, in evaluation mode.
+        batch: images per prediction.
+        step: of a training step's forward and backward passes, without the optimizer.
+        step_batch: images per training step, at least 2: batch norm cannot be trained on one value.
+        device: its name.
+        threads: of the CPU; 0 on a GPU.
     """
 
     forward: Timing
@@ -61,60 +65,60 @@ def measure_latency(
     batch: int = 1,
     seconds: float = 1.0,
 ) -> Latency:
-    """Time a freshly built network in single precision, forward and forward with backward.
+    """Time a new network in single precision: the forward pass, and forward with backward.
 
-    Training time follows the number of layers that are launched rather than the parameters (document B): measure it.
+    Training time depends more on the number of layers than on the number of parameters (Asokan et al.).
 
     Args:
-        architecture: what to build.
+        architecture: of the network.
         joints: J.
-        input_size: (H, W) of the picture in pixels.
+        input_size: (H, W) of the images.
         device: "cpu" or "cuda".
-        batch: pictures at a time.
-        seconds: to spend on each of the two, warming up not counted; at least 10 runs.
+        batch: images per forward pass.
+        seconds: to spend on each of the two, without warm-up; at least 10 runs.
 
     Raises:
         ValueError: the network cannot be built at this input size.
     """
     step_batch = max(2, batch)
-    network, pictures = _ready(architecture, joints, input_size, device, step_batch)
-    few = pictures[:batch]
+    network, images = _build(architecture, joints, input_size, device, step_batch)
+    first = images[:batch]
 
     def forward() -> None:
         with torch.inference_mode():
-            network(few)
+            network(first)
 
     def step() -> None:
         network.zero_grad(set_to_none=True)
-        torch.stack([maps.float().square().mean() for maps in network(pictures).heatmaps]).sum().backward()
+        torch.stack([maps.float().square().mean() for maps in network(images).heatmaps]).sum().backward()
 
     network.eval()
-    predicting = time_runs(forward, device, seconds)
+    forward_timing = time_runs(forward, device, seconds)
     network.train()
-    training = time_runs(step, device, seconds)
+    step_timing = time_runs(step, device, seconds)
     on_cpu = device == "cpu"
     name = "CPU" if on_cpu else torch.cuda.get_device_name()
-    return Latency(predicting, batch, training, step_batch, name, torch.get_num_threads() if on_cpu else 0)
+    return Latency(forward_timing, batch, step_timing, step_batch, name, torch.get_num_threads() if on_cpu else 0)
 
 
 def forward_latency(
     architecture: Architecture, joints: int, input_size: tuple[int, int], device: str, seconds: float = 0.4
 ) -> Timing:
-    """Time the prediction of one picture, on a CPU with one thread, as :func:`measure_latency` does.
+    """Time the prediction of one image, on a CPU with one thread, as :func:`measure_latency` does.
 
     Args:
-        architecture: what to build.
+        architecture: of the network.
         joints: J.
-        input_size: (H, W) of the picture in pixels.
-        device: "cpu" or "cuda", or one of several such as "cuda:1".
-        seconds: to spend, warming up not counted; at least 10 runs.
+        input_size: (H, W) of the images.
+        device: "cpu" or "cuda", or one of several, such as "cuda:1".
+        seconds: to spend, without warm-up; at least 10 runs.
     """
-    network, picture = _ready(architecture, joints, input_size, device, 1)
+    network, image = _build(architecture, joints, input_size, device, 1)
     network.eval()
 
     def forward() -> None:
         with torch.inference_mode():
-            network(picture)
+            network(image)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -124,54 +128,54 @@ def forward_latency(
         torch.set_num_threads(threads)
 
 
-def _ready(
+def _build(
     architecture: Architecture, joints: int, input_size: tuple[int, int], device: str, batch: int
 ) -> tuple[nn.Module, Tensor]:
-    """A freshly built network and pictures for it, as they are fastest."""
+    """A new network and images for it, channels last."""
     network: nn.Module = build_network(architecture, joints, input_size, seed=0).to(device)
-    pictures = torch.rand((batch, 3, *input_size), device=device).to(memory_format=torch.channels_last)
-    return network.to(memory_format=torch.channels_last), pictures  # type: ignore[call-overload]
+    images = torch.rand((batch, 3, *input_size), device=device).to(memory_format=torch.channels_last)
+    return network.to(memory_format=torch.channels_last), images  # type: ignore[call-overload]
 
 
 def device_name(device: str) -> str:
-    """What a device calls itself.
+    """The model name of a device.
 
     Args:
-        device: "cpu" or "cuda", or one of several such as "cuda:1".
+        device: "cpu" or "cuda", or one of several, such as "cuda:1".
     """
     if device != "cpu":
         return torch.cuda.get_device_name(device)
     try:
-        about = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        about = ""
-    models = [line.partition(":")[2].strip() for line in about.splitlines() if line.startswith("model name")]
+        cpuinfo = ""
+    models = [line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
 
 
 def time_runs(run: Callable[[], object], device: str, seconds: float) -> Timing:
-    """Time something again and again, for so many seconds and at least 10 times; the warming up is not counted.
+    """Time a function repeatedly, at least 10 and at most 1,000 times, after two untimed calls.
 
     Args:
-        run: what to time.
-        device: "cpu" or "cuda", which is waited for.
-        seconds: to spend.
+        run: to time.
+        device: "cpu" or "cuda"; runs end when the device has finished.
+        seconds: to spend, without warm-up.
     """
 
     def once() -> float:
         if device != "cpu":
             torch.cuda.synchronize()
-        began = time.perf_counter()
+        started = time.perf_counter()
         run()
         if device != "cpu":
             torch.cuda.synchronize()
-        return 1000 * (time.perf_counter() - began)
+        return 1000 * (time.perf_counter() - started)
 
-    for _ in range(2):  # allocators and kernel choices settle
+    for _ in range(2):  # warm-up of allocators and kernel selection
         once()
-    took: list[float] = []
+    durations: list[float] = []
     end = time.perf_counter() + seconds
-    while len(took) < 10 or (time.perf_counter() < end and len(took) < 1000):
-        took.append(once())
-    tenths = statistics.quantiles(took, n=10, method="inclusive")
-    return Timing(statistics.median(took), tenths[0], tenths[-1], len(took))
+    while len(durations) < 10 or (time.perf_counter() < end and len(durations) < 1000):
+        durations.append(once())
+    deciles = statistics.quantiles(durations, n=10, method="inclusive")
+    return Timing(statistics.median(durations), deciles[0], deciles[-1], len(durations))

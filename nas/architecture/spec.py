@@ -1,7 +1,7 @@
-"""An architecture as a value: frozen, canonical, printable as JSON, with a stable id.
+"""An architecture as a value: immutable, canonical, serializable as JSON, with a stable id.
 
-Two ways of writing one network compare equal and have one id: construction drops whatever the network does not use
-(the junction of a single stack, a dilation that a block does not have, options at their defaults).
+Different descriptions of the same network are equal and have the same id: construction drops whatever has no effect
+(the junction of a single stack, options at their defaults).
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ STEMS = ("7x7", "patchify")
 
 
 def round_channels(channels: float) -> int:
-    """The multiple of 4 nearest to a scaled channel count, at least 4: every block family can be built on it."""
+    """Round to a multiple of 4, at least 4, on which every block family can be built."""
     return max(4, 4 * round(channels / 4))
 
 
 @dataclass(frozen=True)
 class BlockChoice:
-    """A block family and its options, as ``BlockChoice.of("separable", dilation=2)``.
+    """A block family and its options, such as ``BlockChoice.of("separable", dilation=2)``.
 
     Attributes:
         kind: registered name, or ``module:Class``.
         options: (name, value) pairs that differ from the block's defaults, sorted by name.
+
+    Raises:
+        ValueError: unknown block or option, or a value of the wrong type.
     """
 
     kind: str = "bottleneck"
@@ -39,35 +42,39 @@ class BlockChoice:
         block_class(self.kind)
         object.__setattr__(self, "kind", canonical_kind(self.kind))
         defaults = block_options(self.kind)
-        kept: dict[str, Option] = {}
+        changed: dict[str, Option] = {}
         for name, value in self.options:
             if name not in defaults:
                 allowed = ", ".join(defaults) or "none"
                 raise ValueError(f"block {self.kind!r} has no option {name!r}; its options: {allowed}")
-            value = _like(defaults[name], value, f"block {self.kind!r}, option {name!r}")
+            value = _check_type(defaults[name], value, f"block {self.kind!r}, option {name!r}")
             if isinstance(value, tuple):
-                value = tuple(sorted(value))  # parallel branches: their order makes no difference
+                value = tuple(sorted(value))  # parallel branches, whose order has no effect
             if value != defaults[name]:
-                kept[name] = value
-        object.__setattr__(self, "options", tuple(sorted(kept.items())))
+                changed[name] = value
+        object.__setattr__(self, "options", tuple(sorted(changed.items())))
 
     @classmethod
     def of(cls, kind: str, **options: Option) -> BlockChoice:
-        """A block with some of its options set; an option that it does not have is an error."""
+        """A block with some of its options set.
+
+        Raises:
+            ValueError: the block does not have an option.
+        """
         return cls(kind, tuple(options.items()))
 
     @classmethod
     def using(cls, kind: str, options: Mapping[str, Option]) -> BlockChoice:
-        """A block with those of the options that it has; the others are ignored (a flat space offers all to all)."""
+        """A block with those of the options that it has; others are ignored: a flat space has options of all blocks."""
         return cls(kind, tuple((name, value) for name, value in options.items() if name in block_options(kind)))
 
     def __str__(self) -> str:
         if not self.options:
             return self.kind
-        return f"{self.kind}({', '.join(f'{k}={_plain(v)}' for k, v in self.options)})"
+        return f"{self.kind}({', '.join(f'{k}={_format_option(v)}' for k, v in self.options)})"
 
     def simplest(self, shapes: Sequence[tuple[int, int]]) -> BlockChoice:
-        """The canonical choice that builds the same networks at these (in_channels, width)."""
+        """The canonical form that builds the same networks at these (in_channels, width)."""
         kind, options = simplest(self.kind, dict(self.options), shapes)
         return BlockChoice(kind, tuple(options.items()))
 
@@ -77,7 +84,11 @@ class BlockChoice:
 
     @classmethod
     def from_dict(cls, raw: str | Mapping[str, Any]) -> BlockChoice:
-        """Read ``"separable"`` or ``{"kind": "separable", "dilation": 2}``. Raises ValueError on anything else."""
+        """Read ``"separable"`` or ``{"kind": "separable", "dilation": 2}``.
+
+        Raises:
+            ValueError: anything else.
+        """
         if isinstance(raw, str):
             return cls(raw)
         options = dict(raw) if isinstance(raw, Mapping) else {}
@@ -95,13 +106,13 @@ class Architecture:
         stem: channels after the first convolution; the trunk's first residual blocks have inner width ``stem``.
         width: inner width of the hourglass blocks; maps have F = 2·width channels.
         stacks: number of hourglasses.
-        depth: number of times that an hourglass halves its maps.
-        block: the block of the hourglasses.
-        trunk: the block of the stem and after each hourglass.
-        levels: empty, or instead of ``block`` one per level (``depth`` of them, finest first) and the neck's.
+        depth: number of times that each hourglass halves its maps.
+        block: in the hourglasses.
+        trunk: block in the stem and after each hourglass.
+        levels: empty, or instead of ``block`` one per level (``depth`` of them, finest first) and one for the neck.
         stem_kernel: "7x7", or "patchify" for 3×3; both have stride 2.
-        junction: how hourglasses meet: "add", "resconcat", or "dense".
-        reach: with "dense", how many earlier hourglasses each one sees; 0 for all.
+        junction: how an hourglass's output becomes the next one's input: "add", "resconcat", or "dense".
+        reach: with "dense", number of earlier hourglasses that each one is connected to; 0 for all.
         narrow_res: whether the neck's output is added to the next hourglass's neck.
 
     Raises:
@@ -136,15 +147,15 @@ class Architecture:
                 f"architecture: levels needs {self.depth + 1} blocks (depth {self.depth} and the neck), "
                 f"not {len(self.levels)}"
             )
-        self._drop_what_is_unused()
+        self._canonicalize()
 
-    def _drop_what_is_unused(self) -> None:
+    def _canonicalize(self) -> None:
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        inside = [(self.features, self.width)]
-        put("block", self.block.simplest(inside))
-        put("levels", tuple(level.simplest(inside) for level in self.levels))
+        hourglass_shapes = [(self.features, self.width)]
+        put("block", self.block.simplest(hourglass_shapes))
+        put("levels", tuple(level.simplest(hourglass_shapes) for level in self.levels))
         put("trunk", self.trunk.simplest(self.trunk_shapes()))
         if self.levels:
             if len(set(self.levels)) == 1:
@@ -155,7 +166,7 @@ class Architecture:
         if self.junction != "dense":
             put("reach", 0)
         else:
-            # The second hourglass sees one earlier output in any case: up to two stacks, dense is add.
+            # The second hourglass has one earlier output in any case: up to two stacks, dense equals add.
             earlier = self.stacks - 1
             reach = earlier if self.reach == 0 else min(self.reach, earlier)
             put("reach", 0 if reach == earlier else reach)
@@ -168,7 +179,7 @@ class Architecture:
 
     @property
     def features(self) -> int:
-        """F, the channels of the maps between blocks."""
+        """F, the number of channels between blocks."""
         return 2 * self.width
 
     def level_blocks(self) -> tuple[BlockChoice, ...]:
@@ -176,19 +187,19 @@ class Architecture:
         return self.levels or (self.block,) * (self.depth + 1)
 
     def trunk_shapes(self) -> list[tuple[int, int]]:
-        """(in_channels, width) of the trunk's blocks: three in the stem, and the one after each hourglass."""
-        # The published counts hold with 2·stem → 4·stem → F in the stem (and with no other even widths at stem 48).
+        """(in_channels, width) of the trunk's blocks: three in the stem, and one after each hourglass."""
+        # 2·stem → 4·stem → F reproduces the published parameter counts (at stem 48, no other even widths do).
         stem = self.stem
         return [(stem, stem), (2 * stem, 2 * stem), (4 * stem, self.width), (self.features, self.width)]
 
     def scaled(self, factor: float) -> Architecture:
-        """The same structure with channel widths multiplied, rounded to multiples of 4 (factor 1: unchanged)."""
+        """The same structure with scaled channel widths, rounded to multiples of 4 (factor 1: unchanged)."""
         if factor == 1:
             return self
         return replace(self, stem=round_channels(self.stem * factor), width=round_channels(self.width * factor))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; ``from_dict`` gives an equal architecture."""
+        """Plain values for JSON."""
         raw: dict[str, Any] = {
             "stem": self.stem,
             "width": self.width,
@@ -209,14 +220,18 @@ class Architecture:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Architecture:
-        """Read plain values; keys left out take their defaults. Raises ValueError on an unknown key or a bad value."""
+        """Inverse of :meth:`to_dict`; missing keys take their defaults.
+
+        Raises:
+            ValueError: an unknown key or a bad value.
+        """
         if not isinstance(raw, Mapping):
             raise ValueError(f"architecture: expected a table, not {raw!r}")
         values = dict(raw)
-        known = set(cls.__dataclass_fields__)
+        allowed = set(cls.__dataclass_fields__)
         for key in values:
-            if key not in known:
-                raise ValueError(f"architecture: unknown key {key!r}; allowed: {', '.join(sorted(known))}")
+            if key not in allowed:
+                raise ValueError(f"architecture: unknown key {key!r}; allowed: {', '.join(sorted(allowed))}")
         for key in ("block", "trunk"):
             if key in values:
                 values[key] = BlockChoice.from_dict(values[key])
@@ -227,17 +242,17 @@ class Architecture:
         return cls(**values)
 
     def to_json(self) -> str:
-        """Canonical JSON: equal architectures give equal texts."""
+        """Canonical JSON, equal for equal architectures."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Architecture:
-        """Read what :meth:`to_json` wrote."""
+        """Inverse of :meth:`to_json`."""
         return cls.from_dict(json.loads(text))
 
     @property
     def id(self) -> str:
-        """Ten hexadecimal digits that name this network, the same on every machine."""
+        """Ten hexadecimal digits that identify the architecture, the same on every machine."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:10]
 
     def __str__(self) -> str:
@@ -256,12 +271,16 @@ class Architecture:
         return ", ".join(parts)
 
 
-def _plain(value: Option) -> str:
+def _format_option(value: Option) -> str:
     return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _like(default: Option, value: Option, where: str) -> Option:
-    """``value`` if its type is the default's; a ValueError that says so if not."""
+def _check_type(default: Option, value: Option, where: str) -> Option:
+    """Return ``value`` if it has the type of the default.
+
+    Raises:
+        ValueError: it has another type.
+    """
     if isinstance(default, tuple):
         if not isinstance(value, tuple) or not value or any(type(v) is not int or v < 1 for v in value):
             raise ValueError(f"{where}: expected a list of integers of at least 1, not {value!r}")

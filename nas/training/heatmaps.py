@@ -1,7 +1,7 @@
-"""Joints to heatmaps and back: a tested pair.
+"""Encoding of joints as heatmaps, and decoding.
 
-Positions are in heatmap cells, continuous: the centre of the first cell is (0.5, 0.5). A picture position divided by
-the stride (4) is a cell position; nothing is rounded on the way in, so nothing is lost on the way out.
+Positions are in heatmap cells, continuous: the centre of the first cell is (0.5, 0.5). A position in the image divided
+by the stride (4) is a position in cells; encoding does not round it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Decoder = Literal["quarter", "dark"]
 
 
 def encode(positions: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
-    """Gaussians of height 1 around sub-pixel centres.
+    """Encode positions as Gaussians of height 1.
 
     Args:
         positions: (N, J, 2) x, y in cells.
@@ -27,10 +27,10 @@ def encode(positions: Tensor, size: tuple[int, int], sigma: float) -> Tensor:
         (N, J, H, W) float32.
     """
     height, width = size
-    across = torch.arange(width, device=positions.device, dtype=positions.dtype) + 0.5
-    down = torch.arange(height, device=positions.device, dtype=positions.dtype) + 0.5
-    x = torch.exp(-0.5 * ((across - positions[..., :1]) / sigma) ** 2)
-    y = torch.exp(-0.5 * ((down - positions[..., 1:]) / sigma) ** 2)
+    columns = torch.arange(width, device=positions.device, dtype=positions.dtype) + 0.5
+    rows = torch.arange(height, device=positions.device, dtype=positions.dtype) + 0.5
+    x = torch.exp(-0.5 * ((columns - positions[..., :1]) / sigma) ** 2)
+    y = torch.exp(-0.5 * ((rows - positions[..., 1:]) / sigma) ** 2)
     return y.unsqueeze(-1) * x.unsqueeze(-2)
 
 
@@ -41,28 +41,28 @@ def inside(positions: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def decode(heatmaps: Tensor, method: Decoder = "dark") -> tuple[Tensor, Tensor]:
-    """Positions of the peaks.
+    """Decode the positions of the peaks.
 
-    "quarter" is the papers' rule (Newell et al. 2016): the highest cell's centre, moved a quarter cell towards the
-    higher neighbour along each axis; not moved where one neighbour is beyond the border. "dark" (Zhang et al.,
+    "quarter" is the usual rule (Newell et al. 2016): the highest cell's centre, moved a quarter cell towards the
+    higher neighbour along each axis; not moved where one neighbour is outside the map. "dark" (Zhang et al.,
     "Distribution-Aware Coordinate Representation", CVPR 2020) takes one Newton step on the map's logarithm: exact for
-    a Gaussian, up to the border. The paper's blur before it is left out: it pulls peaks near the border outwards, by
-    up to two cells, and on 16×16 maps of this project's networks it lowered PCKh by 3 points (squared error) or left
-    it as it was (cross entropy).
+    a Gaussian, up to the border. The blur that the paper applies first is omitted: it moves peaks near the border
+    outwards by up to two cells, and on 16×16 maps of this project's networks it lowered PCKh by 3 points (squared
+    error) or did not change it (cross entropy).
 
     Args:
-        heatmaps: (N, J, H, W), not negative where it matters; H and W at least 3.
+        heatmaps: (N, J, H, W), positive around the peaks; H and W at least 3.
         method: "quarter" or "dark".
 
     Returns:
         positions (N, J, 2) in cells, and the maps' peak values (N, J).
     """
     n, j, height, width = heatmaps.shape
-    assert min(height, width) >= 3, f"maps of {height}×{width} cells have no neighbourhoods"
+    assert min(height, width) >= 3, f"maps of {height}×{width} cells have no 3×3 neighbourhoods"
     flat = heatmaps.reshape(n, j, -1)
     peak, at = flat.max(dim=-1)
     row, column = at // width, at % width
-    # The 3×3 neighbourhood around the peak; at the border, the nearest one that lies on the map.
+    # The 3×3 neighbourhood of the peak; at the border, the nearest one inside the map.
     middle_row, middle_column = row.clamp(1, height - 2), column.clamp(1, width - 2)
     offset = torch.stack([middle_column - column, middle_row - row], dim=-1)
 
@@ -79,7 +79,7 @@ def decode(heatmaps: Tensor, method: Decoder = "dark") -> tuple[Tensor, Tensor]:
 
 
 def _newton_step(value: Callable[[int, int], Tensor]) -> tuple[Tensor, Tensor]:
-    """Where log(map) peaks, seen from the middle of a 3×3 neighbourhood.
+    """The peak of log(map), relative to the middle of a 3×3 neighbourhood.
 
     Args:
         value: (dy, dx) → (N, J) map values at that offset from the middle.
@@ -103,5 +103,5 @@ def _newton_step(value: Callable[[int, int], Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def flip_maps(heatmaps: Tensor, flip_order: tuple[int, ...]) -> Tensor:
-    """Maps predicted on mirrored pictures, put back: (N, J, H, W) mirrored, left and right joints exchanged."""
+    """Mirror maps (N, J, H, W) that were predicted on mirrored images, and exchange left and right joints."""
     return heatmaps.flip(-1)[:, list(flip_order)]

@@ -1,6 +1,6 @@
-"""What a network is trained to minimise, as a value and as a function.
+"""Loss functions and their weights.
 
-Intermediate supervision: Newell et al. 2016, section 3.2. Perceptual loss: Samadh & Al Khatib (arXiv 2302.04815).
+Intermediate supervision: Newell et al. 2016, section 3.2. Perceptual loss: Samadh & Al Khatib 2023 (arXiv 2302.04815).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ PERCEPTUAL = ("mse", "kl")
 
 @dataclass(frozen=True)
 class Losses:
-    """Weights of the terms: total = λ · (α · Σ wᵢ · heatmap lossᵢ + (1 − α) · perceptual).
+    """Weights of the loss terms: total = λ · (α · Σ wᵢ · heatmap lossᵢ + (1 − α) · perceptual).
 
     Attributes:
-        weights: one weight per hourglass, or empty for 1 everywhere; 0 leaves an hourglass unsupervised, which the
-            last one cannot be.
-        alpha: α; 1 leaves the perceptual loss out.
+        weights: wᵢ, one per hourglass, or empty for 1 everywhere; 0 leaves an hourglass without supervision, which is
+            not possible for the last one.
+        alpha: α; 1 for no perceptual loss.
         scale: λ.
-        perceptual: how consecutive necks are compared: "mse", or "kl" (Kullback–Leibler divergence between
+        perceptual: comparison of consecutive necks: "mse", or "kl" (Kullback–Leibler divergence between
             their softmaxes over positions, the later neck being the target).
 
     Raises:
@@ -45,8 +45,8 @@ class Losses:
     perceptual: str = "mse"
 
     def __post_init__(self) -> None:
-        good = all(0 <= w < math.inf for w in self.weights)
-        if not good or (self.weights and self.weights[-1] == 0):
+        valid = all(0 <= w < math.inf for w in self.weights)
+        if not valid or (self.weights and self.weights[-1] == 0):
             raise ValueError(f"losses: weights must not be negative, and the last one not zero: {self.weights}")
         if not 0 < self.alpha <= 1:
             raise ValueError(f"losses: alpha must be above 0 and at most 1, not {self.alpha}")
@@ -55,27 +55,27 @@ class Losses:
         if self.perceptual not in PERCEPTUAL:
             raise ValueError(f"losses: perceptual must be one of {', '.join(PERCEPTUAL)}, not {self.perceptual!r}")
         object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
-        object.__setattr__(self, "alpha", float(self.alpha))  # 1 and 1.0 are one value, and have one id
+        object.__setattr__(self, "alpha", float(self.alpha))  # so that 1 and 1.0 have the same id
         object.__setattr__(self, "scale", float(self.scale))
         if self.alpha == 1:
             object.__setattr__(self, "perceptual", "mse")
 
     def of_stacks(self, stacks: int) -> Losses:
-        """The canonical form for a network of so many hourglasses: what has no effect on it is dropped.
+        """The canonical form for a number of hourglasses, without what has no effect.
 
         Raises:
-            ValueError: there are weights, but not one per hourglass.
+            ValueError: the number of weights is not the number of hourglasses.
         """
         if self.weights and len(self.weights) != stacks:
             raise ValueError(f"losses: {len(self.weights)} weights for {stacks} hourglasses")
         weights = () if all(w == 1 for w in self.weights) else self.weights
         if stacks == 1:
-            # One hourglass has no pair of necks, and its single weight is a scale of the whole.
+            # There is no pair of necks, and a single weight only scales the loss.
             return Losses()
         return Losses(weights, self.alpha, self.scale, self.perceptual)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; :meth:`from_dict` gives equal losses."""
+        """Plain values for JSON."""
         return {
             "weights": list(self.weights),
             "alpha": self.alpha,
@@ -85,7 +85,11 @@ class Losses:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Losses:
-        """Read plain values. Raises ValueError on an unknown key or a bad value."""
+        """Inverse of :meth:`to_dict`; missing keys take their defaults.
+
+        Raises:
+            ValueError: an unknown key or a bad value.
+        """
         for key in raw:
             if key not in cls.__dataclass_fields__:
                 raise ValueError(f"losses: unknown key {key!r}; allowed: {', '.join(cls.__dataclass_fields__)}")
@@ -94,7 +98,7 @@ class Losses:
 
     @property
     def id(self) -> str:
-        """Six hexadecimal digits, the same on every machine."""
+        """Six hexadecimal digits that identify the losses, the same on every machine."""
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:6]
 
@@ -102,22 +106,22 @@ class Losses:
 def heatmap_loss(predicted: Tensor, target: Tensor, labelled: Tensor, kind: HeatmapLoss) -> Tensor:
     """Loss of one hourglass, summed over the cells of a map and averaged over the labelled joints.
 
-    A sum over cells, not a mean: averaged over the cells, the gradients of a 64×64 map come near Adam's epsilon and
-    the network collapses to zero maps.
+    Not averaged over cells: the gradients of a 64×64 map would come near Adam's epsilon, and the network would collapse
+    to zero maps.
 
     Args:
         predicted: (N, J, H, W) raw network output.
         target: (N, J, H, W) Gaussians of height 1.
-        labelled: (N, J) bool; other joints do not count.
+        labelled: (N, J) bool; other joints are ignored.
         kind: "mse", the papers' loss; "cross_entropy" reads a map as logits of the joint's position.
     """
     predicted = predicted.float()
     if kind == "mse":
-        each = (predicted - target).square().sum(dim=(2, 3))
+        joint_losses = (predicted - target).square().sum(dim=(2, 3))
     else:
-        wanted = target / target.sum(dim=(2, 3), keepdim=True).clamp_min(1e-6)
-        each = -(wanted.flatten(2) * F.log_softmax(predicted.flatten(2), dim=-1)).sum(dim=-1)
-    return (each * labelled).sum() / labelled.sum().clamp_min(1)
+        distribution = target / target.sum(dim=(2, 3), keepdim=True).clamp_min(1e-6)
+        joint_losses = -(distribution.flatten(2) * F.log_softmax(predicted.flatten(2), dim=-1)).sum(dim=-1)
+    return (joint_losses * labelled).sum() / labelled.sum().clamp_min(1)
 
 
 def perceptual_loss(necks: tuple[Tensor, ...], kind: str) -> Tensor:
@@ -138,7 +142,7 @@ def perceptual_loss(necks: tuple[Tensor, ...], kind: str) -> Tensor:
 
 
 def total_loss(output: Output, target: Tensor, labelled: Tensor, losses: Losses, kind: HeatmapLoss) -> Tensor:
-    """The scalar to minimise: λ · (α · Σ wᵢ · heatmap lossᵢ + (1 − α) · perceptual)."""
+    """The training loss: λ · (α · Σ wᵢ · heatmap lossᵢ + (1 − α) · perceptual)."""
     weights = losses.weights or (1.0,) * len(output.heatmaps)
     total = target.new_zeros(())
     for weight, heatmaps in zip(weights, output.heatmaps, strict=True):
@@ -150,7 +154,7 @@ def total_loss(output: Output, target: Tensor, labelled: Tensor, losses: Losses,
 
 
 def as_maps(raw: Tensor, kind: HeatmapLoss) -> Tensor:
-    """Network output → maps that can be averaged and decoded: probabilities where it was trained as logits."""
+    """Convert network output to heatmaps that can be averaged and decoded: of logits, the softmax over positions."""
     if kind == "mse":
         return raw.float()
     return F.softmax(raw.float().flatten(2), dim=-1).view_as(raw)

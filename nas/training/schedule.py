@@ -16,24 +16,24 @@ Anneal = Literal["cosine", "steps"]
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """One training run's recipe. The learning rate warms up and anneals to zero within these very images.
+    """Hyperparameters of a training run. The learning rate warms up and anneals to zero within its images.
 
     Attributes:
-        images: pictures shown in all (a person shown twice counts twice).
-        epochs: equal parts of the schedule; a checkpoint is written after each one.
-        batch: pictures a step.
+        images: shown in total (a person shown twice counts twice).
+        epochs: number of equal parts of the schedule; a checkpoint is written after each one.
+        batch: images per step.
         optimizer: "adamw", or "rmsprop" as in the papers.
-        learning_rate: its peak.
+        learning_rate: peak value.
         weight_decay: of the convolution weights.
-        warmup: fraction of the steps in which the rate rises linearly.
-        anneal: "cosine" to zero, or "steps": a tenth after 3/4 and a hundredth after 17/20 (document B's epochs
-            15 and 17 of 20).
-        ema: horizon of the averaged weights that are evaluated, as a fraction of the steps; 0: the last weights.
-        clip: largest norm of the gradient; 0: no limit.
-        sigma: of the targets, in heatmap cells.
-        loss: of a heatmap, "mse" or "cross_entropy".
+        warmup: fraction of the steps in which the learning rate rises linearly.
+        anneal: "cosine" to zero, or "steps": a tenth after 3/4 and a hundredth after 17/20 (epochs 15 and 17 of
+            20 in Asokan et al.).
+        ema: horizon of the averaged weights, which are evaluated, as a fraction of the steps; 0 for the last weights.
+        clip: largest norm of the gradient; 0 for no limit.
+        sigma: standard deviation of the targets, in heatmap cells.
+        loss: heatmap loss, "mse" or "cross_entropy".
         decoder: "dark" or "quarter".
-        augmentation: of the training pictures.
+        augmentation: of the training images.
 
     Raises:
         ValueError: a value out of range.
@@ -55,34 +55,34 @@ class ScheduleConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        def need(good: bool, what: str) -> None:
-            if not good:
-                raise ValueError(f"schedule: {what}")
+        def check(valid: bool, message: str) -> None:
+            if not valid:
+                raise ValueError(f"schedule: {message}")
 
-        need(self.batch >= 1, f"batch must be at least 1, not {self.batch}")
-        need(self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
-        need(
+        check(self.batch >= 1, f"batch must be at least 1, not {self.batch}")
+        check(self.epochs >= 1, f"epochs must be at least 1, not {self.epochs}")
+        check(
             self.images >= self.batch * self.epochs,
             f"images ({self.images}) must be at least epochs × batch ({self.epochs} × {self.batch})",
         )
         for name, kinds in (("optimizer", Optimizer), ("anneal", Anneal), ("loss", HeatmapLoss), ("decoder", Decoder)):
             value, allowed = getattr(self, name), get_args(kinds)
-            need(value in allowed, f"{name} must be one of {', '.join(allowed)}, not {value!r}")
-        need(self.learning_rate > 0, f"learning_rate must be above 0, not {self.learning_rate}")
-        need(0 <= self.warmup < 1, f"warmup must be from 0 to below 1, not {self.warmup}")
-        need(0 <= self.ema < 1, f"ema must be from 0 to below 1, not {self.ema}")
-        need(self.sigma > 0, f"sigma must be above 0, not {self.sigma}")
-        need(self.clip >= 0, f"clip must not be negative, not {self.clip}")
-        need(self.weight_decay >= 0, f"weight_decay must not be negative, not {self.weight_decay}")
+            check(value in allowed, f"{name} must be one of {', '.join(allowed)}, not {value!r}")
+        check(self.learning_rate > 0, f"learning_rate must be above 0, not {self.learning_rate}")
+        check(0 <= self.warmup < 1, f"warmup must be from 0 to below 1, not {self.warmup}")
+        check(0 <= self.ema < 1, f"ema must be from 0 to below 1, not {self.ema}")
+        check(self.sigma > 0, f"sigma must be above 0, not {self.sigma}")
+        check(self.clip >= 0, f"clip must not be negative, not {self.clip}")
+        check(self.weight_decay >= 0, f"weight_decay must not be negative, not {self.weight_decay}")
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps in each of the equal parts."""
+        """Optimizer steps per epoch."""
         return self.images // (self.batch * self.epochs)
 
     @property
     def steps(self) -> int:
-        """Optimiser steps in all."""
+        """Optimizer steps in total."""
         return self.steps_per_epoch * self.epochs
 
     def lr_factor(self, step: int) -> float:
@@ -101,11 +101,11 @@ class ScheduleConfig:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> ScheduleConfig:
-        """Read what :meth:`to_dict` wrote."""
+        """Inverse of :meth:`to_dict`."""
         values = dict(raw)
         values["augmentation"] = Augmentation(**values.get("augmentation", {}))
         return cls(**values)
 
     def longer(self, factor: float) -> ScheduleConfig:
-        """The same recipe over more pictures, annealed over all of them."""
+        """The same schedule over ``factor`` times as many images."""
         return replace(self, images=round(self.images * factor))

@@ -36,7 +36,7 @@ from optuna.trial import TrialState
 from postgres import Server
 from thousand import begin, fill
 
-from nas.architecture.cost import Cost, Shape, counted, take_over
+from nas.architecture.cost import Cost, Shape, add_to_cache, cached_costs
 from nas.data.augmentation import fit_to_input
 from nas.study.config import StudyConfig
 from nas.study.execution import trial_session as objective
@@ -142,7 +142,7 @@ def _process(
     objective.train = _sleeping(seconds, spread, times)  # type: ignore[assignment]
     people = fit_to_input(experiment.load_people("train", "cpu"), experiment.config.data.input_size)
     url = mask_password(experiment.url)
-    take_over(known)
+    add_to_cache(known)
 
     def work(start: float) -> None:
         time.sleep(start)
@@ -222,7 +222,7 @@ def measure(
         starts = [seconds * i / workers if many else 0.0 for i in range(workers)]
         context = context_for(["cpu"])
         experiment.sample(SAMPLED)
-        known = counted()
+        known = cached_costs()
         go, answers = context.Event(), context.Queue()
         shares = [starts[i :: min(PROCESSES, workers)] for i in range(min(PROCESSES, workers))]
         processes = [

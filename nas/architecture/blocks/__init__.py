@@ -1,4 +1,4 @@
-"""Block families, one a file. To add one: a file beside these and its name in the import below."""
+"""Block families, one per file. To add one, write a file here and add its name to the import below (README.md)."""
 
 from nas.architecture.blocks import (
     bottleneck,

@@ -1,4 +1,4 @@
-"""The residual bottleneck of the stacked hourglass (Newell et al. 2016), and document B's variant without skip."""
+"""The residual bottleneck (Newell et al. 2016), and its variant without skip connection (Asokan et al.)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _body(in_channels: int, width: int, dilation: int) -> nn.Sequential:
 
 @register_block("bottleneck")
 class Bottleneck(Residual):
-    """Pre-activated 1×1 (in → w), 3×3 (w → w), 1×1 (w → 2w), plus the input. Document B dilates its 3×3."""
+    """Pre-activated 1×1 (in → w), 3×3 (w → w), 1×1 (w → 2w), plus the input. Asokan et al. dilate the 3×3."""
 
     def __init__(self, in_channels: int, width: int, *, dilation: int = 1) -> None:
         super().__init__(in_channels, 2 * width, _body(in_channels, width, dilation))
@@ -26,7 +26,7 @@ class Bottleneck(Residual):
 
 @register_block("no_skip")
 class NoSkip(nn.Module):
-    """The bottleneck without its skip connection and without its projection (document B)."""
+    """The bottleneck without its skip connection and without its projection (Asokan et al.)."""
 
     def __init__(self, in_channels: int, width: int, *, dilation: int = 1) -> None:
         super().__init__()

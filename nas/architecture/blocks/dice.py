@@ -1,4 +1,4 @@
-"""The DiCE bottleneck (document A; DiCE unit: Mehta et al. 2019)."""
+"""The DiCE bottleneck (Samadh & Al Khatib 2023; DiCE unit: Mehta et al. 2019)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from nas.architecture.blocks.registry import register_block
 
 
 class DiceUnit(nn.Module):
-    """Dimension-wise convolution and fusion; two of its convolutions have a channel for each row or column of a map.
+    """Dimension-wise convolution and fusion.
 
-    So its weights are bound to one height and width. Maps of another size are resized to it along that side for that
-    convolution, and its output back.
+    The height- and width-wise convolutions have a channel for each row or column of a map, so that the weights belong
+    to one resolution. Maps of another size are resized to it along that side for that convolution, and its output back.
 
     Depth-, height- and width-wise 3×3 (no bias); concatenated 3C, BN, PReLU; shuffled by 3; grouped 1×1 (3C → C), BN,
     PReLU; times a sigmoid gate from global pooling (C → C/4 → C); a 3×3 depthwise projection, BN, PReLU.
@@ -64,7 +64,7 @@ def _resized(x: Tensor, height: int, width: int) -> Tensor:
 
 @register_block("dice")
 class Dice(Residual):
-    """The bottleneck with a DiCE unit for its 3×3."""
+    """The bottleneck with a DiCE unit instead of its 3×3."""
 
     def __init__(self, in_channels: int, width: int, *, resolution: tuple[int, int]) -> None:
         body = nn.Sequential(

@@ -1,4 +1,4 @@
-"""Pairs of dilated 3×3 convolutions, plain and separable (document A)."""
+"""Pairs of dilated 3×3 convolutions, plain and separable (Samadh & Al Khatib 2023)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Dilated(Residual):
 
     @staticmethod
     def simplest(options: Mapping[str, Option], shapes: Sequence[tuple[int, int]]) -> tuple[str, Mapping[str, Option]]:
-        """Without dilation it is the ``double_conv`` block."""
+        """Without dilation this is the ``double_conv`` block."""
         return ("double_conv", {}) if options["dilation"] == 1 else ("dilated", options)
 
 
@@ -40,5 +40,5 @@ class DilatedSeparable(Residual):
 
     @staticmethod
     def simplest(options: Mapping[str, Option], shapes: Sequence[tuple[int, int]]) -> tuple[str, Mapping[str, Option]]:
-        """Without dilation it is the ``two_separable`` block."""
+        """Without dilation this is the ``two_separable`` block."""
         return ("two_separable", {}) if options["dilation"] == 1 else ("dilated_separable", options)

@@ -1,4 +1,4 @@
-"""The ghost bottleneck (document A; ghost module: Han et al. 2020)."""
+"""The ghost bottleneck (Samadh & Al Khatib 2023; ghost module: Han et al. 2020)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class GhostModule(nn.Module):
 
 @register_block("ghost")
 class Ghost(Residual):
-    """The bottleneck with a ghost module for its 3×3, and no BN/ReLU before it. The width must be even."""
+    """The bottleneck with a ghost module instead of its 3×3, without BN and ReLU before it. The width must be even."""
 
     def __init__(self, in_channels: int, width: int) -> None:
         if width % 2:

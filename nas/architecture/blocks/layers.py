@@ -16,7 +16,7 @@ def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 def separable3x3(in_channels: int, out_channels: int, dilation: int = 1) -> nn.Sequential:
-    """Depthwise 3×3 with bias, then pointwise 1×1 with bias, nothing in between (documents A and B)."""
+    """Depthwise 3×3 and pointwise 1×1, both with bias, nothing in between (Samadh & Al Khatib 2023; Asokan et al.)."""
     depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels)
     return nn.Sequential(depthwise, conv1x1(in_channels, out_channels))
 
@@ -27,12 +27,12 @@ def preactivated(convolution: nn.Module, channels: int) -> nn.Sequential:
 
 
 def projection(in_channels: int, out_channels: int) -> nn.Module:
-    """The way past a block: nothing where the channel counts agree, else a 1×1 convolution."""
+    """The skip connection: identity where the channel counts are equal, else a 1×1 convolution."""
     return nn.Identity() if in_channels == out_channels else conv1x1(in_channels, out_channels)
 
 
 class Residual(nn.Module):
-    """``body(x) + project(x)``: the frame of every pre-activated block here."""
+    """``body(x) + project(x)``: the base class of the pre-activated blocks."""
 
     def __init__(self, in_channels: int, out_channels: int, body: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The multi-dilated block (document A): parallel separable convolutions at several dilation rates."""
+"""The multi-dilated block (Samadh & Al Khatib 2023): parallel separable convolutions at several dilation rates."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The one list of block families.
+"""The registry of block families.
 
 A block is ``Block(in_channels, width, **options)``: (N, in_channels, H, W) → (N, 2·width, H, W). Its options are the
-keyword-only arguments of its constructor, each with a default; nothing else needs to be declared anywhere. A block
-whose weights depend on the map's size also takes ``resolution: tuple[int, int]`` (H, W).
+keyword-only arguments of its constructor, each with a default; nothing else is declared anywhere. A block whose weights
+depend on the size of the map also takes ``resolution: tuple[int, int]`` (H, W).
 
-Where some of a block's options build the same network as others, or as another block, the class says which way of
-writing it is the canonical one, by a static method ``simplest(options, shapes)``; see :func:`simplest`.
+Where different options build the same network, or the network of another block, a static method
+``simplest(options, shapes)`` of the class returns the canonical form; see :func:`simplest`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ _BLOCKS: dict[str, type[nn.Module]] = {}
 
 
 def register_block(kind: str) -> Callable[[BlockClass], BlockClass]:
-    """Class decorator: make a block buildable under the name ``kind``."""
+    """Class decorator that registers a block under the name ``kind``.
+
+    Raises:
+        ValueError: the name is taken.
+    """
 
     def register(block: BlockClass) -> BlockClass:
         if kind in _BLOCKS:
@@ -38,34 +42,38 @@ def register_block(kind: str) -> Callable[[BlockClass], BlockClass]:
 
 
 def block_kinds() -> tuple[str, ...]:
-    """Names of all registered blocks, in order of registration."""
+    """Names of all registered blocks, in the order of registration."""
     return tuple(_BLOCKS)
 
 
 @cache
 def block_class(kind: str) -> type[nn.Module]:
-    """The class behind a registered name, or behind ``module:Class`` for a block of one's own.
+    """The class of a registered name, or of ``module:Class`` for a block outside this package.
 
     Raises:
-        ValueError: no such block; says which there are.
+        ValueError: there is no such block.
     """
     if kind in _BLOCKS:
         return _BLOCKS[kind]
     module, _, name = kind.partition(":")
     if not name:
-        raise ValueError(f"unknown block {kind!r}; there are {', '.join(_BLOCKS)}, or module:Class for your own")
+        raise ValueError(f"unknown block {kind!r}; choose one of {', '.join(_BLOCKS)}, or module:Class for your own")
     try:
-        found = getattr(importlib.import_module(module), name)
+        block = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"block {kind!r} cannot be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+    if not (isinstance(block, type) and issubclass(block, nn.Module)):
         raise ValueError(f"block {kind!r} is not a torch.nn.Module class")
-    return found
+    return block
 
 
 @cache
 def block_options(kind: str) -> Mapping[str, Option]:
-    """Options of a block and their defaults (``resolution`` is the skeleton's to give, so it is no option)."""
+    """Options of a block and their defaults, without ``resolution``, which the network determines.
+
+    Raises:
+        ValueError: an option has no default.
+    """
     parameters = inspect.signature(block_class(kind)).parameters.values()
     keywords = [p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name != "resolution"]
     for parameter in keywords:
@@ -82,26 +90,26 @@ def needs_resolution(kind: str) -> bool:
 
 @cache
 def canonical_kind(kind: str) -> str:
-    """The registered name of a block of this package that was written as ``module:Class``; other kinds unchanged."""
-    found = block_class(kind)
-    if ":" in kind and found.__module__.startswith(f"{__package__}."):
-        return next((name for name, block in _BLOCKS.items() if block is found), kind)
+    """The registered name of a block of this package given as ``module:Class``; any other kind unchanged."""
+    block = block_class(kind)
+    if ":" in kind and block.__module__.startswith(f"{__package__}."):
+        return next((name for name, registered in _BLOCKS.items() if registered is block), kind)
     return kind
 
 
 def simplest(
     kind: str, options: Mapping[str, Option], shapes: Sequence[tuple[int, int]]
 ) -> tuple[str, Mapping[str, Option]]:
-    """The canonical way of writing a block.
+    """The canonical form of a block and its options.
 
     Args:
-        kind: the block.
-        options: those that differ from its defaults.
-        shapes: (in_channels, width) of every place where the network uses the block.
+        kind: of the block.
+        options: that differ from its defaults.
+        shapes: (in_channels, width) of every use of the block in the network.
 
     Returns:
-        Kind and options that build the same network, equal for all ways of writing it.
+        Kind and options that build the same network.
     """
-    # Only the class's own method: a block derived from another is a different block.
+    # Not an inherited method: a subclass is another block.
     rule = vars(block_class(kind)).get("simplest")
     return rule({**block_options(kind), **options}, shapes) if rule else (kind, options)

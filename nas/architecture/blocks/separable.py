@@ -1,4 +1,4 @@
-"""Bottlenecks whose convolutions are depthwise separable (documents A and B)."""
+"""Bottlenecks whose convolutions are depthwise separable (Samadh & Al Khatib 2023; Asokan et al.)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ShuffleNet unit (document A; Zhang et al. 2018, figure 2b)."""
+"""The ShuffleNet unit (Samadh & Al Khatib 2023; Zhang et al. 2018, figure 2b)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from nas.architecture.blocks.registry import Option, register_block
 class Shuffle(nn.Module):
     """Grouped 1×1, BN, ReLU; channel shuffle; depthwise 3×3, BN; grouped 1×1, BN; add; ReLU.
 
-    Document A's widths and groups cannot be recovered: here the inner width is the block's ``width`` and ``groups``
-    is reduced to the greatest number that divides all channel counts concerned.
+    The widths and groups of Samadh & Al Khatib (2023) are not known: here the inner width is the block's ``width``, and
+    ``groups`` is reduced to the greatest divisor of it and all channel counts.
     """
 
     def __init__(self, in_channels: int, width: int, *, groups: int = 4) -> None:
@@ -38,7 +38,7 @@ class Shuffle(nn.Module):
 
     @staticmethod
     def simplest(options: Mapping[str, Option], shapes: Sequence[tuple[int, int]]) -> tuple[str, Mapping[str, Option]]:
-        """The least ``groups`` that comes to the same at all of the shapes."""
+        """The smallest ``groups`` that builds the same block at all shapes."""
         groups = options["groups"]
         assert isinstance(groups, int)
         return "shuffle", {"groups": math.lcm(*(math.gcd(groups, *shape) for shape in shapes))}

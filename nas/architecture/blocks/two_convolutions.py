@@ -1,4 +1,4 @@
-"""Blocks of two 3×3 convolutions instead of a bottleneck (document B)."""
+"""Blocks of two 3×3 convolutions instead of a bottleneck (Asokan et al.)."""
 
 from __future__ import annotations
 

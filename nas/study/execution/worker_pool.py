@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from optuna.trial import TrialState
 
-from nas.architecture.cost import Cost, Shape, counted, take_over
+from nas.architecture.cost import Cost, Shape, add_to_cache, cached_costs
 from nas.console import TERMINATED, deferred_sigterm
 from nas.data.augmentation import fit_to_input
 from nas.errors import TerminatedError, UserError
@@ -210,7 +210,7 @@ def search(
     try:
         show(progress)
         experiment.sample(SAMPLED)
-        known = counted()
+        known = cached_costs()
         for index in range(len(devices)):
             start(index)
         while processes:
@@ -309,7 +309,7 @@ def _worker_main(experiment: Experiment, total: int, device: str, known: Mapping
     """A worker's life. Its coordinator's death ends it; its own death loses at most the epoch that it was in."""
     with deferred_sigterm() as asked_to_stop:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        take_over(known)
+        add_to_cache(known)
         _run_worker(experiment, total, device, say, asked_to_stop)
 
 

@@ -170,16 +170,16 @@ def test_workers_know_what_blocks_cost_before_a_proposal_holds_the_lock(
     config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = prepare(config, tmp_path / "runs")
-    monkeypatch.setattr(cost, "_counted", {})
+    monkeypatch.setattr(cost, "_cache", {})
     experiment.sample(SAMPLED)
-    known = pickle.loads(pickle.dumps(cost.counted()))
-    monkeypatch.setattr(cost, "_counted", {})
+    known = pickle.loads(pickle.dumps(cost.cached_costs()))
+    monkeypatch.setattr(cost, "_cache", {})
     rng = random.Random(1)
     candidate = experiment.problem.candidate(experiment.space.random(rng))
     counted = experiment.cost(candidate)
-    monkeypatch.setattr(cost, "_counted", {})
+    monkeypatch.setattr(cost, "_cache", {})
     monkeypatch.delattr(cost, "_count")  # who counts now fails
-    cost.take_over(known)
+    cost.add_to_cache(known)
     assert experiment.cost(candidate) == counted
     for _ in range(100):
         experiment.cost(experiment.problem.candidate(experiment.space.random(rng)))
