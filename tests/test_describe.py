@@ -150,7 +150,7 @@ def test_bad_input_is_one_line(described, arguments: list[Any], complaint: str) 
         ("x.json", '{"architecture": 3}', "architecture: expected a table, not 3"),
         ("x.json", '{"losses": {"weights": [1, 2, 3]}}', "losses: 3 weights for 2 hourglasses"),
         ("x.toml", "[", "not valid TOML"),
-        ("x.toml", "block = 'nothing'", "unknown block 'nothing'; there are bottleneck"),
+        ("x.toml", "block = 'nothing'", "unknown block 'nothing'; choose one of bottleneck"),
         ("x.toml", "width = 5\nblock = 'ghost'", "ghost: width 5 is odd"),
     ],
 )

@@ -247,7 +247,7 @@ def test_different_networks(one: dict[str, Any], other: dict[str, Any]) -> None:
         ({"stem_kernel": "5x5"}, "stem_kernel must be one of 7x7, patchify, not '5x5'"),
         ({"levels": ["ghost"]}, "levels needs 5 blocks (depth 4 and the neck), not 1"),
         ({"levels": "ghost"}, "levels must be a list of blocks, not 'ghost'"),
-        ({"block": "bottle"}, "unknown block 'bottle'; there are bottleneck, no_skip"),
+        ({"block": "bottle"}, "unknown block 'bottle'; choose one of bottleneck, no_skip"),
         ({"block": 3}, "a block is a name or a table with a `kind`, not 3"),
         ({"trunk": {"dilation": 2}}, "a block is a name or a table with a `kind`, not {'dilation': 2}"),
         ({"block": {"kind": "ghost", "dilation": 2}}, "block 'ghost' has no option 'dilation'; its options: none"),
