@@ -78,20 +78,21 @@ def expand_options(function: Callable[..., None]) -> Callable[..., None]:
         function: its parameters are plain, or dataclasses whose fields are annotated as options.
 
     Returns:
-        A function with keyword parameters only, the last being ``version``. It builds the dataclasses, whose
-        ``__post_init__`` may raise :class:`nas.errors.UserError`, and calls ``function`` with them.
+        A function with keyword parameters only: the plain ones, the fields, and ``version``. It builds the
+        dataclasses, whose ``__post_init__`` may raise :class:`nas.errors.UserError`, and calls ``function``.
     """
     hints = get_type_hints(function, include_extras=True)
     groups: dict[str, type[Any]] = {}
-    parameters: list[inspect.Parameter] = []
+    own: list[inspect.Parameter] = []
+    grouped: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(function).parameters.items():
         annotation = hints[name]
         if is_dataclass(annotation) and isinstance(annotation, type):
             groups[name] = annotation
-            parameters += _field_parameters(annotation)
+            grouped += _field_parameters(annotation)
         else:
-            parameters.append(_keyword(name, annotation, parameter.default))
-    parameters.append(_keyword("version", Version, False))
+            own.append(_keyword(name, annotation, parameter.default))
+    parameters = [*own, *grouped, _keyword("version", Version, False)]
 
     @functools.wraps(function)
     def expanded(**values: Any) -> None:

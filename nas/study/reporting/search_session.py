@@ -1,0 +1,195 @@
+"""A session of ``nas.search``: trials are trained with progress on the console, and a summary follows."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+
+import torch
+from optuna.study import Study
+
+from nas.console import console, default_workers, format_count, print_tables
+from nas.errors import UserError
+from nas.study.analysis import seed_noise
+from nas.study.analysis.rank_correlation import (
+    calibration_experiment,
+    calibration_of,
+    queue,
+    store_calibration,
+    stored_calibration,
+)
+from nas.study.execution.worker_count import measure_worker_count
+from nas.study.execution.worker_pool import search
+from nas.study.experiment import Experiment, points_of
+from nas.study.pareto import hypervolume
+from nas.study.reporting.progress import (
+    SearchProgress,
+    comparison_table,
+    front_records,
+    front_table,
+    live_progress,
+    near_table,
+)
+from nas.study.storage.study_store import count, mask_password
+
+
+@dataclass(frozen=True)
+class SearchSession:
+    """What a session searches, on which devices, and what it prints.
+
+    Attributes:
+        experiment: of the study.
+        study: the opened study.
+        devices: one entry for each worker.
+        quiet: print results only.
+        as_json: print results as JSON, and nothing else.
+    """
+
+    experiment: Experiment
+    study: Study
+    devices: list[str]
+    quiet: bool
+    as_json: bool
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing but requested results is printed."""
+        return self.quiet or self.as_json
+
+    def run_until(self, experiment: Experiment, study: Study, trials: int) -> None:
+        """Train trials of the study, or of a companion study, until so many have ended; show the progress."""
+        with live_progress(SearchProgress(experiment, study, trials, self.silent, console)) as show:
+            search(experiment, trials, self.devices, show)
+
+
+def run_search(session: SearchSession, trials: int) -> None:
+    """Search until the study has so many trials, then print its front and save the dashboard's panels."""
+    experiment, study = session.experiment, session.study
+    finished = count(study).done
+    if not session.silent:
+        console.print(_introduction(session, trials, finished), soft_wrap=True)
+        console.print(
+            stored_calibration(study)
+            or "not calibrated: with --calibrate 12, the same command measures how far its ranking can be trusted",
+            soft_wrap=True,
+        )
+    start = time.monotonic()
+    if finished < trials:
+        session.run_until(experiment, study, trials)
+    elif not session.silent:
+        console.print(f"{finished} trials are done already: nothing to search for --trials {trials}.")
+    from nas.study.reporting.dashboard import save_panels  # imports plotly: trials need not wait for it
+
+    save_panels(experiment, study)
+    if session.as_json:
+        print(json.dumps(front_records(experiment, study)))
+    elif not session.quiet:
+        _print_summary(experiment, study, time.monotonic() - start)
+
+
+def calibrate(session: SearchSession, architectures: int) -> None:
+    """Train what is missing to compare the short schedule's ranking with a longer one's, and print the correlation.
+
+    Raises:
+        UserError: fewer than three architectures could be trained to the end.
+    """
+    companion = calibration_experiment(session.experiment)
+    total = queue(companion, architectures)
+    study = companion.open_study()
+    if count(study).done < total:
+        session.run_until(companion, study, total)
+    calibration = calibration_of(study)
+    if calibration is None:
+        raise UserError(f"--calibrate {architectures}: fewer than three architectures could be trained to the end")
+    store_calibration(session.study, calibration)
+    if session.as_json:
+        print(json.dumps(calibration.to_dict()))
+    elif not session.quiet:
+        console.print(str(calibration), soft_wrap=True)
+
+
+def confirm(session: SearchSession, networks: int) -> None:
+    """Train the networks whose membership of the front is least certain under more seeds, and print the new front.
+
+    Raises:
+        UserError: the study has fewer than two finished trials.
+    """
+    experiment, study = session.experiment, session.study
+    if len(points_of(study)) < 2:
+        raise UserError(
+            f"--confirm {networks}: study {experiment.config.name} has fewer than two finished trials; "
+            "search first, without --confirm"
+        )
+    companion = seed_noise.repeats_experiment(experiment)
+    total = seed_noise.queue(experiment, study, networks)
+    repeats = companion.open_study()
+    finished = count(repeats).done
+    if finished < total:
+        session.run_until(companion, repeats, total)
+    if session.as_json:
+        print(json.dumps(front_records(experiment, study)))
+    elif not session.quiet:
+        print_tables(front_table(experiment, study), near_table(experiment, study))
+        console.print(
+            f"{total - finished} trained again; PCKh of one network between seeds: standard deviation "
+            f"{seed_noise.seed_deviation(experiment, study):.2f}"
+            if total > finished
+            else "every network's place is certain: nothing to train again",
+            soft_wrap=True,
+        )
+
+
+def worker_count(requested: str | None, experiment: Experiment, device: str, silent: bool) -> int:
+    """How many worker processes to start.
+
+    Args:
+        requested: a number, ``auto`` to measure the number that trains most trials an hour, or None for one per core
+            or GPU.
+        experiment: what the workers train.
+        device: "cpu" or "cuda".
+        silent: do not print what ``auto`` measured.
+
+    Raises:
+        UserError: ``auto``, and the device has too little memory for a single worker.
+    """
+    devices = default_workers() if device == "cpu" else torch.cuda.device_count()
+    if requested is None:
+        return devices
+    if requested != "auto":
+        return int(requested)
+    best = measure_worker_count(experiment, device)
+    if best is None:
+        raise UserError("--workers auto: this device has too little memory for one; choose smaller networks or batches")
+    workers = best.workers if device == "cpu" else best.workers * devices
+    if not silent:
+        per_gpu = "" if workers == best.workers else f", {best.workers} on each GPU"
+        rate = best.trials_per_hour * workers / best.workers
+        console.print(f"--workers auto: {workers}{per_gpu}: {rate:,.0f} whole trials an hour", soft_wrap=True)
+    return workers
+
+
+def _introduction(session: SearchSession, trials: int, finished: int) -> str:
+    experiment, workers = session.experiment, len(session.devices)
+    config, schedule = experiment.config, experiment.config.short_schedule()
+    size = config.data.input_size
+    already = f", {finished} done already" if finished else ""
+    return (
+        f"study {config.name}: {trials} trials{already}, {workers} worker{'s' if workers > 1 else ''}, "
+        f"{format_count(experiment.space.size)} points of {experiment.space.path.name}, "
+        f"{schedule.images:,} images of {size}×{size} each\nstored in {mask_password(experiment.url)}"
+    )
+
+
+def _print_summary(experiment: Experiment, study: Study, seconds: float) -> None:
+    counts, points = count(study), points_of(study)
+    print_tables(front_table(experiment, study), comparison_table(experiment, study))
+    console.print(
+        f"{counts.complete} finished, {counts.pruned} stopped early, in {seconds / 60:.1f} minutes; "
+        f"hypervolume {hypervolume(points, experiment.scale):.4f}"
+    )
+    name, flags = experiment.config.name, experiment.location_flags
+    console.print("next:")
+    console.print(f"  python -m nas.dashboard --study {name}{flags}", soft_wrap=True)
+    console.print(f"  python -m nas.report --study {name} --html {name}.html{flags}", soft_wrap=True)
+    console.print(f"  python -m nas.retrain --study {name} --pick knee{flags}", soft_wrap=True)
