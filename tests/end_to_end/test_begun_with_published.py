@@ -108,7 +108,8 @@ def test_a_baseline_killed_half_way_goes_on_as_what_it_was(tmp_path: Path) -> No
 
 
 def test_a_block_of_ones_own_as_the_readme_shows_it(tmp_path: Path) -> None:
-    section = (REPOSITORY / "README.md").read_text().partition("## A block of your own")[2].partition("\n## ")[0]
+    readme = (REPOSITORY / "nas" / "architecture" / "blocks" / "README.md").read_text()
+    section = readme.partition("## A block of your own")[2].partition("\n## ")[0]
     (block,) = re.findall(r"```python\n# (\S+)\n(.*?)```", section, re.S)
     (space,) = re.findall(r"```toml\n# (\S+)\n(.*?)```", section, re.S)
     (flags,) = re.findall(r"python -m nas\.search (.*--space \S+.*)", section)

@@ -118,8 +118,11 @@ WRONG: dict[str, tuple[tuple[str, str], list[str]]] = {
     "twice in two ways": (("alpha = [0.7, 1.0]", "alpha = [1, 1.0]"), ["choices.alpha", "twice", "[1, 1.0]"]),
     "rates twice": (("[[1, 2], [1, 2, 3]]", "[[1, 2], [1, 2]]"), ["options.rates", "twice", "[[1, 2], [1, 2]]"]),
     "empty list": (("width = [4, 8]", "width = []"), ["choices.width", "list of values", "[]"]),
-    "unknown block": (('"multidilated"]', '"bottelneck"]'), ["choices.block", "'bottelneck'", "there are bottleneck"]),
-    "unknown trunk": (('"same", "bottleneck"', '"some"'), ["choices.trunk", "'some'", "there are bottleneck"]),
+    "unknown block": (
+        ('"multidilated"]', '"bottelneck"]'),
+        ["choices.block", "'bottelneck'", "choose one of bottleneck"],
+    ),
+    "unknown trunk": (('"same", "bottleneck"', '"some"'), ["choices.trunk", "'some'", "choose one of bottleneck"]),
     "same is no block of hourglasses": (('["bottleneck", "separable",', '["same",'), ["choices.block", "'same'"]),
     "module that is not there": (('"multidilated"]', '"no_such:Block"]'), ["choices.block", "no_such", "imported"]),
     "relative module": (('"multidilated"]', '"..blocks:Block"]'), ["choices.block", "..blocks"]),
