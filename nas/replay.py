@@ -17,7 +17,8 @@ from rich.table import Table
 from nas.console import Quiet, console, default_workers, existing_file, print_tables, progress, run
 from nas.errors import UserError
 from nas.options import command, new_app
-from nas.study.analysis.replay import SAMPLERS, STOPPINGS, BenchmarkTable, Replayed, TabularBenchmark, stopping_named
+from nas.study.analysis.replay import STOPPINGS, BenchmarkTable, Replayed, TabularBenchmark, stopping_named
+from nas.study.config import SAMPLERS
 from nas.study.experiment import load
 from nas.study.files import find
 from nas.study.pareto import Floats

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -93,10 +94,21 @@ class BudgetSettings(_Table):
     max_latency_ms: Annotated[float, Field(gt=0, strict=False)] | None = None
 
 
+SamplerName = Literal["front", "tpe", "nsga2", "gp", "random"]
+SAMPLERS: Mapping[SamplerName, str] = {
+    "front": "a Gaussian process on PCKh proposes what is expected to add most hypervolume, costs being known",
+    "tpe": "Optuna's TPE",
+    "nsga2": "Optuna's NSGA-II",
+    "gp": "Optuna's Gaussian process",
+    "random": "at random",
+}
+"""Every sampler that a study may name, with what the report says about it; ``make_sampler`` makes each."""
+
+
 class SamplerSettings(_Table):
     """Who proposes. "front" is this project's own (:mod:`nas.study.optimization.samplers`); the others are Optuna's."""
 
-    name: Literal["front", "tpe", "nsga2", "gp", "random"] = "front"
+    name: SamplerName = "front"
     startup: Positive | None = None  # trials before a model is used
     pool: Positive = 1000
 

@@ -364,7 +364,6 @@ class TabularBenchmark:
         return Replayed(np.array(volumes), np.array(images), np.array(seconds))
 
 
-SAMPLERS = ("front", "tpe", "nsga2", "gp", "random")
 STOPPINGS = ("never", "reach", "halving")
 
 

@@ -18,7 +18,7 @@ from nas.study.analysis.baselines import PICKS, Limits, pick
 from nas.study.analysis.importance import METHOD, shown
 from nas.study.analysis.rank_correlation import stored_calibration
 from nas.study.analysis.results import StudyResults
-from nas.study.config import StudyConfig
+from nas.study.config import SAMPLERS, StudyConfig
 from nas.study.experiment import images_of
 from nas.study.files import find, packaged, write_file
 from nas.study.reporting import plotly_figures as plots
@@ -28,13 +28,6 @@ from nas.study.space.search_space import LEVELS, RULES, members
 from nas.study.storage.study_store import DONE
 
 TEMPLATE = Path(__file__).with_name("page.html")
-SAMPLERS = {
-    "front": "a Gaussian process on PCKh proposes what is expected to add most hypervolume, costs being known",
-    "tpe": "Optuna's TPE",
-    "nsga2": "Optuna's NSGA-II",
-    "gp": "Optuna's Gaussian process",
-    "random": "at random",
-}
 
 
 def write_page(found: StudyResults, path: Path) -> None:

@@ -19,7 +19,6 @@ from optuna.trial import create_trial
 from nas.architecture.cost import network_cost
 from nas.errors import UserError
 from nas.study.analysis.replay import (
-    SAMPLERS,
     BenchmarkRow,
     BenchmarkTable,
     NeverStop,
@@ -28,7 +27,7 @@ from nas.study.analysis.replay import (
     TabularBenchmark,
     stopping_named,
 )
-from nas.study.config import StudyConfig
+from nas.study.config import SAMPLERS, StudyConfig
 from nas.study.experiment import prepare
 from nas.study.optimization.early_stopping import StoppingRule
 from nas.study.pareto import HypervolumeScale, Point, hypervolume

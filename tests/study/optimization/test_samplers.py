@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import optuna
@@ -27,7 +27,7 @@ from optuna.testing.pytest_samplers import (
 from optuna.trial import TrialState, create_trial
 from scipy.stats import norm
 
-from nas.study.config import StudyConfig
+from nas.study.config import SAMPLERS, SamplerName, StudyConfig
 from nas.study.optimization import samplers
 from nas.study.optimization.samplers import (
     EHVISampler,
@@ -508,6 +508,11 @@ def test_an_enqueued_trial_passes_through(name: str, before: int, problem: Probl
     assert trial.params == wanted
     search(problem, study, 1)
     assert problem.candidate(study.trials[-1].params).id != problem.candidate(wanted).id
+
+
+def test_every_sampler_that_a_study_may_name_is_made_and_described(problem: Problem) -> None:
+    assert tuple(SAMPLERS) == get_args(SamplerName)
+    assert all(isinstance(make_sampler(name, problem, seed=0), BaseSampler) for name in SAMPLERS)
 
 
 @pytest.mark.parametrize("name", ["front", "tpe", "random"])
