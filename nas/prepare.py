@@ -1,17 +1,14 @@
-"""Pack people and their pictures into one file that training loads: ``python -m nas.prepare``."""
+"""Pack people and their images into one file that training loads: ``python -m nas.prepare``."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
-from typing import Annotated
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -32,264 +29,262 @@ from nas.console import (
 from nas.data.media_io import image_path
 from nas.data.packed.format import crop_side
 from nas.data.packed.options import PackOptions
-from nas.data.packed.packing import broken_list, pack
+from nas.data.packed.packing import PackReport, broken_list, pack
 from nas.data.packed.reader import PackedPeople
 from nas.data.packed.summary import describe_packed
 from nas.data.packed.synthetic import pack_synthetic
 from nas.data.packed.validation import ValidationReport, check_packed
-from nas.data.people import SPLITS, Person
+from nas.data.people import SPLITS
 from nas.data.readers.coco import read_coco, read_skeleton
+from nas.data.readers.dataset import (
+    HASHED_SPLITS,
+    AnnotationFiles,
+    Dataset,
+    apply_validation_list,
+    file_record,
+    join_folders,
+    sum_counts,
+)
 from nas.data.readers.flic import EITHER, read_flic
 from nas.data.readers.lsp import read_leeds
 from nas.data.readers.mpii import read_mpii
-from nas.data.readers.splits import (
-    TRAINING,
-    UNDIVIDED,
-    VALIDATION,
-    Annotations,
-    merge,
-    read_names,
-    remove_split_overlap,
-    validate_people,
-    validate_pictures,
-)
-from nas.data.skeletons import FLIC, LSP, MPII, Skeleton
+from nas.data.readers.splits import TRAINING, Annotations, merge, remove_split_overlap
+from nas.data.skeletons import FLIC, LSP, MPII
 from nas.data.synthetic.scene import SceneConfig
 from nas.data.visualization.contact_sheet import contact_sheet, save_jpeg_or_png
 from nas.errors import UserError
-from nas.options import add_version
+from nas.options import add_version, command, new_app
 
-app = typer.Typer(
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Pack people and their pictures into one file that training loads.",
+app = new_app(
+    help="Pack people and their images into one file that training loads.",
     epilog="Example: python -m nas.prepare lsp --images lspet/images --annotations lspet/joints.mat --out lspet.h5",
 )
 add_version(app)
 
-Reader = Callable[[Path, Mapping[str, float]], Annotations]
-
-_DIVIDED = "its pictures are divided into 80 % train, 10 % holdout, 10 % valid by a hash of their names"
-
-Images = Annotated[Path, typer.Option(help="Folder with the pictures.")]
 Out = Annotated[Path, typer.Option(help="The packed file; an existing one is replaced once the new one is complete.")]
 Box = Annotated[int, typer.Option(min=16, max=1024, help="Side of a person's box in the packed crops, in pixels.")]
-Workers = Annotated[int, typer.Option(min=0, max=256, help="Parallel workers; 0: one for each core.")]
-AnnotationFiles = Annotated[list[Path] | None, typer.Option("--annotations", help="Annotations; may be repeated.")]
-Train = Annotated[Path | None, typer.Option(help="Annotations of training people only.")]
-Valid = Annotated[Path | None, typer.Option(help="Annotations of validation people only.")]
-Jpeg = Annotated[int | None, typer.Option(min=1, max=100, help="Store crops as JPEG of this quality; else raw.")]
-MaxBroken = Annotated[
-    str, typer.Option(metavar="N|P%", help="So many pictures may be missing or broken; their people are left out.")
-]
+Workers = Annotated[int, typer.Option(min=0, max=256, help="Parallel workers; 0: one per core.")]
+Jpeg = Annotated[int | None, typer.Option(min=1, max=100, help="Store crops as JPEG of this quality; default: raw.")]
 
 
-@app.command(
+@dataclass(frozen=True)
+class PackFlags:
+    """Where the images of a dataset are, and how they are packed."""
+
+    images: Annotated[Path, typer.Option(help="Folder of the images.")]
+    out: Out
+    box: Box = 256
+    workers: Workers = 0
+    jpeg: Jpeg = None
+    max_broken: Annotated[
+        str, typer.Option(metavar="N|P%", help="Missing or broken images to allow; their people are left out.")
+    ] = "0"
+    quiet: Quiet = False
+
+    def __post_init__(self) -> None:
+        existing_directory(self.images, "--images")
+        self.options()  # raises if --max-broken is wrong
+
+    def options(self) -> PackOptions:
+        """The options of packing."""
+        return PackOptions(self.box, self.workers or default_workers(), self.jpeg, self.max_broken)
+
+
+@dataclass(frozen=True)
+class AnnotationFlags:
+    """The annotation files of a dataset."""
+
+    annotations: Annotated[list[Path] | None, typer.Option("--annotations", help="Annotations; may be repeated.")] = (
+        None
+    )
+    train: Annotated[Path | None, typer.Option(help="Annotations of training people only.")] = None
+    valid: Annotated[Path | None, typer.Option(help="Annotations of validation people only.")] = None
+
+    def files(self, valid_list: Path | None = None) -> AnnotationFiles:
+        """The files, all of which exist."""
+        if not self.annotations and self.train is None and self.valid is None:
+            raise UserError("none of --annotations, --train and --valid is given; give the annotations of at least one")
+        for path in self.annotations or ():
+            existing_file(path, "--annotations")
+        for flag, optional in (("--train", self.train), ("--valid", self.valid), ("--valid-list", valid_list)):
+            if optional is not None:
+                existing_file(optional, flag)
+        return AnnotationFiles(self.annotations or (), self.train, self.valid, valid_list)
+
+
+@command(
+    app,
     epilog="Example: python -m nas.prepare lsp --images lsp/images --annotations lsp/joints.mat "
-    "--extended-images lspet/images --extended-annotations lspet/joints.mat --out lsp.h5"
+    "--extended-images lspet/images --extended-annotations lspet/joints.mat --out lsp.h5",
 )
 def lsp(
-    images: Images,
+    packing: PackFlags,
     annotations: Annotated[Path, typer.Option(help="joints.mat of Leeds Sports Pose, or of its Extended set.")],
-    out: Out,
-    extended_images: Annotated[Path | None, typer.Option(help="Folder with the Extended set's pictures.")] = None,
-    extended_annotations: Annotated[Path | None, typer.Option(help="The Extended set's joints.mat, to join.")] = None,
-    box: Box = 256,
-    workers: Workers = 0,
-    jpeg: Jpeg = None,
-    max_broken: MaxBroken = "0",
-    quiet: Quiet = False,
+    extended_images: Annotated[Path | None, typer.Option(help="Folder of the Extended set's images.")] = None,
+    extended_annotations: Annotated[
+        Path | None, typer.Option(help="The Extended set's joints.mat, to add to LSP.")
+    ] = None,
 ) -> None:
     """Pack Leeds Sports Pose, its Extended set, or both.
 
-    LSP: its 1,000 test pictures are valid. The Extended set: all are to train on when joined to LSP; alone, 10 % become
-    valid. 10 % of the training pictures become holdout. Which set a file holds is told from its content.
+    LSP's 1,000 test images become valid. The Extended set is used for training only together with LSP; alone, 10 % of
+    its images become valid. 10 % of the training images become holdout. The set is recognised from the file's content.
     """
-    existing_directory(images, "--images")
-    joined = extended_annotations is not None
     if extended_images is not None:
         existing_directory(extended_images, "--extended-images")
-        if not joined:
+        if extended_annotations is None:
             raise UserError("--extended-images without --extended-annotations; give both")
-    found = read_leeds(existing_file(annotations, "--annotations"))
-    source = {"dataset": "lsp" if found.says_split else "lspet", **_record("annotations", annotations)}
-    files = [(found, images)]
+    content = read_leeds(existing_file(annotations, "--annotations"))
+    source = {"dataset": "lsp" if content.defines_validation else "lspet", **file_record("annotations", annotations)}
+    contents = [(content, packing.images)]
     if extended_annotations is not None:
         extended = read_leeds(existing_file(extended_annotations, "--extended-annotations"), TRAINING)
-        for flag, path, given, wanted in (
-            ("--annotations", annotations, found, True),
+        for flag, path, given, is_lsp in (
+            ("--annotations", annotations, content, True),
             ("--extended-annotations", extended_annotations, extended, False),
         ):
-            if given.says_split != wanted:
+            if given.defines_validation != is_lsp:
                 remedy = "give LSP's joints.mat as --annotations, the Extended set's as --extended-annotations"
-                raise UserError(f"{flag} {path} is the joints.mat of {given.layout}; {remedy}")
-        files.append((extended, extended_images or images))
-        source = {**source, "dataset": "lsp and lspet", **_record("extended annotations", extended_annotations)}
-    elif not found.says_split:
-        _say(f"{found.layout} does not say who is validated: {_DIVIDED}")
-    people, dropped, folder = _join(files)
-    _pack(people, dropped, folder, out, LSP, box, source, workers, jpeg, max_broken)
+                raise UserError(f"{flag} {path} is the joints.mat of {given.format_name}; {remedy}")
+        contents.append((extended, extended_images or packing.images))
+        source = {**source, "dataset": "lsp and lspet", **file_record("extended annotations", extended_annotations)}
+    elif not content.defines_validation:
+        _say(f"{content.format_name} does not define the validation people: {HASHED_SPLITS}")
+    people, dropped, folder = join_folders(contents)
+    _pack(Dataset(people, dropped, folder, LSP, source), packing.out, packing.options())
 
 
-@app.command(
+@command(
+    app,
     epilog="Example: python -m nas.prepare mpii --images images --annotations mpii_human_pose_v1_u12_1.mat "
-    "--valid-list valid.h5 --out mpii.h5"
+    "--valid-list valid.h5 --out mpii.h5",
 )
 def mpii(
-    images: Images,
-    out: Out,
-    annotations: AnnotationFiles = None,
-    train: Train = None,
-    valid: Valid = None,
+    packing: PackFlags,
+    files: AnnotationFlags,
     valid_list: Annotated[
         Path | None,
-        typer.Option(help="Who is validated: a text with a picture's name a line, or annotations of these people."),
+        typer.Option(help="Validation people: a text file with one image name per line, or their annotations."),
     ] = None,
-    box: Box = 256,
-    workers: Workers = 0,
-    jpeg: Jpeg = None,
-    max_broken: MaxBroken = "0",
-    quiet: Quiet = False,
 ) -> None:
     """Pack MPII from its original .mat, the hourglass code's HDF5, HRNet's JSON or pytorch-pose's JSON.
 
-    Files are recognised by their content. 10 % of the training pictures become holdout. Where neither a file nor a flag
-    says who is validated, pictures are divided by a hash of their names: 80 % train, 10 % holdout, 10 % valid.
+    Formats are recognised from the content. 10 % of the training images become holdout. If neither a file nor a flag
+    defines the validation people, images are divided by a hash of their names: 80 % train, 10 % holdout, 10 % valid.
     """
-    existing_directory(images, "--images")
-    files, source = _read(read_mpii, annotations, train, valid, valid_list)
-    people, dropped = merge([found.people for found in files])
-    dropped = _summed([*(found.dropped for found in files), dropped])
+    contents, source = files.files(valid_list).read(read_mpii, _say)
+    people, duplicates = merge([content.people for content in contents])
     if valid_list is not None:
-        people = _validate(people, valid_list)
-    people, left = remove_split_overlap(people)
+        people = apply_validation_list(people, valid_list, _say)
+    people, overlap = remove_split_overlap(people)
+    dropped = [content.dropped for content in contents]
     source = {"dataset": "mpii", **source}
-    _pack(people, _summed([dropped, left]), images, out, MPII, box, source, workers, jpeg, max_broken)
+    _pack(
+        Dataset(people, sum_counts([*dropped, duplicates, overlap]), packing.images, MPII, source),
+        packing.out,
+        packing.options(),
+    )
 
 
-@app.command(epilog="Example: python -m nas.prepare flic --images images --annotations examples.mat --out flic.h5")
-def flic(
-    images: Images,
-    out: Out,
-    annotations: AnnotationFiles = None,
-    train: Train = None,
-    valid: Valid = None,
-    box: Box = 256,
-    workers: Workers = 0,
-    jpeg: Jpeg = None,
-    max_broken: MaxBroken = "0",
-    quiet: Quiet = False,
-) -> None:
+@command(app, epilog="Example: python -m nas.prepare flic --images images --annotations examples.mat --out flic.h5")
+def flic(packing: PackFlags, files: AnnotationFlags) -> None:
     """Pack FLIC from its original examples.mat or the hourglass code's HDF5.
 
-    10 % of the training pictures become holdout. Whether left and right are the person's or the observer's is told
-    from the file, printed, and kept with the people.
+    10 % of the training images become holdout. Whether left and right are the person's or the observer's is detected,
+    printed, and stored in the packed file.
     """
-    existing_directory(images, "--images")
-    whose: dict[Path, str] = {}
+    conventions: dict[Path, str] = {}
 
     def read(path: Path, splits: Mapping[str, float]) -> Annotations:
-        found, whose[path] = read_flic(path, splits)
-        return found
+        content, conventions[path] = read_flic(path, splits)
+        return content
 
-    files, source = _read(read, annotations, train, valid)
-    kinds = {kind for kind in whose.values() if kind != EITHER} or {EITHER}
-    if len(kinds) > 1:
-        each = ", ".join(f"{path} is {kind}" for path, kind in whose.items())
-        raise UserError(f"{each}: left and right would not mean the same; give files of one kind")
-    left_and_right = kinds.pop()
+    contents, source = files.files().read(read, _say)
+    distinct = {convention for convention in conventions.values() if convention != EITHER} or {EITHER}
+    if len(distinct) > 1:
+        each = ", ".join(f"{path} is {convention}" for path, convention in conventions.items())
+        raise UserError(f"{each}: left and right would not mean the same; give files of one convention")
+    left_and_right = distinct.pop()
     _say(f"left and right: {left_and_right}")
-    people, dropped, folder = _join([(found, images) for found in files])
+    people, dropped, folder = join_folders([(content, packing.images) for content in contents])
     source = {"dataset": "flic", "left and right": left_and_right, **source}
-    _pack(people, dropped, folder, out, FLIC, box, source, workers, jpeg, max_broken)
+    _pack(Dataset(people, dropped, folder, FLIC, source), packing.out, packing.options())
 
 
-@app.command(
+@command(
+    app,
     epilog="Example: python -m nas.prepare coco --images val2017 --annotations person_keypoints_val2017.json "
-    "--skeleton skeleton.toml --out people.h5"
+    "--skeleton skeleton.toml --out people.h5",
 )
 def coco(
-    images: Images,
+    packing: PackFlags,
     skeleton: Annotated[Path, typer.Option(help="The joints, in TOML; nas/data/README.md has an example.")],
-    out: Out,
-    annotations: AnnotationFiles = None,
-    train: Train = None,
-    valid: Valid = None,
-    valid_images: Annotated[
-        Path | None, typer.Option(help="Folder with the pictures of --valid, if it is another.")
-    ] = None,
-    box: Box = 256,
-    workers: Workers = 0,
-    jpeg: Jpeg = None,
-    max_broken: MaxBroken = "0",
-    quiet: Quiet = False,
+    files: AnnotationFlags,
+    valid_images: Annotated[Path | None, typer.Option(help="Folder of the images of --valid, if different.")] = None,
 ) -> None:
-    """Pack anybody's people in COCO's keypoint layout, with a skeleton of one's own.
+    """Pack your own people from COCO keypoint annotations, with your own skeleton.
 
-    With --train and --valid, 10 % of the training pictures become holdout; --annotations are divided by a hash of the
-    pictures' names: 80 % train, 10 % holdout, 10 % valid.
+    With --train and --valid, 10 % of the training images become holdout; images of --annotations are divided by a hash
+    of their names: 80 % train, 10 % holdout, 10 % valid.
     """
-    existing_directory(images, "--images")
     if valid_images is not None:
         existing_directory(valid_images, "--valid-images")
     joints = read_skeleton(existing_file(skeleton, "--skeleton"))
-    files, source = _read(lambda path, splits: read_coco(path, joints, splits), annotations, train, valid)
-    folders = [images] * len(files)
-    if valid is not None and valid_images is not None:
+    contents, source = files.files().read(lambda path, splits: read_coco(path, joints, splits), _say)
+    folders = [packing.images] * len(contents)
+    if files.valid is not None and valid_images is not None:
         folders[-1] = valid_images
-    people, dropped, folder = _join(list(zip(files, folders, strict=True)))
-    source = {"dataset": "coco", **source, **_record("skeleton", skeleton)}
-    _pack(people, dropped, folder, out, joints, box, source, workers, jpeg, max_broken)
+    people, dropped, folder = join_folders(list(zip(contents, folders, strict=True)))
+    source = {"dataset": "coco", **source, **file_record("skeleton", skeleton)}
+    _pack(Dataset(people, dropped, folder, joints, source), packing.out, packing.options())
 
 
-@app.command(epilog="Example: python -m nas.prepare synthetic --people 3000 --out synthetic.h5")
+@command(app, epilog="Example: python -m nas.prepare synthetic --people 3000 --out synthetic.h5")
 def synthetic(
     out: Out,
-    people: Annotated[int, typer.Option(min=0, help="People to train on.")] = 3000,
+    people: Annotated[int, typer.Option(min=0, help="Training people.")] = 3000,
     holdout: Annotated[int, typer.Option(min=0, help="People that search trials are scored on.")] = 400,
     valid: Annotated[int, typer.Option(min=0, help="People that retrained networks are scored on.")] = 500,
     box: Box = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other people.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the rendered people.")] = 0,
     workers: Workers = 0,
     jpeg: Jpeg = None,
     quiet: Quiet = False,
 ) -> None:
-    """Draw synthetic people with the 16 joints of MPII; the same flags always draw the same people."""
+    """Render synthetic people with the 16 joints of MPII; the same flags always give the same people."""
     counts = {"train": people, "holdout": holdout, "valid": valid}
     total = sum(counts.values())
     if not total:
-        raise UserError("--people, --holdout and --valid are all 0; ask for somebody")
+        raise UserError("--people, --holdout and --valid are all 0; set at least one of them")
     _check_out(out)
     start = time.monotonic()
-    with _kept(out), progress("drawing", total) as on_progress:
-        resumed = pack_synthetic(
-            out, counts, seed, SceneConfig(), PackOptions(box, workers or default_workers(), jpeg), on_progress
-        )
+    options = PackOptions(box, workers or default_workers(), jpeg)
+    with _announce_resume(out), progress("rendering", total) as on_progress:
+        resumed = pack_synthetic(out, counts, seed, SceneConfig(), options, on_progress)
     _report(out, time.monotonic() - start, resumed, {}, [])
 
 
-@app.command(epilog="Example: python -m nas.prepare check people.h5 --sheet sheet.jpg")
+@command(app, epilog="Example: python -m nas.prepare check people.h5 --sheet sheet.jpg")
 def check(
     file: Annotated[Path, typer.Argument(help="The packed file.", metavar="PEOPLE.H5")],
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet here, a .jpg or .png.")] = None,
     people: Annotated[int, typer.Option(min=1, max=240, help="People on the sheet.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other people for the sheet.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sample on the sheet.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check a packed file, every byte of it, and draw some of its people.
+    """Check every byte of a packed file, and draw some of its people.
 
-    Exits with 1 and says what is wrong if training should not use the file. The sheet shows people as packed, and as
-    training sees them: turned, scaled, shifted, recoloured, mirrored. A mirrored person's left is still their left.
+    Exits with 1 and lists the problems if training should not use the file. The sheet shows people as packed, and as
+    augmented: rotated, scaled, shifted, recoloured, mirrored. A mirrored person's left is still their left.
     """
     if sheet is not None:
         if sheet.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-            raise UserError(f"--sheet {sheet} is no name of a picture; give one that ends in .jpg or .png")
+            raise UserError(f"--sheet {sheet} is not an image file name; give one that ends in .jpg or .png")
         if sheet.is_dir():
             raise UserError(f"--sheet {sheet} is a directory; give the name of a file")
         writable_directory(sheet.parent, "the folder of --sheet,")
-    found = check_packed(existing_file(file, "PEOPLE.H5"))
-    problems = list(found.problems)
+    report = check_packed(existing_file(file, "PEOPLE.H5"))
+    problems = list(report.problems)
     if sheet is not None:
         try:
             _write_sheet(file, sheet, people, seed)
@@ -298,7 +293,10 @@ def check(
                 raise
             problems.append(f"no contact sheet: {error}")
             sheet = None
-    _print_checked(file, found, problems, sheet, as_json)
+    if as_json:
+        print(json.dumps(_validation_record(file, report, problems, sheet), ensure_ascii=False, allow_nan=False))
+    else:
+        _print_validation(file, report, problems, sheet)
     if problems:
         raise typer.Exit(1)
 
@@ -315,171 +313,94 @@ def _write_sheet(file: Path, sheet: Path, count: int, seed: int) -> None:
         raise UserError(f"--sheet {sheet}: cannot write ({error.strerror}); choose another place") from error
 
 
-def _print_checked(
-    file: Path, found: ValidationReport, problems: Sequence[str], sheet: Path | None, as_json: bool
-) -> None:
-    packed = found.summary
-    if as_json:
-        record = {
-            "file": str(file), "fine": not problems, "problems": list(problems), "notes": list(found.notes),
-            "people": packed.people, "splits": dict(packed.counts), "skeleton": packed.skeleton.name,
-            "box": packed.box, "side": crop_side(packed.box), "jpeg": packed.jpeg, "bytes": file.stat().st_size,
-            "joints": packed.people * len(packed.skeleton.joints), "labelled": found.joints,
-            "outside_box": found.outside_box, "outside_crop": found.outside_crop,
-            "head_sizes": dict(zip(("smallest", "median", "largest"), found.head_sizes, strict=True)),
-            "odd_heads": found.odd_heads, "unlabelled": found.unlabelled, "doubles": found.duplicates,
-            "doubles_across": found.duplicates_across, "source": dict(packed.source), "checksum": packed.checksum,
-            "sheet": str(sheet) if sheet else None,
-        }  # fmt: skip
-        print(json.dumps(record, ensure_ascii=False, allow_nan=False))
-        return
+def _validation_record(
+    file: Path, report: ValidationReport, problems: Sequence[str], sheet: Path | None
+) -> dict[str, Any]:
+    """What ``check --json`` prints."""
+    packed = report.summary
+    return {
+        "file": str(file), "fine": not problems, "problems": list(problems), "notes": list(report.notes),
+        "people": packed.people, "splits": dict(packed.counts), "skeleton": packed.skeleton.name,
+        "box": packed.box, "side": crop_side(packed.box), "jpeg": packed.jpeg, "bytes": file.stat().st_size,
+        "joints": packed.people * len(packed.skeleton.joints), "labelled": report.joints,
+        "outside_box": report.outside_box, "outside_crop": report.outside_crop,
+        "head_sizes": dict(zip(("smallest", "median", "largest"), report.head_sizes, strict=True)),
+        "odd_heads": report.odd_heads, "unlabelled": report.unlabelled, "doubles": report.duplicates,
+        "doubles_across": report.duplicates_across, "source": dict(packed.source), "checksum": packed.checksum,
+        "sheet": str(sheet) if sheet else None,
+    }  # fmt: skip
+
+
+def _print_validation(file: Path, report: ValidationReport, problems: Sequence[str], sheet: Path | None) -> None:
+    packed = report.summary
     joints = packed.people * len(packed.skeleton.joints)
-    stored = "raw" if packed.jpeg is None else f"JPEG {packed.jpeg}"
+    encoding = "raw" if packed.jpeg is None else f"JPEG {packed.jpeg}"
     side = crop_side(packed.box)
-    low, middle, high = found.head_sizes
+    smallest, median, largest = report.head_sizes
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in (
         ("people", f"{packed.people:,} ({', '.join(f'{split} {packed.counts[split]:,}' for split in SPLITS)})"),
-        ("crops", f"{side}×{side} (box {packed.box}), {stored}, {file.stat().st_size / 2**20:,.1f} MiB"),
+        ("crops", f"{side}×{side} (box {packed.box}), {encoding}, {file.stat().st_size / 2**20:,.1f} MiB"),
         ("skeleton", f"{packed.skeleton.name}, {len(packed.skeleton.joints)} joints"),
-        ("joints labelled", f"{found.joints:,} of {joints:,} ({found.joints / max(joints, 1):.1%})"),
-        ("outside the box", f"{found.outside_box:,} ({found.outside_box / max(found.joints, 1):.2%})"),
-        ("outside the crop", f"{found.outside_crop:,} ({found.outside_crop / max(found.joints, 1):.2%})"),
-        ("head size", f"{low:.1%} to {high:.1%} of the box, median {middle:.1%}"),
-        ("equal crops", f"{found.duplicates:,} groups, {found.duplicates_across:,} in more than one split"),
+        ("joints labelled", f"{report.joints:,} of {joints:,} ({report.joints / max(joints, 1):.1%})"),
+        ("outside the box", f"{report.outside_box:,} ({report.outside_box / max(report.joints, 1):.2%})"),
+        ("outside the crop", f"{report.outside_crop:,} ({report.outside_crop / max(report.joints, 1):.2%})"),
+        ("head size", f"{smallest:.1%} to {largest:.1%} of the box, median {median:.1%}"),
+        ("equal crops", f"{report.duplicates:,} groups, {report.duplicates_across:,} in more than one split"),
         ("source", ", ".join(f"{key} {text}" for key, text in packed.source.items() if "sha256" not in key)),
         ("checksum", packed.checksum),
         *(("sheet", str(path)) for path in [sheet] if path),
     ):
         table.add_row(name, Text(value))
     print_tables(table)
-    for note in found.notes:
+    for note in report.notes:
         _say(f"note: {note}")
     for problem in problems:
         _say(f"wrong: {problem}")
     _say(f"{file}: {f'{len(problems)} problems' if len(problems) > 1 else '1 problem' if problems else 'fine'}")
 
 
-def _read(
-    read: Reader,
-    annotations: list[Path] | None,
-    train: Path | None,
-    valid: Path | None,
-    valid_list: Path | None = None,
-) -> tuple[list[Annotations], dict[str, str]]:
-    """What all files hold, that of --valid last, and a record of the files; says on which split it came down."""
-    if not annotations and train is None and valid is None:
-        raise UserError("none of --annotations, --train and --valid is given; give the annotations of at least one")
-    files: list[Annotations] = []
-    source: dict[str, str] = {}
-    validated = valid is not None or valid_list is not None
-
-    def add(flag: str, path: Path, splits: Mapping[str, float], number: int = 1) -> None:
-        found = read(existing_file(path, flag), splits)
-        files.append(found)
-        _say(f"{path}: {len(found.people):,} people, {found.layout}")
-        if splits is UNDIVIDED and not found.says_split:
-            _say(f"{path.name} does not say who is validated: {_DIVIDED}")
-        source.update(_record(flag.lstrip("-") if number == 1 else f"{flag.lstrip('-')} {number}", path))
-
-    for number, path in enumerate(annotations or [], 1):
-        add("--annotations", path, TRAINING if validated else UNDIVIDED, number)
-    validated = validated or any(found.says_split for found in files)
-    if train is not None:
-        add("--train", train, TRAINING if validated else UNDIVIDED)
-    if valid is not None:
-        add("--valid", valid, VALIDATION if files or valid_list else UNDIVIDED)
-    if valid_list is not None:
-        source.update(_record("valid list", existing_file(valid_list, "--valid-list")))
-    return files, source
-
-
-def _validate(people: list[Person], valid_list: Path) -> list[Person]:
-    """The same people, those on --valid-list validated and nobody else."""
-    with open(valid_list, "rb") as file:
-        start = file.read(4096)
-    if b"\0" in start or start.lstrip()[:1] in (b"[", b"{"):
-        found = read_mpii(valid_list, VALIDATION)
-        people = validate_people(people, [person for person in found.people if person.split == "valid"])
-    else:
-        people = validate_pictures(people, read_names(valid_list))
-    count = sum(person.split == "valid" for person in people)
-    if not count:
-        raise UserError(f"--valid-list {valid_list} has nobody of the annotations; give a list of their pictures")
-    _say(f"{valid_list}: {count:,} of these people are validated")
-    return people
-
-
-def _join(files: Sequence[tuple[Annotations, Path]]) -> tuple[list[Person], dict[str, int], Path]:
-    """The people of files whose pictures are in several folders, how many were left out, and one folder for all.
-
-    The names of their pictures are made to begin in that folder, the deepest that holds the others.
-    """
-    folders = [Path(os.path.abspath(folder)) for _, folder in files]
-    folder = Path(os.path.commonpath(folders)) if len(set(folders)) > 1 else files[0][1]
-    people: list[Person] = []
-    for (found, _), own in zip(files, folders, strict=True):
-        below = PurePosixPath("" if len(set(folders)) == 1 else own.relative_to(folder).as_posix())
-        people += [replace(person, image=f"{below / person.image}") for person in found.people]
-    people, left = remove_split_overlap(people)
-    return people, _summed([*(found.dropped for found, _ in files), left]), folder
-
-
-def _summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for count in counts:
-        total.update(count)
-    return dict(total)
-
-
-def _record(name: str, path: Path) -> dict[str, str]:
-    return {name: path.name, f"{name} sha256": _sha256(path)}
-
-
 def _say(line: str) -> None:
     console.print(line, soft_wrap=True, markup=False)
 
 
-def _pack(
-    people: list[Person],
-    dropped: dict[str, int],
-    images: Path,
-    out: Path,
-    skeleton: Skeleton,
-    box: int,
-    source: Mapping[str, str],
-    workers: int,
-    jpeg: int | None,
-    max_broken: str,
-) -> None:
-    options = PackOptions(box, workers or default_workers(), jpeg, max_broken)
-    for person in people:
-        image_path(images, person.image)  # what leads out of the folder is refused before anything is written
+def _pack(dataset: Dataset, out: Path, options: PackOptions) -> None:
+    """Pack a dataset, with progress, and report the result."""
+    for person in dataset.people:
+        image_path(
+            dataset.folder, person.image
+        )  # names that lead out of the folder are refused before anything is written
     _check_out(out)
     start = time.monotonic()
-    with _kept(out), progress("packing", len(people)) as on_progress:
-        report = pack(people, images, out, skeleton, source, options, on_progress)
+    with _announce_resume(out), progress("packing", len(dataset.people)) as on_progress:
+        report = pack(dataset.people, dataset.folder, out, dataset.skeleton, dataset.source, options, on_progress)
     seconds = time.monotonic() - start
+    dropped = dict(dataset.dropped)
     if report.left_out:
-        dropped = {**dropped, "image missing or broken": report.left_out}
-    more = []
+        dropped["image missing or broken"] = report.left_out
+    _report(out, seconds, report.resumed, dropped, _image_lines(out, report, seconds))
+
+
+def _image_lines(out: Path, report: PackReport, seconds: float) -> list[str]:
+    """What to tell about the images read: those that are missing or broken, and the speed."""
+    lines = []
     if report.broken:
         few = ", ".join(f"{image} ({reason})" for image, reason in list(report.broken.items())[:3])
         rest = f" and {len(report.broken) - 3:,} more" if len(report.broken) > 3 else ""
-        more.append(f"missing or broken images: {len(report.broken):,}, listed in {broken_list(out)}: {few}{rest}")
+        lines.append(f"missing or broken images: {len(report.broken):,}, listed in {broken_list(out)}: {few}{rest}")
     if report.images:
         rate = f"{report.images / seconds:,.0f} images/s"
-        more.append(f"{report.images:,} images read, {rate}; {report.decoding:.0%} of the work was decoding them")
-    _report(out, seconds, report.resumed, dropped, more)
+        lines.append(f"{report.images:,} images read, {rate}; {report.decoding:.0%} of the CPU time was decoding them")
+    return lines
 
 
 @contextmanager
-def _kept(out: Path) -> Iterator[None]:
-    """Say on Ctrl-C that the work is not lost."""
+def _announce_resume(out: Path) -> Iterator[None]:
+    """On Ctrl-C, say that the work is not lost."""
     try:
         yield
     except KeyboardInterrupt:
-        stderr.print(f"{out}: what is done so far is kept; the same command goes on from there", soft_wrap=True)
+        stderr.print(f"{out}: what is done so far is kept; the same command continues from there", soft_wrap=True)
         raise
 
 
@@ -495,22 +416,17 @@ def _report(out: Path, seconds: float, resumed: int, dropped: Mapping[str, int],
     side = crop_side(packed.box)
     splits = ", ".join(f"{split} {packed.counts[split]:,}" for split in SPLITS)
     joints = packed.people * len(packed.skeleton.joints)
-    stored = "raw" if packed.jpeg is None else f"JPEG {packed.jpeg}"
-    now = packed.people - resumed
+    encoding = "raw" if packed.jpeg is None else f"JPEG {packed.jpeg}"
+    rate = (packed.people - resumed) / seconds
     lines = [
         f"{out}: {packed.people:,} people ({splits})",
-        *([f"of these, {resumed:,} were packed before it was interrupted"] if resumed else []),
+        *([f"of these, {resumed:,} were packed before the interruption"] if resumed else []),
         f"joints labelled: {packed.labelled:,} of {joints:,} ({packed.labelled / joints:.1%})",
         *(f"left out: {count:,}, {reason}" for reason, count in dropped.items()),
         *more,
-        f"crops {side}×{side} (box {packed.box}), {stored}, {size:,.1f} MiB, {seconds:.1f} s, {now / seconds:,.0f}/s",
+        f"crops {side}×{side} (box {packed.box}), {encoding}, {size:,.1f} MiB, {seconds:.1f} s, {rate:,.0f}/s",
     ]
     console.print("\n".join(lines), soft_wrap=True, markup=False)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def test_a_missing_picture_stops_it(
         capsys, "lsp", "--images", images, "--annotations", annotations, "--out", tmp_path / "people.h5"
     )
     assert code == 2
-    assert "does not say who is validated" in text
+    assert "does not define the validation people" in text
     assert errors == (
         f"error: {images / 'im00040.jpg'}: no such image; 1 of 40 images are missing or broken, and --max-broken "
         "allows 0: "
@@ -140,7 +140,7 @@ def test_mpii_with_both_splits(lspet: tuple[Path, Path], tmp_path: Path, capsys:
     assert counts["holdout"] > 0
     assert "divided" not in text
     assert "32 people, the hourglass code's HDF5" in text
-    assert "left out: 3, training people in a validation picture" in text
+    assert "left out: 3, training people in a validation image" in text
     assert describe_packed(out).source["train"] == "one.h5"
     apart(out)
 
@@ -151,7 +151,7 @@ def test_mpii_with_one_file_is_divided_and_says_so(
     out = tmp_path / "mpii.h5"
     code, text, _ = call(capsys, "mpii", "--images", lspet[0], "--valid", hourglass, "--out", out, "--box", 32)
     assert code == 0
-    assert "annotations.h5 does not say who is validated: its pictures are divided into 80 % train, 10 % " in text
+    assert "annotations.h5 does not define the validation people: its images are divided into 80 % train, 10 % " in text
     assert all(describe_packed(out).counts[split] for split in SPLITS)
 
 
@@ -194,8 +194,8 @@ def test_the_release_and_a_list_of_who_is_validated(
     assert apart(out)["valid"] == {"im00003.jpg", "im00004.jpg"}
     everybody = kind == "text"
     assert describe_packed(out).counts["valid"] == (4 if everybody else 2)
-    assert f"{4 if everybody else 2} of these people are validated" in text
-    assert ("left out: 2, training people in a validation picture" in text) is not everybody
+    assert f"{4 if everybody else 2} of these people are in the validation split" in text
+    assert ("left out: 2, training people in a validation image" in text) is not everybody
     assert "divided" not in text
     assert describe_packed(out).source["valid list"] == "valid list"
 
@@ -212,8 +212,8 @@ def test_the_release_alone_and_a_second_file_of_the_same_people(
     )  # fmt: skip
     assert code == 0
     assert "81 people (train " in text
-    assert "left out: 2, in an earlier file already" in text
-    assert text.count("does not say who is validated") == 2
+    assert "left out: 2, also in an earlier file" in text
+    assert text.count("does not define the validation people") == 2
     assert apart(out).keys() == set(SPLITS)
     assert describe_packed(out).source["annotations 2"] == "j.json"
 
@@ -235,7 +235,7 @@ def test_pytorch_pose_says_who_is_validated(
     assert code == 0
     assert apart(out)["valid"] == {f"im{number:05d}.jpg" for number in range(1, 6)}
     assert describe_packed(out).counts["valid"] == 9
-    assert "left out: 1, training people in a validation picture" in text
+    assert "left out: 1, training people in a validation image" in text
     assert "divided" not in text
 
 
@@ -320,7 +320,7 @@ def test_flic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, text, _ = call(capsys, *arguments)
     assert code == 0
     assert "left and right: person-centric\n" in text
-    assert "train.h5 does not say who is validated" in text
+    assert "train.h5 does not define the validation people" in text
 
 
 def test_coco_with_pictures_in_two_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -350,7 +350,7 @@ def test_coco_with_pictures_in_two_folders(tmp_path: Path, capsys: pytest.Captur
         tmp_path / "skeleton.toml", "--out", out, "--box", 32,
     )  # fmt: skip
     assert code == 0
-    assert "train.json does not say who is validated" in text
+    assert "train.json does not define the validation people" in text
     assert apart(out).keys() == set(SPLITS)
 
 
@@ -440,7 +440,7 @@ def test_synthetic(tmp_path: Path, command: Command) -> None:
         (["check", "NONE"], "NONE does not exist"),
         (["check", "FILE"], "FILE: not HDF5, truncated or damaged"),
         (["check", "H5"], "H5: HDF5, but not a packed file"),
-        (["check", "H5", "--sheet", "OUT"], "is no name of a picture; give one that ends in .jpg or .png"),
+        (["check", "H5", "--sheet", "OUT"], "is not an image file name; give one that ends in .jpg or .png"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -584,11 +584,11 @@ def test_ctrl_c_and_the_same_command_again(tmp_path: Path, after: str, command: 
     if after == "the start":
         assert list(tmp_path.iterdir()) == [out]
         return
-    assert f"{out}: what is done so far is kept; the same command goes on" in errors
+    assert f"{out}: what is done so far is kept; the same command continues" in errors
     assert files(tmp_path) == {"people.h5", ".people.h5.part", ".people.h5.journal"}
     done = command("prepare", *PEOPLE, "--out", out)
     assert done.returncode == 0
-    assert "were packed before it was interrupted" in done.stdout
+    assert "were packed before the interruption" in done.stdout
     assert files(tmp_path) == {"people.h5"}
     assert command("prepare", *PEOPLE, "--out", tmp_path / "whole.h5").returncode == 0
     assert describe_packed(out) == describe_packed(tmp_path / "whole.h5")

@@ -179,7 +179,7 @@ def read_coco(path: Path, skeleton: Skeleton, splits: Mapping[str, float]) -> An
             dropped[outcome] = dropped.get(outcome, 0) + 1
     if not people:
         raise UserError(f"{path}: nobody in it can be used ({', '.join(dropped) or 'no annotations'}); {_REMEDY}")
-    return Annotations(people, dropped, "COCO's keypoint layout", says_split=False)
+    return Annotations(people, dropped, "COCO's keypoint layout", defines_validation=False)
 
 
 def _order(path: Path, category: _Category, skeleton: Skeleton) -> tuple[list[int], int]:

@@ -86,7 +86,7 @@ def _read_hourglass(path: Path, splits: Mapping[str, float]) -> tuple[Annotation
                 f"{path}: 'normalize' says observer-centric joints, 'part' person-centric ones; mend it, or {_REMEDY}"
             )
         whose = OBSERVER
-    return Annotations(people, dropped, "the hourglass code's HDF5", says_split=False), whose
+    return Annotations(people, dropped, "the hourglass code's HDF5", defines_validation=False), whose
 
 
 def _read_examples(path: Path) -> tuple[Annotations, str]:
@@ -125,7 +125,7 @@ def _read_examples(path: Path) -> tuple[Annotations, str]:
             )
         )
     _somebody(path, people, dropped)
-    return Annotations(people, dropped, "the original FLIC release", says_split=True), _whose_left(people)
+    return Annotations(people, dropped, "the original FLIC release", defines_validation=True), _whose_left(people)
 
 
 def _whose_left(people: Sequence[Person]) -> str:

@@ -99,7 +99,7 @@ def read_leeds(path: Path, splits: Mapping[str, float] = SPLITS) -> Annotations:
     if not people:
         raise UserError(f"{path}: nobody has {MIN_LABELLED} visible joints; {_REMEDY}")
     reasons = {f"fewer than {MIN_LABELLED} labelled joints": dropped} if dropped else {}
-    return Annotations(people, reasons, "LSP Extended" if extended else "LSP", says_split=not extended)
+    return Annotations(people, reasons, "LSP Extended" if extended else "LSP", defines_validation=not extended)
 
 
 def read_lspet(path: Path, splits: Mapping[str, float] = SPLITS) -> tuple[list[Person], dict[str, int]]:
@@ -121,7 +121,7 @@ def read_lspet(path: Path, splits: Mapping[str, float] = SPLITS) -> tuple[list[P
         UserError: the file is missing, damaged or of another layout.
     """
     found = read_leeds(path, splits)
-    if found.says_split:
+    if found.defines_validation:
         raise UserError(f"{path}: 'joints' is that of LSP, expected (14, 3, N); give the joints.mat of LSP Extended")
     return found.people, found.dropped
 

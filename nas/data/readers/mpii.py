@@ -52,8 +52,8 @@ def read_mpii(path: Path, splits: Mapping[str, float]) -> Annotations:
     kind = file_format(path, _REMEDY)
     if kind == "MATLAB":
         people, dropped = read_mpii_release(path, splits)
-        return Annotations(people, dropped, "the original MPII release", says_split=False)
+        return Annotations(people, dropped, "the original MPII release", defines_validation=False)
     if kind == "HDF5":
         people, dropped = read_mpii_hourglass_h5(path, splits)
-        return Annotations(people, dropped, "the hourglass code's HDF5", says_split=False)
+        return Annotations(people, dropped, "the hourglass code's HDF5", defines_validation=False)
     return read_mpii_json(path, splits)

@@ -66,10 +66,10 @@ def read_mpii_json(path: Path, splits: Mapping[str, float]) -> Annotations:
         raise UserError(f"{path}: not a list of people; {_REMEDY}")
     if "joint_self" in value[0]:
         people, dropped = _read_pytorch_pose(path, value)
-        found = Annotations(people, dropped, "pytorch-pose's JSON", says_split=True)
+        found = Annotations(people, dropped, "pytorch-pose's JSON", defines_validation=True)
     elif "joints_vis" in value[0]:
         people, dropped = _read_hrnet(path, value, splits)
-        found = Annotations(people, dropped, "HRNet's JSON", says_split=False)
+        found = Annotations(people, dropped, "HRNet's JSON", defines_validation=False)
     else:
         keys = ", ".join(list(value[0])[:8])
         raise UserError(f"{path}: its people have neither 'joints_vis' nor 'joint_self' but {keys[:80]!r}; {_REMEDY}")

@@ -96,7 +96,7 @@ def test_what_is_no_skeleton_at_all(content: bytes, tmp_path: Path) -> None:
 
 def test_people(skeleton: Skeleton, tmp_path: Path) -> None:
     found = read_coco(save_json(tmp_path / "people.json", coco()), skeleton, TRAIN)
-    assert (len(found.people), found.dropped, found.says_split) == (2, {}, False)
+    assert (len(found.people), found.dropped, found.defines_validation) == (2, {}, False)
     person = found.people[0]
     assert person.image == "000000000000.jpg"
     # The skeleton's joints by name; the middle of the pixel that is named.

@@ -25,7 +25,7 @@ def turned(content: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 def test_the_hourglass_layout(tmp_path: Path) -> None:
     found, whose = read_flic(save_h5(tmp_path / "train.h5", flic_content()), TRAIN)
-    assert (len(found.people), found.dropped, found.says_split, whose) == (4, {}, False, EITHER)
+    assert (len(found.people), found.dropped, found.defines_validation, whose) == (4, {}, False, EITHER)
     person = found.people[1]
     assert person.image == "film-00000001.jpg"
     assert np.array_equal(person.joints[0], (239.5, 99.5))
@@ -38,7 +38,7 @@ def test_the_hourglass_layout(tmp_path: Path) -> None:
 def test_the_same_people_from_both_formats(tmp_path: Path) -> None:
     hourglass, _ = read_flic(save_h5(tmp_path / "train.h5", flic_content()), TRAIN)
     original, whose = read_flic(save_examples(tmp_path / "examples.mat", flic_examples()), TRAIN)
-    assert (original.says_split, whose) == (True, EITHER)
+    assert (original.defines_validation, whose) == (True, EITHER)
     assert [person.split == "valid" for person in original.people] == [False, False, True, True]
     for a, b in zip(hourglass.people, original.people, strict=True):
         assert a.image == b.image

@@ -43,7 +43,7 @@ from nas.data.readers.flic import read_flic
 from nas.data.readers.lsp import read_leeds
 from nas.data.readers.matlab_struct import read_structs
 from nas.data.readers.mpii import read_mpii
-from nas.data.readers.splits import Annotations, read_names
+from nas.data.readers.splits import Annotations, read_image_names
 from nas.data.skeletons import Skeleton
 from nas.errors import UserError
 
@@ -157,7 +157,7 @@ TEXTS: dict[str, tuple[bytes, Callable[[Path], object]]] = {
     "pytorch-pose's JSON": (json.dumps([pytorch_pose(), pytorch_pose()]).encode(), lambda path: read_mpii(path, SPLIT)),
     "COCO's JSON": (json.dumps(coco()).encode(), lambda path: read_coco(path, ARM, SPLIT)),
     "a skeleton's TOML": (SKELETON.encode(), read_skeleton),
-    "a list of names": (b"a.jpg\nb.jpg\n", read_names),
+    "a list of names": (b"a.jpg\nb.jpg\n", read_image_names),
 }
 
 

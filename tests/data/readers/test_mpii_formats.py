@@ -88,7 +88,7 @@ def test_what_is_missing_from_the_release_leaves_out_the_person_and_nobody_else(
         "no head box": 1,
         "in a test picture": 2,
     }
-    assert not found.says_split
+    assert not found.defines_validation
 
 
 @pytest.mark.parametrize("visible", [(), (1,), ("1",), ("",), (EMPTY,), (1, "0", EMPTY, 0)])
@@ -140,7 +140,7 @@ def test_hrnet(tmp_path: Path) -> None:
     person["joints"][5] = [-1.0, -1.0]
     person["joints_vis"][6] = 0
     found = read_mpii(save_json(tmp_path / "train.json", [person, hrnet(scale=0), hrnet(joints_vis=[0] * 16)]), VALID)
-    assert (found.dropped, found.says_split) == ({"no scale": 1, "no labelled joint": 1}, False)
+    assert (found.dropped, found.defines_validation) == ({"no scale": 1, "no labelled joint": 1}, False)
     (read,) = found.people
     assert np.flatnonzero(~read.labelled).tolist() == [4, 5, 6]
     assert np.array_equal(read.joints[0], np.array(person["joints"][0]) - 0.5)
@@ -155,7 +155,7 @@ def test_pytorch_pose(tmp_path: Path) -> None:
     person["joint_self"][5][2] = 0  # occluded
     people = [pytorch_pose(), person, pytorch_pose(dataset="LEEDS"), pytorch_pose(scale_provided=0)]
     found = read_mpii(save_json(tmp_path / "mpii_annotations.json", people), VALID)
-    assert (found.dropped, found.says_split) == ({"not of MPII": 1, "no scale": 1}, True)
+    assert (found.dropped, found.defines_validation) == ({"not of MPII": 1, "no scale": 1}, True)
     assert [read.split for read in found.people] == ["train", "valid"]
     read = found.people[1]
     assert np.flatnonzero(~read.labelled).tolist() == [4]

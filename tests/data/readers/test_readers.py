@@ -153,7 +153,7 @@ def test_lsp_people(tmp_path: Path) -> None:
     content[0, 5, 8] = np.nan
     path = save_mat(tmp_path / "joints.mat", content)
     found = read_leeds(path)
-    assert (len(found.people), found.dropped, found.layout, found.says_split) == (2000, {}, "LSP", True)
+    assert (len(found.people), found.dropped, found.format_name, found.defines_validation) == (2000, {}, "LSP", True)
     assert [found.people[i].image for i in (0, 999, 1999)] == ["im0001.jpg", "im1000.jpg", "im2000.jpg"]
     splits = [person.split for person in found.people]
     assert set(splits[:1000]) == {"train", "holdout"}
@@ -165,7 +165,7 @@ def test_lsp_people(tmp_path: Path) -> None:
     assert np.array_equal(found.people[3].joints, content[:2, :, 3].T.astype(np.float32))
     with pytest.raises(UserError, match="is that of LSP, expected"):
         read_lspet(path)
-    assert read_leeds(save_mat(path, lsp_joints(3)), VALID).layout == "LSP Extended"
+    assert read_leeds(save_mat(path, lsp_joints(3)), VALID).format_name == "LSP Extended"
 
 
 def test_lsp_wrong_content(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from nas.data.people import Person, image_split
 from nas.data.readers.splits import (
     TRAINING,
     merge,
-    read_names,
+    read_image_names,
     remove_split_overlap,
+    validate_images,
     validate_people,
-    validate_pictures,
 )
 from nas.errors import UserError
 
@@ -38,7 +38,7 @@ def test_nobody_learns_from_a_validation_picture(rows: list[tuple[str, str]]) ->
 
 
 def test_training_people_of_one_picture_stay_together_and_a_tenth_is_held_out() -> None:
-    people = validate_pictures([person(f"{i // 2}.jpg") for i in range(8000)], frozenset({"7.jpg"}))
+    people = validate_images([person(f"{i // 2}.jpg") for i in range(8000)], frozenset({"7.jpg"}))
     splits = defaultdict(set)
     for one in people:
         splits[one.image].add(one.split)
@@ -55,14 +55,14 @@ def test_only_listed_people_are_validated_and_others_in_their_pictures_left_out(
     assert [one.split == "valid" for one in split] == [True, False, False, False]
     kept, dropped = remove_split_overlap(split)
     assert [one.image for one in kept] == ["a", "b", "c"]
-    assert dropped == {"training people in a validation picture": 1}
+    assert dropped == {"training people in a validation image": 1}
 
 
 def test_people_of_two_files_are_taken_once() -> None:
     first = [person("a"), person("a"), person("b")]  # doubles in one file are the file's own
     people, dropped = merge([first, [person("a", x=10.9), person("a", x=12), person("c")], [person("c")]])
     assert [one.image for one in people] == ["a", "a", "b", "a", "c"]
-    assert dropped == {"in an earlier file already": 2}
+    assert dropped == {"also in an earlier file": 2}
     people, _ = merge([first, [person("b", "valid")]])
     assert [one.split for one in people] == ["train", "train", "valid"]
     people, _ = merge([[person("b", "valid")], first])
@@ -72,10 +72,10 @@ def test_people_of_two_files_are_taken_once() -> None:
 def test_names_of_pictures(tmp_path: Path) -> None:
     path = tmp_path / "names.txt"
     path.write_text("# validation\n\n a.jpg \nfolder/b.jpg\n")
-    assert read_names(path) == {"a.jpg", "folder/b.jpg"}
+    assert read_image_names(path) == {"a.jpg", "folder/b.jpg"}
     for content in (b"", b"\n# nothing\n", b"\xff\xfe"):
         path.write_bytes(content)
-        with pytest.raises(UserError, match="one picture's name a line"):
-            read_names(path)
+        with pytest.raises(UserError, match="one image name per line"):
+            read_image_names(path)
     with pytest.raises(UserError, match="FileNotFoundError"):
-        read_names(tmp_path / "none")
+        read_image_names(tmp_path / "none")
