@@ -63,7 +63,7 @@ def main(
 
     PCKh@0.5 and @0.1; PCK@0.2 for skeletons with a torso. Intervals are 95 %, from a bootstrap over people.
     --json prints one object: the last hourglass at the first threshold, flip-averaged unless --no-flip; its
-    "scores" lists all of them with the same keys.
+    "scores" lists all of them with the same keys (nas/inference/README.md).
 
     Example: python -m nas.evaluate runs/quickstart/full/trial-48/checkpoint.pt --data people.h5
 
