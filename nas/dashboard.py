@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nas.console import console, run
 from nas.errors import UserError
-from nas.options import command, new_app
-from nas.study.experiment import load
-from nas.study.reporting.dashboard import save_panels, serving
-from nas.study.storage.study_store import mask_password
+from nas.options import LocationOptions, command, new_app
+from nas.study.files import check_study_exists
 
 app = new_app()
 
 
 @command(app)
 def main(
+    location: LocationOptions,
     study: Annotated[str, typer.Option(help="Name of a study that was begun.")] = "quickstart",
-    storage: Annotated[str | None, typer.Option(help="Database URL; by default the study's own SQLite.")] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs"),
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8080,
 ) -> None:
-    """Show a study, and all others of its storage, on optuna-dashboard until Ctrl-C.
+    """Show a study, and all others in its storage, on optuna-dashboard until Ctrl-C.
 
-    It listens to this machine alone: the dashboard has no login. From elsewhere, forward the port:
+    It accepts connections from this machine only: the dashboard has no login. From elsewhere, forward the port:
     ssh -L 8080:127.0.0.1:8080 machine.
 
     Example: python -m nas.dashboard --study quickstart --port 8081
     """
     if not 0 <= port < 65536:
         raise UserError(f"--port {port}: must be from 0 to 65535")
-    experiment, opened = load(study, runs, storage)
+    check_study_exists(study, location.runs, location.storage)
+
+    from nas.study.experiment import load
+    from nas.study.reporting.dashboard import save_panels, serving
+    from nas.study.storage.study_store import mask_password
+
+    experiment, opened = load(study, location.runs, location.storage)
     save_panels(experiment, opened)
     with serving(experiment, opened, port) as (address, serve):
         console.print(f"study {study} of {mask_password(experiment.url)}\n{address}\nCtrl-C ends it", soft_wrap=True)

@@ -21,12 +21,15 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from nas import __version__
 from nas.console import Quiet
+
+if TYPE_CHECKING:
+    from nas.study.analysis.baselines import Limits
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -142,6 +145,17 @@ class SelectionOptions:
     max_latency: Annotated[
         float | None, typer.Option(metavar="MS", help="Pick among networks at most this slow per image here.")
     ] = None
+
+    def limits(self, device: str = "auto") -> Limits:
+        """The most that a network may cost to be picked; latency is that of ``device``, named as ``--device`` does.
+
+        Raises:
+            UserError: a limit is not a positive number, or there is no such device.
+        """
+        from nas.study.analysis.baselines import Limits
+        from nas.training.devices import device_named
+
+        return Limits.of(self.max_params, self.max_madds, self.max_latency, device_named(device))
 
 
 @dataclass(frozen=True)

@@ -4,120 +4,145 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.console import Quiet, console, format_count, format_duration, progress, run
+from nas.console import console, format_count, format_duration, progress, run
 from nas.errors import UserError
-from nas.options import command, new_app
-from nas.study.analysis.baselines import Limits
-from nas.study.execution.full_training import Result, choose, processes, retrain
-from nas.study.experiment import load
-from nas.training.devices import device_named, use_threads
-from nas.training.loop import Epoch
+from nas.options import LocationOptions, OutputOptions, ScheduleOptions, SelectionOptions, command, new_app
+from nas.study.files import check_study_exists
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+    from nas.study.execution.full_training import Choice, Result
+    from nas.study.experiment import Experiment
+    from nas.training.loop import Epoch
+    from nas.training.schedule import ScheduleConfig
 
 app = new_app()
 
 
 @command(app)
 def main(
+    selection: SelectionOptions,
+    length: ScheduleOptions,
+    location: LocationOptions,
+    output: OutputOptions,
     study: Annotated[str, typer.Option(help="Name of a study that was searched.")] = "quickstart",
-    trial: Annotated[int | None, typer.Option(help="Train this trial's network.")] = None,
-    pick: Annotated[
-        str | None, typer.Option(help="knee (best compromise), best (most accurate) or tradeoff (document A's score).")
-    ] = None,
     all_front: Annotated[bool, typer.Option("--all-front", help="Train every network of the front.")] = False,
-    max_params: Annotated[str | None, typer.Option(help="Pick among networks of at most so many, e.g. 1M.")] = None,
-    max_madds: Annotated[str | None, typer.Option(help="Pick among networks of at most so many, e.g. 3G.")] = None,
-    max_latency: Annotated[
-        float | None, typer.Option(metavar="MS", help="Pick among those that take at most so long a picture here.")
-    ] = None,
-    published: Annotated[str | None, typer.Option(help="Train a published network, e.g. hg2.")] = None,
-    storage: Annotated[str | None, typer.Option(help="Database URL; by default the study's own SQLite.")] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads of each process.")] = 1,
-    images: Annotated[int | None, typer.Option(help="Pictures to train on; the study's [full], if left out.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Equal parts, a checkpoint after each.")] = None,
-    quiet: Quiet = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Train networks under the study's full schedule and store their PCKh back.
+    """Train networks under the study's full schedule and store their PCKh with the study.
 
     --max-params, --max-madds and --max-latency leave out what is larger or slower, then --pick or --all-front choose.
 
-    Stop it at any moment and give the same command again: it goes on from the last epoch. Several processes:
+    Stop it at any moment and give the same command again: it resumes after the last epoch. Several processes:
     torchrun --nproc-per-node 2 -m nas.retrain …
 
     Example: python -m nas.retrain --study quickstart --pick knee
     """
-    place = device_named(device)
     if threads < 1:
         raise UserError(f"--threads {threads}: must be at least 1")
-    experiment, opened = load(study, runs, storage)
-    try:
-        schedule = experiment.config.full_schedule()
-        if images is not None or epochs is not None:
-            schedule = replace(
-                schedule,
-                images=schedule.images if images is None else images,
-                epochs=schedule.epochs if epochs is None else epochs,
-            )
-    except ValueError as error:
-        raise UserError(f"--images {images}, --epochs {epochs}: {error}") from error
-    limits = Limits.of(max_params, max_madds, max_latency, place)
-    choices = choose(experiment, opened, trial, pick, all_front, published, limits)
+    check_study_exists(study, location.runs, location.storage)
+
+    from nas.study.execution.full_training import choose, processes
+    from nas.study.experiment import load
+    from nas.training.devices import device_named, use_threads
+
+    limits = selection.limits(device)
+    experiment, opened = load(study, location.runs, location.storage)
+    schedule = _schedule(experiment, length)
+    choices = choose(experiment, opened, selection.trial, selection.pick, all_front, selection.published, limits)
     use_threads(threads)
-    results = []
-    with processes(place) as (rank, mine):
-        talk = rank == 0 and not as_json
-        for choice in choices:
-            if talk:
-                cost = experiment.cost(choice.candidate)
-                console.print(
-                    f"{choice.label}: {choice.candidate}: {format_count(cost.params)} params, "
-                    f"{format_count(cost.madds)} MAdds, {schedule.steps * schedule.batch:,} pictures on {mine}",
-                    soft_wrap=True,
-                )
-
-            def say(epoch: Epoch) -> None:
-                if talk and not quiet and epoch.evaluation is not None:
-                    console.print(
-                        f"  epoch {epoch.number} of {schedule.epochs}: loss {epoch.loss:.3f}, "
-                        f"PCKh {epoch.evaluation.accuracy.mean:.1f}, "
-                        f"{epoch.images / max(epoch.seconds, 1e-9):,.0f} pictures/s"
-                    )
-
-            with progress("training", schedule.steps * schedule.batch, every=30.0) as advance:
-                result = retrain(
-                    experiment,
-                    opened,
-                    choice,
-                    schedule,
-                    mine,
-                    rank,
-                    after_epoch=say,
-                    after_step=(lambda step: advance(step * schedule.batch)) if talk else (lambda step: None),
-                )
-            results.append(result)
-            if talk:
-                _show(result)
-    if rank == 0 and as_json:
+    with processes(device_named(device)) as (rank, own_device):
+        printed = _Progress(experiment, schedule, output, silent=rank != 0 or output.as_json)
+        results = [_train(experiment, opened, choice, own_device, rank, printed) for choice in choices]
+    if rank == 0 and output.as_json:
         print(json.dumps([asdict(result) for result in results]))
 
 
-def _show(result: Result) -> None:
-    before = "" if result.short_pckh is None else f" (search: {result.short_pckh:.1f} on its hold-out people)"
-    console.print(
-        f"{result.label}: PCKh@0.5 {result.pckh:.2f}{before}, with the flipped copy {result.pckh_flipped:.2f}, "
-        f"joints by count {result.pckh_by_count:.2f}; {result.people} validation people; "
-        f"trained {format_duration(result.seconds)}",
-        soft_wrap=True,
-    )
-    console.print("  " + ", ".join(f"{group} {value:.1f}" for group, value in result.groups.items()), soft_wrap=True)
-    console.print(f"  weights: {result.checkpoint}", soft_wrap=True)
+def _schedule(experiment: Experiment, length: ScheduleOptions) -> ScheduleConfig:
+    """The study's full schedule, with the length that flags ask for.
+
+    Raises:
+        UserError: such a schedule is impossible.
+    """
+    schedule = experiment.config.full_schedule()
+    try:
+        return replace(
+            schedule,
+            images=schedule.images if length.images is None else length.images,
+            epochs=schedule.epochs if length.epochs is None else length.epochs,
+        )
+    except ValueError as error:
+        raise UserError(f"--images {length.images}, --epochs {length.epochs}: {error}") from error
+
+
+def _train(experiment: Experiment, study: Study, choice: Choice, device: str, rank: int, printed: _Progress) -> Result:
+    """Train one network, printing what it is, its epochs and its result."""
+    from nas.study.execution.full_training import retrain
+
+    schedule = printed.schedule
+    printed.choice(choice, device)
+    with progress("training", schedule.steps * schedule.batch, every=30.0) as advance:
+        result = retrain(
+            experiment,
+            study,
+            choice,
+            schedule,
+            device,
+            rank,
+            after_epoch=printed.epoch,
+            after_step=lambda step: None if printed.silent else advance(step * schedule.batch),
+        )
+    printed.result(result)
+    return result
+
+
+class _Progress:
+    """Prints networks, epochs and results as training goes on; nothing if silent."""
+
+    def __init__(self, experiment: Experiment, schedule: ScheduleConfig, output: OutputOptions, silent: bool) -> None:
+        self.experiment, self.schedule, self.quiet, self.silent = experiment, schedule, output.quiet, silent
+
+    def choice(self, choice: Choice, device: str) -> None:
+        """The network that is trained next."""
+        if self.silent:
+            return
+        cost = self.experiment.cost(choice.candidate)
+        console.print(
+            f"{choice.label}: {choice.candidate}: {format_count(cost.params)} params, "
+            f"{format_count(cost.madds)} MAdds, {self.schedule.steps * self.schedule.batch:,} images on {device}",
+            soft_wrap=True,
+        )
+
+    def epoch(self, epoch: Epoch) -> None:
+        """One epoch of it."""
+        if self.silent or self.quiet or epoch.evaluation is None:
+            return
+        console.print(
+            f"  epoch {epoch.number} of {self.schedule.epochs}: loss {epoch.loss:.3f}, "
+            f"PCKh {epoch.evaluation.accuracy.mean:.1f}, "
+            f"{epoch.images / max(epoch.seconds, 1e-9):,.0f} images/s"
+        )
+
+    def result(self, result: Result) -> None:
+        """What it reached."""
+        if self.silent:
+            return
+        searched = "" if result.short_pckh is None else f" (search: {result.short_pckh:.1f} on its hold-out people)"
+        groups = ", ".join(f"{group} {value:.1f}" for group, value in result.groups.items())
+        for line in (
+            f"{result.label}: PCKh@0.5 {result.pckh:.2f}{searched}, flip-averaged {result.pckh_flipped:.2f}, "
+            f"joints by count {result.pckh_by_count:.2f}; {result.people} validation people; "
+            f"trained {format_duration(result.seconds)}",
+            f"  {groups}",
+            f"  weights: {result.checkpoint}",
+        ):
+            console.print(line, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ ROOMS: Mapping[str, frozenset[str]] = {
     "study.reporting": _BELOW_STUDY | _REPORTING,
     "command": _BELOW_STUDY | _REPORTING | {"options"},
     "console": frozenset(),
-    "options": frozenset({"console"}),
+    "options": _TRAINING | _ANALYSIS | {"console"},  # imports them when an option is read
     "__main__": frozenset({"console"}),  # it imports a command by its name
     "errors": frozenset(),
     "nas": frozenset({"training", "architecture"}),  # nas.load, which imports them when it is called
