@@ -1,1 +1,1 @@
-"""How fast training is on a device, beside what the device could do."""
+"""Training speed on a device, compared with the device's roofline and a conventional training loop."""

@@ -1,1 +1,1 @@
-"""Trained networks put to use: prediction, ONNX export, model card."""
+"""Use of trained networks: prediction, ONNX export, model card."""

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, readable without running code from the file."""
+"""Checkpoint files: written atomically, and loaded without executing code from the file."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ from nas.training.schedule import ScheduleConfig
 
 FORMAT = "hourglass-nas checkpoint 1"
 
-
 AnyPath = Path | UPath
-"""On a disk of this machine, or at a URL that fsspec understands."""
+"""A path on this machine, or a URL that fsspec understands."""
 
 
 def write_atomically(path: AnyPath, data: bytes | memoryview) -> None:
-    """Write a file so that a reader sees the old one or the new one, on a disk also after a power cut."""
+    """Write a file so that readers see the old content or the new one; on a local disk, even after a power failure.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     part: Any = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         if isinstance(path, Path):
@@ -40,18 +43,18 @@ def write_atomically(path: AnyPath, data: bytes | memoryview) -> None:
             part.write_bytes(bytes(data))
             part.rename(path)
     except BaseException:
-        with suppress(OSError):  # the first error says what is wrong
+        with suppress(OSError):  # the first error is the one to report
             part.unlink(missing_ok=True)
         raise
 
 
 def save_checkpoint(path: AnyPath, content: dict[str, Any]) -> None:
-    """Save tensors and plain values; atomic. A folder that was removed is made again.
+    """Save tensors and plain values atomically; a missing folder is created.
 
     Raises:
         OSError: it cannot be written.
     """
-    buffer = io.BytesIO()  # torch's own writer turns a disk that is full into an error without a name
+    buffer = io.BytesIO()  # torch.save to a file raises an unspecific error when the disk is full
     torch.save({"format": FORMAT, **content}, buffer)
     try:
         write_atomically(path, buffer.getbuffer())
@@ -61,26 +64,26 @@ def save_checkpoint(path: AnyPath, content: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: AnyPath, device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read a checkpoint of this project; only tensors and plain values are accepted.
+    """Load the content of a checkpoint: tensors and plain values only.
 
     Raises:
-        UserError: no such file, or not one of our checkpoints.
+        UserError: there is no such file, or it is not a checkpoint of this project.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; give the path of a .pt file that nas.retrain wrote")
+        raise UserError(f"{path}: no such checkpoint; give the path of a .pt file written by nas.retrain")
     try:
         data = io.BytesIO(path.read_bytes())
         with zipfile.ZipFile(data) as archive:
-            damaged = archive.testzip()  # torch does not compare checksums
+            damaged = archive.testzip()  # torch.load does not verify checksums
         if damaged:
             raise zipfile.BadZipFile(f"{damaged} is damaged")
         data.seek(0)
         content = torch.load(data, map_location=device, weights_only=True)
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # damaged bytes make the unpickler stumble in any way
+    except Exception as error:  # damaged files raise errors of any kind
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        remedy = "give a .pt file that nas.retrain wrote; if this is one, delete it and train again"
+        remedy = "give a .pt file written by nas.retrain; if this is one, delete it and train again"
         raise UserError(f"{path}: not a readable checkpoint ({first}); {remedy}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of this version ({FORMAT}); train again with this version")
@@ -88,10 +91,10 @@ def load_checkpoint(path: AnyPath, device: str | torch.device = "cpu") -> dict[s
 
 
 def load_network(path: Path, device: str | torch.device = "cpu") -> tuple[HourglassNetwork, dict[str, Any]]:
-    """The network of a checkpoint with its averaged weights, in evaluation mode, and the checkpoint's content.
+    """Load a network with its averaged weights, in evaluation mode, and the checkpoint's content.
 
     Raises:
-        UserError: the checkpoint cannot be read, or what it holds does not make a network.
+        UserError: the checkpoint cannot be read, or its content does not make a network.
     """
     content = load_checkpoint(path, device)
     try:
@@ -99,17 +102,17 @@ def load_network(path: Path, device: str | torch.device = "cpu") -> tuple[Hourgl
         skeleton = Skeleton.from_json(content["skeleton"])
         network = build_network(Architecture.from_dict(content["architecture"]), len(skeleton.joints), (height, width))
         network.load_state_dict(content["average"])
-        ScheduleConfig.from_dict(content["schedule"])  # what callers read from it is there
+        ScheduleConfig.from_dict(content["schedule"])  # validated here for the callers
     except (AttributeError, ImportError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: its parts do not make a network ({reason}); train again") from error
+        raise UserError(f"{path}: its content does not make a network ({reason}); train again") from error
     return network.to(device).eval(), content
 
 
 def checkpoint_metadata(
     architecture: Architecture, losses: Losses, schedule: ScheduleConfig, skeleton: Skeleton, input_size: int
 ) -> dict[str, Any]:
-    """What makes a checkpoint usable on its own: the network's structure and how its maps are read."""
+    """The metadata that makes a checkpoint self-contained: how to build the network and decode its heatmaps."""
     return {
         "architecture": architecture.to_dict(),
         "losses": losses.to_dict(),

@@ -1,4 +1,4 @@
-"""A network's accuracy on people, in the pixels of the original pictures."""
+"""Prediction of packed people, and the accuracy of a network on them, in pixels of the original images."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from nas.training.schedule import ScheduleConfig
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What every hourglass of a network says of everybody.
+    """The predictions of all hourglasses of a network.
 
     Attributes:
-        positions: one (N, J, 2) for each hourglass, in original pixels.
-        confidence: (N, J) peak values of the last hourglass's maps.
-        spread: how far a joint's predictions of the last hourglass differ between people, in box sides (root mean
-            square); near 0, the network says the same of everybody.
+        positions: one (N, J, 2) tensor per hourglass, in pixels of the original images.
+        confidence: (N, J) peak values of the last hourglass's heatmaps.
+        spread: standard deviation of the last hourglass's predictions over people, in box sides (root mean square over
+            joints); near 0 for a network that ignores its input.
     """
 
     positions: tuple[Tensor, ...]
@@ -36,12 +36,14 @@ class Predictions:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Attributes:
-    accuracy: PCKh@0.5 of the last hourglass.
-    stages: PCKh@0.5 mean of every hourglass.
-    predictions: (N, J, 2) positions of the last hourglass in original pixels.
-    confidence: (N, J) peak values.
-    spread: as in :class:`Predictions`.
+    """The accuracy of a network on some people.
+
+    Attributes:
+        accuracy: PCKh@0.5 of the last hourglass.
+        stages: mean PCKh@0.5 of every hourglass.
+        predictions: (N, J, 2) positions of the last hourglass, in pixels of the original images.
+        confidence: (N, J) peak values.
+        spread: as in :class:`Predictions`.
     """
 
     accuracy: Accuracy
@@ -62,44 +64,47 @@ def predict(
     batch: int = 128,
     after_batch: Callable[[int], None] = lambda done: None,
 ) -> list[Predictions]:
-    """Show every person to the network once, and its mirrored picture too where that is wanted.
+    """Predict the joints of every person, with and without averaging over the mirrored image.
 
     Args:
-        network: returns :class:`~nas.architecture.hourglass.Output`; left in the mode that it was in.
+        network: returns :class:`~nas.architecture.hourglass.Output`; its training mode is restored.
         people: on the network's device, fitted to the input size.
         schedule: says how heatmaps were trained and how they are decoded.
-        input_size: H = W of the pictures.
-        flips: one answer for each: whether to average the maps with those of the mirrored picture (Newell et al.
-            2016, section 4.1). Both together cost no more than the second alone.
-        batch: pictures at a time; fewer where memory is too small for them.
+        input_size: H = W of the images.
+        flips: for each result, whether to average the heatmaps with those of the mirrored image (Newell et al. 2016,
+            section 4.1). (False, True) costs no more than (True,).
+        batch: images per forward pass; halved where memory is too small.
         after_batch: called with the number of people done.
+
+    Returns:
+        One result for each of ``flips``.
     """
     training = network.training
     network.eval()
     device = people.crops.device
-    positions: list[list[list[Tensor]]] = [[] for _ in flips]  # of each flip, batch and hourglass
+    positions: list[list[list[Tensor]]] = [[] for _ in flips]  # per flip, batch and hourglass
     peaks: list[list[Tensor]] = [[] for _ in flips]
-    answers: list[list[Tensor]] = [[] for _ in flips]
+    relative: list[list[Tensor]] = [[] for _ in flips]  # positions in box sides
     done = 0
     while done < len(people):
         indices = torch.arange(done, min(done + batch, len(people)), device=device)
         to_crop = centred(people, len(indices), input_size)
         images = box_centres(people, indices, input_size)
         try:
-            maps, both = _maps(network, images, schedule, people.skeleton.flip_order if any(flips) else None)
+            maps, averaged = _maps(network, images, schedule, people.skeleton.flip_order if any(flips) else None)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or batch == 1:
                 raise
             batch //= 2
             continue
-        for of_flip, flip in enumerate(flips):
+        for index, flip in enumerate(flips):
             stages = []
-            for heatmaps in both if flip else maps:
+            for heatmaps in averaged if flip else maps:
                 cells, peak = decode(heatmaps, schedule.decoder)
                 stages.append(to_original(people, indices, cells * STRIDE, to_crop))
-            positions[of_flip].append(stages)
-            peaks[of_flip].append(peak)
-            answers[of_flip].append(cells * STRIDE / input_size)
+            positions[index].append(stages)
+            peaks[index].append(peak)
+            relative[index].append(cells * STRIDE / input_size)
         done += len(indices)
         after_batch(done)
     network.train(training)
@@ -107,16 +112,16 @@ def predict(
         Predictions(
             tuple(torch.cat(parts) for parts in zip(*batches, strict=True)),
             torch.cat(peak),
-            float(torch.cat(answer).std(dim=0, correction=0).square().sum(-1).mean().sqrt()),
+            float(torch.cat(in_boxes).std(dim=0, correction=0).square().sum(-1).mean().sqrt()),
         )
-        for batches, peak, answer in zip(positions, peaks, answers, strict=True)
+        for batches, peak, in_boxes in zip(positions, peaks, relative, strict=True)
     ]
 
 
 def _maps(
     network: nn.Module, images: Tensor, schedule: ScheduleConfig, flip_order: tuple[int, ...] | None
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Each hourglass's maps of some pictures; and averaged with those of the mirrored ones, if there is an order."""
+    """Heatmaps of every hourglass; and averaged with those of the mirrored images, if there is a flip order."""
     with mixed_precision(images.device):
         maps = [as_maps(raw, schedule.loss) for raw in network(images).heatmaps]
         if flip_order is None:
@@ -137,28 +142,31 @@ def evaluate(
     batch: int = 128,
 ) -> Evaluation:
     """Predict every person once and score the predictions; arguments as for :func:`predict`."""
-    (said,) = predict(network, people, schedule, input_size, flips=(flip,), batch=batch)
+    (predictions,) = predict(network, people, schedule, input_size, flips=(flip,), batch=batch)
     truth = people.original_joints()
-    scores = [pckh(at, truth, people.labelled, people.head_size, people.skeleton) for at in said.positions]
+    scores = [
+        pckh(positions, truth, people.labelled, people.head_size, people.skeleton)
+        for positions in predictions.positions
+    ]
     stages = tuple(score.mean for score in scores)
-    return Evaluation(scores[-1], stages, said.positions[-1], said.confidence, said.spread)
+    return Evaluation(scores[-1], stages, predictions.positions[-1], predictions.confidence, predictions.spread)
 
 
 @torch.no_grad()
 def predict_heatmaps(
     network: nn.Module, people: PackedPeople, person: int, schedule: ScheduleConfig, input_size: int
 ) -> tuple[Tensor, Tensor]:
-    """What the last hourglass says of one person, and the picture that it was shown.
+    """Heatmaps of the last hourglass for one person, and the network's input.
 
     Args:
         network: in evaluation mode.
         people: on the network's device, fitted to the input size.
-        person: which of them.
+        person: index.
         schedule: says how heatmaps were trained.
-        input_size: H = W of the picture.
+        input_size: H = W of the image.
 
     Returns:
-        maps (J, H/4, W/4) and picture uint8 (H, W, 3), both on the CPU.
+        heatmaps (J, H/4, W/4), and the image, uint8 (H, W, 3), both on the CPU.
     """
     index = torch.tensor([person], device=people.crops.device)
     images = cut(people, index, input_size, centred(people, 1, input_size)).images

@@ -133,9 +133,8 @@ def train(
     With several processes (``torch.distributed`` is initialized), each one trains on its part of every batch, and all
     return the same network. Rank 0 writes the checkpoint, which all of them read, and decides whether to stop.
 
-    Where the device's memory is too small for a batch, gradients are accumulated over micro-batches: a half, a quarter
-    and so on, down to :data:`nas.training.step.MIN_MICRO_BATCH` images. The step is the same except for batch norm,
-    whose statistics come from fewer images, and for unlabelled joints: the loss is the mean over the micro-batches.
+    Where the device's memory is too small for a batch, gradients are accumulated over micro-batches
+    (:class:`nas.training.step.TrainingStep`).
 
     Args:
         network: new, on the CPU; moved to the people's device.

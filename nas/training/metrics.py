@@ -1,8 +1,8 @@
-"""Which joints were found, and how surely: PCKh (Andriluka et al. 2014), PCK of the torso, intervals over people.
+"""Accuracy of predicted joints: PCKh (Andriluka et al. 2014), PCK by torso size, and bootstrap confidence intervals.
 
-Both count a joint as found where its prediction lies nearer to the truth than a fraction of the person's own measure,
-in pixels of the original picture. They differ in the measure: PCKh's is the head size, 0.6 × the head box's diagonal;
-PCK's is the torso, the distance between two joints of the truth (Yang & Ramanan 2013; Sapp & Taskar 2013).
+Both metrics count a joint as correct where the distance from the ground truth is below a fraction of a reference length
+of the person, in pixels of the original image. PCKh's reference is the head size, 0.6 × the diagonal of the head box;
+PCK's is the torso, the distance between two joints of the ground truth (Yang & Ramanan 2013; Sapp & Taskar 2013).
 """
 
 from __future__ import annotations
@@ -17,24 +17,27 @@ from torch import Tensor
 from nas.data.skeletons import Skeleton
 
 LEVEL = 0.95
-"""Of the intervals."""
+"""Confidence level of the intervals."""
+
 RESAMPLES = 2000
-_AT_ONCE = 4_000_000  # draws held in memory
+"""Bootstrap samples."""
+
+_CHUNK = 4_000_000  # people drawn per chunk, to limit memory
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Percentages at one threshold.
+    """Percentages of correct joints at one threshold.
 
     Attributes:
-        mean: over the scored joints, each joint weighted equally: the objective, and what papers print.
-        by_count: over all labelled scored joints: joints that are labelled more often weigh more.
+        mean: over the scored joints, each joint weighted equally: the search's objective, and what papers report.
+        by_count: over the scored joints, weighted by how often they are labelled.
         groups: per joint group (head, shoulder, …), its joints weighted equally.
-        joints: per joint, those that are not scored too.
-        threshold: fraction of the measure within which a joint counts as found.
+        joints: per joint, including those that are not scored.
+        threshold: fraction of the reference length.
         people: number of people.
         metric: "PCKh" or "PCK".
-        left_out: people who are not among ``people`` because they cannot be measured.
+        left_out: number of people who have no reference length and are not among ``people``.
     """
 
     mean: float
@@ -49,13 +52,13 @@ class Accuracy:
 
 @dataclass(frozen=True, eq=False)
 class PCKNormalizer:
-    """What distances are divided by, and which joints are then looked at.
+    """The reference lengths that distances are divided by, and the joints that count.
 
     Attributes:
         metric: "PCKh" or "PCK".
-        size: (N,) float64, original pixels; positive, 1 for those who are left out.
-        labelled: (N, J) bool: joints that count; none of a person who is left out.
-        left_out: how many people have no such measure.
+        size: (N,) float64 reference lengths in original pixels; positive, 1 for people who are left out.
+        labelled: (N, J) bool, the joints that count; none of a person who is left out.
+        left_out: number of people without a reference length.
     """
 
     metric: str
@@ -65,17 +68,22 @@ class PCKNormalizer:
 
 
 def head_normalizer(head_size: Tensor, labelled: Tensor) -> PCKNormalizer:
-    """PCKh's. head_size: (N,) pixels, 0.6 × the head box's diagonal, positive; labelled: (N, J) bool."""
+    """The normalizer of PCKh.
+
+    Args:
+        head_size: (N,) pixels, 0.6 × the diagonal of the head box; positive.
+        labelled: (N, J) bool.
+    """
     return PCKNormalizer("PCKh", head_size.double(), labelled)
 
 
 def torso_normalizer(truth: Tensor, labelled: Tensor, torso: tuple[int, int]) -> PCKNormalizer:
-    """PCK's: each person's own torso, between two joints of the truth.
+    """The normalizer of PCK: each person's torso, between two joints of the ground truth.
 
     Args:
         truth: (N, J, 2) pixels.
-        labelled: (N, J) bool. People without both ends of the torso, or with both in one place, are left out.
-        torso: the two joints, such as left shoulder and right hip.
+        labelled: (N, J) bool. People without both ends of the torso, or with a torso of length 0, are left out.
+        torso: indices of the two joints, such as left shoulder and right hip.
     """
     size = (truth[:, torso[0]].double() - truth[:, torso[1]].double()).norm(dim=-1)
     measured = labelled[:, list(torso)].all(dim=1) & (size > 0)
@@ -84,26 +92,29 @@ def torso_normalizer(truth: Tensor, labelled: Tensor, torso: tuple[int, int]) ->
 
 
 def correct_joints(predicted: Tensor, truth: Tensor, normalizer: PCKNormalizer, threshold: float) -> Tensor:
-    """(N, J) bool: which labelled joints are nearer than ``threshold`` measures. One that is not a number is not.
+    """Which labelled joints are closer to the ground truth than ``threshold`` reference lengths; NaN is not.
 
     Args:
-        predicted: (N, J, 2) pixels of the original picture.
+        predicted: (N, J, 2) pixels of the original image.
         truth: (N, J, 2) pixels.
-        normalizer: the N people's.
-        threshold: fraction of their measure.
+        normalizer: of the N people.
+        threshold: fraction of the reference length.
+
+    Returns:
+        (N, J) bool.
     """
     distance = (predicted.double() - truth.double()).norm(dim=-1) / normalizer.size.unsqueeze(-1)
-    near: Tensor = distance < threshold
-    return near & normalizer.labelled
+    within: Tensor = distance < threshold
+    return within & normalizer.labelled
 
 
 def mean_errors(predicted: Tensor, truth: Tensor, normalizer: PCKNormalizer) -> Tensor:
-    """(N,) mean distance of each person's labelled joints, in measures; nan where none is labelled.
+    """Mean distance of each person's labelled joints from the ground truth, in reference lengths.
 
     Args:
-        predicted: (N, J, 2) pixels of the original picture.
+        predicted: (N, J, 2) pixels of the original image.
         truth: (N, J, 2) pixels.
-        normalizer: the N people's.
+        normalizer: of the N people.
     """
     distance = (predicted.double() - truth.double()).norm(dim=-1) / normalizer.size.unsqueeze(-1)
     mean: Tensor = distance.where(normalizer.labelled, torch.nan).nanmean(dim=1)
@@ -111,29 +122,29 @@ def mean_errors(predicted: Tensor, truth: Tensor, normalizer: PCKNormalizer) -> 
 
 
 def compute_accuracy(hits: Tensor, normalizer: PCKNormalizer, skeleton: Skeleton, threshold: float) -> Accuracy:
-    """Count what was found.
+    """Compute percentages of correct joints.
 
     Args:
         hits: (N, J) bool, from :func:`correct_joints`.
-        normalizer: that it was found with.
+        normalizer: used for ``hits``.
         skeleton: says which joints are scored, and their groups.
-        threshold: that it was found at, for the record.
+        threshold: used for ``hits``.
 
     Returns:
-        Percentages. A joint that nobody has labelled is left out of the means (nan where none is left).
+        Percentages. Joints without any label are left out of the means (NaN where none is left).
     """
-    found_of = hits.sum(dim=0).double()
+    correct = hits.sum(dim=0).double()
     count = normalizer.labelled.sum(dim=0).double()
 
     def mean_of(joints: Sequence[int]) -> float:
-        seen = [j for j in joints if count[j] > 0]
-        return float((100 * found_of[seen] / count[seen]).mean()) if seen else float("nan")
+        present = [j for j in joints if count[j] > 0]
+        return float((100 * correct[present] / count[present]).mean()) if present else float("nan")
 
     scored = list(skeleton.scored)
     total = float(count[scored].sum())
     return Accuracy(
         mean=mean_of(scored),
-        by_count=100 * float(found_of[scored].sum()) / total if total else float("nan"),
+        by_count=100 * float(correct[scored].sum()) / total if total else float("nan"),
         groups={name: mean_of(joints) for name, joints in skeleton.groups.items()},
         joints={name: mean_of([j]) for j, name in enumerate(skeleton.joints)},
         threshold=threshold,
@@ -151,13 +162,13 @@ def pckh(
     skeleton: Skeleton,
     threshold: float = 0.5,
 ) -> Accuracy:
-    """Accuracy of positions in the original picture. All labelled joints count, occluded ones too.
+    """PCKh of predicted joints. All labelled joints count, including occluded ones.
 
     Args:
         predicted: (N, J, 2) pixels.
         truth: (N, J, 2) pixels.
         labelled: (N, J) bool.
-        head_size: (N,) pixels, 0.6 × the head box's diagonal.
+        head_size: (N,) pixels, 0.6 × the diagonal of the head box.
         skeleton: says which joints are scored, and their groups.
         threshold: fraction of ``head_size``.
     """
@@ -173,13 +184,13 @@ def pck(
     skeleton: Skeleton,
     threshold: float = 0.2,
 ) -> Accuracy:
-    """Accuracy in torsos. People whose torso is not labelled are left out, and counted.
+    """PCK of predicted joints by torso size. People whose torso is not labelled are left out.
 
     Args:
         predicted: (N, J, 2) pixels.
         truth: (N, J, 2) pixels.
         labelled: (N, J) bool.
-        torso: the two joints between which it is measured.
+        torso: indices of the two joints at its ends.
         skeleton: says which joints are scored, and their groups.
         threshold: fraction of the torso.
     """
@@ -189,7 +200,7 @@ def pck(
 
 @dataclass(frozen=True)
 class Interval:
-    """95 % bootstrap intervals of both means, each (low, high); nan where nobody has a scored joint."""
+    """95 % bootstrap intervals of both means, each (low, high); NaN where nobody has a scored joint."""
 
     mean: tuple[float, float]
     by_count: tuple[float, float]
@@ -198,54 +209,54 @@ class Interval:
 def bootstrap_intervals(
     hits: Sequence[Tensor], labelled: Tensor, skeleton: Skeleton, resamples: int = RESAMPLES, seed: int = 0
 ) -> list[Interval]:
-    """How far the means would move with other people: percentile bootstrap over people (Efron 1979).
+    """Confidence intervals of the means: percentile bootstrap over people (Efron 1979).
 
-    Whole people are drawn with replacement, as many as there are, and both means computed anew from each draw. All
-    results are computed on the same draws.
+    People are resampled with replacement, and both means are computed from each sample. All results use the same
+    samples.
 
     Args:
-        hits: (N, J) bool each, from :func:`correct_joints`, all under one normalizer.
-        labelled: (N, J) bool, the normalizer's.
+        hits: (N, J) bool each, from :func:`correct_joints`, all with the same normalizer.
+        labelled: (N, J) bool, from the normalizer.
         skeleton: says which joints are scored.
-        resamples: how many draws.
-        seed: of the draws.
+        resamples: number of samples.
+        seed: of the samples.
 
     Returns:
         One interval for each of ``hits``.
     """
     scored = list(skeleton.scored)
-    # Who has no joint that counts is no part of the sample.
-    sample = labelled.any(dim=1)
-    count = labelled[sample][:, scored].double().cpu().numpy()
-    each = np.stack([one[sample][:, scored].double().cpu().numpy() for one in hits])
-    results, people, joints = each.shape
+    # People without a joint that counts are not sampled.
+    counted = labelled.any(dim=1)
+    count = labelled[counted][:, scored].double().cpu().numpy()
+    correct = np.stack([one[counted][:, scored].double().cpu().numpy() for one in hits])
+    results, people, joints = correct.shape
     if not count.any():
-        nothing = (float("nan"), float("nan"))
-        return [Interval(nothing, nothing)] * results
-    columns = np.concatenate([each.transpose(1, 0, 2).reshape(people, -1), count], axis=1)
+        nan = (float("nan"), float("nan"))
+        return [Interval(nan, nan)] * results
+    columns = np.concatenate([correct.transpose(1, 0, 2).reshape(people, -1), count], axis=1)
     rng = np.random.default_rng(seed)
     means, by_counts = [], []
-    for start in range(0, resamples, step := max(1, _AT_ONCE // people)):
+    for start in range(0, resamples, step := max(1, _CHUNK // people)):
         rows = min(step, resamples - start)
         drawn = rng.integers(0, people, (rows, people)) + people * np.arange(rows)[:, None]
         times = np.bincount(drawn.ravel(), minlength=rows * people).reshape(rows, people)
-        summed = (times.astype(np.float64) @ columns).reshape(rows, results + 1, joints)
-        right, of = summed[:, :results], summed[:, results:]  # (rows, results, joints), (rows, 1, joints)
+        sums = (times.astype(np.float64) @ columns).reshape(rows, results + 1, joints)
+        right, of = sums[:, :results], sums[:, results:]  # (rows, results, joints), (rows, 1, joints)
         # As in compute_accuracy(): a joint that no drawn person has is left out of the mean.
         share = np.divide(right, of, out=np.zeros_like(right), where=of > 0)
         means.append(100 * share.sum(-1) / np.maximum((of > 0).sum(-1), 1))
         by_counts.append(100 * right.sum(-1) / np.maximum(of.sum(-1), 1))
-    tails = (100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2)
-    ends = (
-        [(low, high) for low, high in np.percentile(np.concatenate(parts), tails, axis=0).T.tolist()]
+    percentiles = (100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2)
+    bounds = (
+        [(low, high) for low, high in np.percentile(np.concatenate(parts), percentiles, axis=0).T.tolist()]
         for parts in (means, by_counts)
     )
-    return [Interval(*both) for both in zip(*ends, strict=True)]
+    return [Interval(*both) for both in zip(*bounds, strict=True)]
 
 
 @dataclass(frozen=True)
 class Score:
-    """An accuracy and how sure it is."""
+    """An accuracy and its confidence interval."""
 
     accuracy: Accuracy
     interval: Interval
@@ -258,21 +269,21 @@ def score_predictions(
     skeleton: Skeleton,
     thresholds: Sequence[float],
 ) -> list[list[Score]]:
-    """Score several predictions of the same people.
+    """Compute accuracies and confidence intervals of several predictions of the same people.
 
     Args:
         predicted: (N, J, 2) pixels each.
         truth: (N, J, 2) pixels.
-        normalizer: the N people's.
+        normalizer: of the N people.
         skeleton: says which joints are scored, and their groups.
-        thresholds: fractions of the measure.
+        thresholds: fractions of the reference length.
 
     Returns:
-        For each threshold, one score for each prediction.
+        For each threshold, one score per prediction.
     """
     hits = [[correct_joints(one, truth, normalizer, threshold) for one in predicted] for threshold in thresholds]
-    sure = iter(bootstrap_intervals([one for row in hits for one in row], normalizer.labelled, skeleton))
+    intervals = iter(bootstrap_intervals([one for row in hits for one in row], normalizer.labelled, skeleton))
     return [
-        [Score(compute_accuracy(one, normalizer, skeleton, threshold), next(sure)) for one in row]
+        [Score(compute_accuracy(one, normalizer, skeleton, threshold), next(intervals)) for one in row]
         for threshold, row in zip(thresholds, hits, strict=True)
     ]

@@ -29,6 +29,10 @@ MIN_MICRO_BATCH = 4
 class TrainingStep:
     """A training step, to be called once for every batch.
 
+    Where the device's memory is too small for a batch, gradients are accumulated over micro-batches: a half, a quarter
+    and so on, down to :data:`MIN_MICRO_BATCH` images. The step is the same except for batch norm, whose statistics come
+    from fewer images, and for unlabelled joints: the loss is the mean over the micro-batches.
+
     Attributes:
         generator: random generator of the augmentation, on the device; to be seeded by the caller.
         loss_sum: () sum of the losses of all steps since it was last zeroed, on the device.
