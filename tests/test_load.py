@@ -30,14 +30,14 @@ def test_a_network_with_its_averaged_weights(tmp_path: Path, kind: type) -> None
     network = nas.load(kind(tmp_path / "checkpoint.pt"), device="cpu")
     assert not network.training
     assert network.input_size == (32, 32)
-    pictures = torch.randn(3, 3, 32, 32)
+    images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
-        maps, wanted = network(pictures).heatmaps, average.eval()(pictures).heatmaps
+        maps, expected = network(images).heatmaps, average.eval()(images).heatmaps
     assert [tuple(m.shape) for m in maps] == [(3, 16, 8, 8)] * 2
-    assert all(torch.equal(a, b) for a, b in zip(maps, wanted, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(maps, expected, strict=True))
 
 
-def test_what_is_no_checkpoint(tmp_path: Path) -> None:
+def test_other_files_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such checkpoint"):
         nas.load(tmp_path / "none.pt")
 

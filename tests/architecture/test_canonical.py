@@ -145,7 +145,7 @@ def check_neighbours(pair: tuple[Fields, Fields]) -> None:
 
 @given(ANY)
 @examples(20)
-def test_nothing_that_matters_is_dropped(fields: Fields) -> None:
+def test_fields_with_an_effect_are_not_dropped(fields: Fields) -> None:
     check_nothing_that_matters_is_dropped(fields)
 
 
@@ -167,7 +167,7 @@ def test_among_thousands(part: int) -> None:
 
 @given(spellings())
 @examples(200)
-def test_spellings_of_one_network_are_one_value(spelling: tuple[Fields, dict[str, Any]]) -> None:
+def test_descriptions_of_one_network_are_equal(spelling: tuple[Fields, dict[str, Any]]) -> None:
     fields, raw = spelling
     one, other = Architecture(**fields), Architecture.from_dict(raw)
     assert one == other
@@ -213,7 +213,7 @@ def test_ids_do_not_change() -> None:
         ({"block": "nas.architecture.blocks.ghost:Ghost"}, {"block": "ghost"}),
     ],
 )
-def test_two_ways_of_writing(one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_equal_networks_have_one_id(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert Architecture.from_dict(one) == Architecture.from_dict(other)
     assert Architecture.from_dict(one).id == Architecture.from_dict(other).id
 
@@ -271,7 +271,7 @@ def test_scaling_keeps_the_structure() -> None:
     assert (architecture.scaled(0.01).stem, architecture.scaled(0.01).width) == (4, 4)
 
 
-def test_words() -> None:
+def test_str() -> None:
     assert str(Architecture()) == "2×bottleneck, width 128, stem 64"
     block = BlockChoice.of("multidilated", rates=(1, 3))
     text = str(Architecture(stacks=4, depth=3, block=block, junction="dense", reach=2, narrow_res=True))

@@ -45,28 +45,28 @@ def sample(seed: int) -> tuple[Architecture, tuple[int, int]]:
     return architecture, (64 * rng.choice((1, 2)), 64)
 
 
-def assert_equal_to_the_whole(architecture: Architecture, size: tuple[int, int]) -> None:
+def assert_equal_to_fvcore(architecture: Architecture, size: tuple[int, int]) -> None:
     network = build_network(architecture, JOINTS, size)
-    cost, whole = network_cost(architecture, JOINTS, size), count_module(network, (1, 3, *size))
-    assert cost.params == whole.params, architecture
-    assert cost.madds == whole.madds, architecture
-    assert network.training  # as it was before it was counted
+    cost, traced = network_cost(architecture, JOINTS, size), count_module(network, (1, 3, *size))
+    assert cost.params == traced.params, architecture
+    assert cost.madds == traced.madds, architecture
+    assert network.training  # restored after counting
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_sampled_networks(seed: int) -> None:
-    assert_equal_to_the_whole(*sample(seed))
+    assert_equal_to_fvcore(*sample(seed))
 
 
 @pytest.mark.parametrize("reach", [0, 2])
 def test_dense_junctions(reach: int) -> None:
-    assert_equal_to_the_whole(Architecture(stem=4, width=4, stacks=5, depth=1, junction="dense", reach=reach), (16, 8))
+    assert_equal_to_fvcore(Architecture(stem=4, width=4, stacks=5, depth=1, junction="dense", reach=reach), (16, 8))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6, 100))
 def test_more_sampled_networks(seed: int) -> None:
-    assert_equal_to_the_whole(*sample(seed))
+    assert_equal_to_fvcore(*sample(seed))
 
 
 @pytest.mark.parametrize("kind", block_kinds())
@@ -77,13 +77,13 @@ def test_blocks(kind: str, in_channels: int, width: int, resolution: tuple[int, 
     assert block_cost(choice, in_channels, width, resolution) == traced
 
 
-def test_counting_leaves_the_global_generator() -> None:
+def test_counting_does_not_use_the_global_generator() -> None:
     before = torch.get_rng_state()
     network_cost(Architecture(stem=20, width=20, block=BlockChoice("dice")), JOINTS, (64, 64))
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_operations_without_a_rule_are_left_to_fvcore(monkeypatch) -> None:
+def test_operations_without_a_rule_are_counted_by_fvcore(monkeypatch) -> None:
     class Grown(nn.Module):
         """Transposed convolution, upsampling and a linear layer."""
 

@@ -19,7 +19,7 @@ OVERFITTED_AT_ONCE = ("hg1", "shuffle")
 
 
 def small(name: str, seed: int = 0) -> HourglassNetwork:
-    """The row at a quarter of its width, for pictures of 64×64."""
+    """The row at a quarter of its width, for images of 64×64."""
     return build_network(ROWS[name].candidate.architecture.scaled(0.25), JOINTS, (64, 64), seed)
 
 

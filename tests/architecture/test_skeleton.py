@@ -1,4 +1,4 @@
-"""What the skeleton promises: junctions, NarrowRes, seeds, input sizes, blocks from outside."""
+"""Networks: junctions, NarrowRes, seeds, input sizes, blocks from outside the package."""
 
 from dataclasses import replace
 
@@ -15,19 +15,19 @@ SMALL = Architecture(stem=4, width=4, stacks=3, depth=2)
 JOINTS = 3
 
 
-def pictures(side: int = 32, count: int = 2) -> Tensor:
+def images(side: int = 32, count: int = 2) -> Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
 def outputs(architecture: Architecture, seed: int = 0) -> list[Tensor]:
-    return list(build_network(architecture, JOINTS, (32, 32), seed)(pictures()).heatmaps)
+    return list(build_network(architecture, JOINTS, (32, 32), seed)(images()).heatmaps)
 
 
 def parameters(architecture: Architecture) -> int:
     return sum(p.numel() for p in build_network(architecture, JOINTS, (32, 32)).parameters())
 
 
-def test_seed_decides_the_weights_and_leaves_the_global_generator() -> None:
+def test_the_seed_determines_the_weights_and_not_the_global_generator() -> None:
     before = torch.get_rng_state()
     one, same, other = (build_network(SMALL, JOINTS, (32, 32), seed).state_dict() for seed in (5, 5, 6))
     assert torch.equal(before, torch.get_rng_state())
@@ -35,7 +35,7 @@ def test_seed_decides_the_weights_and_leaves_the_global_generator() -> None:
     assert not all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_without_a_seed_the_global_generator_decides() -> None:
+def test_without_a_seed_the_global_generator_is_used() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         drawn = build_network(SMALL, JOINTS, (32, 32)).state_dict()
@@ -43,7 +43,7 @@ def test_without_a_seed_the_global_generator_decides() -> None:
     assert all(torch.equal(drawn[key], seeded[key]) for key in drawn)
 
 
-def test_narrow_res_adds_no_parameters_and_changes_all_but_the_first_hourglass() -> None:
+def test_narrow_res_adds_no_parameters_and_changes_all_hourglasses_after_the_first() -> None:
     with_it = replace(SMALL, narrow_res=True)
     assert parameters(with_it) == parameters(SMALL)
     first, *later = zip(outputs(SMALL), outputs(with_it), strict=True)
@@ -51,16 +51,16 @@ def test_narrow_res_adds_no_parameters_and_changes_all_but_the_first_hourglass()
     assert not any(torch.allclose(a, b) for a, b in later)
 
 
-def test_necks_are_given_before_narrow_res_is_added() -> None:
+def test_necks_are_returned_before_narrow_res_is_added() -> None:
     network = build_network(replace(SMALL, narrow_res=True), JOINTS, (32, 32), 0)
     seen: list[Tensor] = []
     for hourglass in network.hourglasses:
         hourglass.neck.register_forward_hook(lambda module, args, out: seen.append(out))
-    output = network(pictures())
+    output = network(images())
     assert all(torch.equal(a, b) for a, b in zip(seen, output.necks, strict=True))
 
 
-def test_resconcat_has_one_fusing_convolution_for_all_junctions() -> None:
+def test_resconcat_junctions_share_one_convolution() -> None:
     network = build_network(replace(SMALL, junction="resconcat"), JOINTS, (32, 32))
     first, second = network.junctions
     assert first.combine is second.combine
@@ -70,7 +70,7 @@ def test_resconcat_has_one_fusing_convolution_for_all_junctions() -> None:
     assert parameters(more) == parameters(replace(SMALL, stacks=4)) + fuse
 
 
-def test_dense_sees_as_many_earlier_hourglasses_as_its_reach() -> None:
+def test_reach_limits_the_dense_connections() -> None:
     f = SMALL.features
     four = replace(SMALL, stacks=4)
     extra = {
@@ -80,19 +80,19 @@ def test_dense_sees_as_many_earlier_hourglasses_as_its_reach() -> None:
     assert extra == {0: both + triple, 1: 0, 2: 2 * both, 3: both + triple}
 
 
-def test_dense_depends_on_hourglasses_further_back() -> None:
+def test_dense_junctions_use_earlier_hourglasses() -> None:
     network = build_network(replace(SMALL, junction="dense"), JOINTS, (32, 32), 0)
-    kept: list[Tensor] = []
+    tensors: list[Tensor] = []
     for junction in network.junctions:
-        junction.register_forward_hook(lambda module, args, out: kept.append(out))
-    network.dense[0].register_forward_pre_hook(lambda module, args: kept.append(args[0]))
-    network(pictures())
-    first, second, seen = kept
+        junction.register_forward_hook(lambda module, args, out: tensors.append(out))
+    network.dense[0].register_forward_pre_hook(lambda module, args: tensors.append(args[0]))
+    network(images())
+    first, second, seen = tensors
     assert torch.equal(seen, torch.cat([first, second], dim=1))
 
 
 @pytest.mark.parametrize("side", [16, 48, 72, 0])
-def test_sides_that_cannot_be_halved_are_refused(side: int) -> None:
+def test_input_sizes_that_cannot_be_halved_are_rejected(side: int) -> None:
     architecture = replace(SMALL, depth=3)
     for call in (build_network, network_cost):
         with pytest.raises(ValueError, match=r"both sides must be multiples of 32 at depth 3"):
@@ -101,7 +101,7 @@ def test_sides_that_cannot_be_halved_are_refused(side: int) -> None:
 
 @pytest.mark.parametrize("kind", block_kinds())
 @pytest.mark.parametrize("size", [(16, 16), (32, 64), (96, 48)])
-def test_every_block_works_everywhere_at_any_size(kind: str, size: tuple[int, int]) -> None:
+def test_every_block_works_as_block_and_trunk_at_any_size(kind: str, size: tuple[int, int]) -> None:
     block = BlockChoice(kind)
     network = build_network(replace(SMALL, block=block, trunk=block, stacks=2), JOINTS, size, 0)
     output = network(torch.randn(2, 3, *size))
@@ -120,14 +120,14 @@ def test_dice_has_weights_for_one_input_size_and_resizes_others_to_it() -> None:
             heatmaps = network(torch.randn(2, 3, *size)).heatmaps[-1]
             assert heatmaps.shape == (2, JOINTS, size[0] // 4, size[1] // 4)
             assert heatmaps.isfinite().all()
-        # On a map without detail, what a size means is all that is left of it: far from the edges nothing changes.
+        # On constant images, the output far from the edges must not depend on the size.
         flat = torch.full((1, 3, 1, 1), 0.3)
-        here = network(flat.expand(1, 3, 32, 32)).heatmaps[-1][0, :, 4, 4]
-        there = network(flat.expand(1, 3, 64, 64)).heatmaps[-1][0, :, 8, 8]
-    assert torch.allclose(here, there, atol=0.5 * here.abs().max().item())
+        small = network(flat.expand(1, 3, 32, 32)).heatmaps[-1][0, :, 4, 4]
+        large = network(flat.expand(1, 3, 64, 64)).heatmaps[-1][0, :, 8, 8]
+    assert torch.allclose(small, large, atol=0.5 * small.abs().max().item())
 
 
-def test_blocks_per_level_stand_where_they_are_named() -> None:
+def test_blocks_per_level_are_at_their_level() -> None:
     kinds = ("bottleneck", "separable", "ghost")
     levels = tuple(BlockChoice(kind) for kind in kinds)
     hourglass = build_network(replace(SMALL, levels=levels), JOINTS, (32, 32)).hourglasses[1]
@@ -167,13 +167,13 @@ class Undecided(nn.Module):
 
 @pytest.fixture
 def own_module(tmp_path, monkeypatch) -> str:
-    """A module outside the package, on the path for one test."""
-    (tmp_path / "somebodys_blocks.py").write_text(OWN_BLOCK)
+    """A module outside the package, importable during one test."""
+    (tmp_path / "outside_blocks.py").write_text(OWN_BLOCK)
     monkeypatch.syspath_prepend(tmp_path)
-    return "somebodys_blocks"
+    return "outside_blocks"
 
 
-def test_a_block_of_ones_own_builds_counts_and_trains(own_module: str) -> None:
+def test_a_block_from_outside_builds_counts_and_trains(own_module: str) -> None:
     block = {"kind": f"{own_module}:Scaled", "squeeze": 4}
     architecture = replace(Architecture.from_dict({"block": block, "trunk": block}), stem=4, width=8, depth=2)
     assert Architecture.from_json(architecture.to_json()) == architecture
@@ -184,7 +184,7 @@ def test_a_block_of_ones_own_builds_counts_and_trains(own_module: str) -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
     errors = []
     for _ in range(2):
-        loss = network(pictures()).heatmaps[-1].sub(1).square().mean()
+        loss = network(images()).heatmaps[-1].sub(1).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -192,7 +192,7 @@ def test_a_block_of_ones_own_builds_counts_and_trains(own_module: str) -> None:
     assert errors[1] < errors[0]
 
 
-def test_bad_blocks_of_ones_own_are_named(own_module: str) -> None:
+def test_bad_blocks_from_outside_are_named(own_module: str) -> None:
     with pytest.raises(ValueError, match=r"cannot be imported: .*Missing"):
         BlockChoice(f"{own_module}:Missing")
     with pytest.raises(ValueError, match=r"cannot be imported: No module named 'nobodys_blocks'"):
@@ -205,7 +205,7 @@ def test_bad_blocks_of_ones_own_are_named(own_module: str) -> None:
         BlockChoice.of(f"{own_module}:Scaled", rates=(1, 2))
 
 
-def test_a_block_derived_from_another_is_another_block(tmp_path, monkeypatch) -> None:
+def test_a_subclass_is_another_block(tmp_path, monkeypatch) -> None:
     (tmp_path / "derived_blocks.py").write_text(
         "from nas.architecture.blocks.dilated import Dilated\n\n\nclass Mine(Dilated):\n    pass\n"
     )

@@ -1,4 +1,4 @@
-"""The heap of a process that computes on a CPU."""
+"""The heap of a process that computes on a CPU: page faults of repeated allocations, and what trimming releases."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ def steps():
     before = faults()
     for _ in range(60):
         step()
-    found.append(faults() - before)
+    counts.append(faults() - before)
 
-found = []
-if sys.argv[1] == "ours":
+counts = []
+if sys.argv[1] == "configured":
     use_threads(1)
 steps()
 thread = threading.Thread(target=steps)
 thread.start()
 thread.join()
-kept = psutil.Process().memory_info().rss
+resident = psutil.Process().memory_info().rss
 release_memory()
-print(json.dumps([*found, kept - psutil.Process().memory_info().rss]))
+print(json.dumps([*counts, resident - psutil.Process().memory_info().rss]))
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
-def test_what_a_step_frees_is_kept_for_the_next_and_given_back_when_asked() -> None:
-    def run(whose: str) -> list[int]:
-        done = subprocess.run([sys.executable, "-c", STEPS, whose], capture_output=True, text=True, timeout=120)
+def test_freed_memory_is_reused_by_the_next_step_and_released_on_request() -> None:
+    def run(mode: str) -> list[int]:
+        done = subprocess.run([sys.executable, "-c", STEPS, mode], capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         faults: list[int] = json.loads(done.stdout)
         return faults
 
-    *faults, given_back = run("ours")
+    *faults, released = run("configured")
     *by_default, _ = run("default")
     assert min(by_default) > 60 * 12_000  # every step
-    # At first the heap grows: an aligned block does not fit where one like it was.
+    # The heap grows at first: an aligned block does not fit where an equal one was.
     assert max(faults) < min(by_default) / 2
-    assert given_back > 45e6
+    assert released > 45e6

@@ -46,14 +46,14 @@ def crash(*_: object) -> None:
         lambda path: save_checkpoint(path, {"new": torch.zeros(1000)}),
     ],
 )
-@pytest.mark.parametrize("culprit", ["os.fsync", "os.replace"])
-def test_a_crash_while_writing_leaves_the_old_file_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], None], culprit: str
+@pytest.mark.parametrize("failing_call", ["os.fsync", "os.replace"])
+def test_a_failure_while_writing_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], None], failing_call: str
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with monkeypatch.context() as patch:
-        patch.setattr(culprit, crash)
+        patch.setattr(failing_call, crash)
         with pytest.raises(OSError, match="no space left"):
             write(path)
     assert path.read_bytes() == b"old"
@@ -63,13 +63,13 @@ def test_a_crash_while_writing_leaves_the_old_file_alone(
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_what_cannot_be_saved_leaves_nothing(tmp_path: Path) -> None:
+def test_content_that_cannot_be_saved_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
         save_checkpoint(tmp_path / "file", {"function": lambda: None})
     assert os.listdir(tmp_path) == []
 
 
-def test_what_was_saved_is_loaded(tmp_path: Path, content: dict[str, Any]) -> None:
+def test_saved_content_is_loaded(tmp_path: Path, content: dict[str, Any]) -> None:
     save_checkpoint(tmp_path / "a.pt", content)
     loaded = load_checkpoint(tmp_path / "a.pt")
     assert Architecture.from_dict(loaded["architecture"]) == Architecture.from_dict(content["architecture"])
@@ -80,12 +80,12 @@ def test_what_was_saved_is_loaded(tmp_path: Path, content: dict[str, Any]) -> No
     assert all(torch.equal(loaded["network"][name], value) for name, value in content["network"].items())
 
 
-def test_anybody_can_load_it_without_running_its_code(tmp_path: Path, content: dict[str, Any]) -> None:
+def test_checkpoints_load_with_weights_only(tmp_path: Path, content: dict[str, Any]) -> None:
     save_checkpoint(tmp_path / "a.pt", content)
     assert torch.load(tmp_path / "a.pt", weights_only=True)["input_size"] == [64, 64]
 
 
-def test_load_network_gives_the_averaged_weights(tmp_path: Path, content: dict[str, Any], tiny: Architecture) -> None:
+def test_load_network_returns_the_averaged_weights(tmp_path: Path, content: dict[str, Any], tiny: Architecture) -> None:
     save_checkpoint(tmp_path / "a.pt", content)
     network, loaded = load_network(tmp_path / "a.pt")
     assert network.architecture == tiny
@@ -100,28 +100,28 @@ class Evil:
         return os.mkdir, ("evil-was-run",)
 
 
-def damaged_files(whole: bytes) -> dict[str, bytes]:
-    cuts = {f"first {part} percent": whole[: len(whole) * part // 100] for part in (1, 10, 50, 90, 99)}
+def damaged_files(data: bytes) -> dict[str, bytes]:
+    cuts = {f"first {part} percent": data[: len(data) * part // 100] for part in (1, 10, 50, 90, 99)}
     return {
         "empty": b"",
         "text": b"this is not a checkpoint\n",
         "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(100),
         "plain pickle": pickle.dumps({"format": "hourglass-nas checkpoint 1"}),
         "code": pickle.dumps(Evil()),
-        "zeros": bytes(len(whole)),
-        "a changed bit": whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :],
+        "zeros": bytes(len(data)),
+        "a changed bit": data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :],
         **cuts,
     }
 
 
-def test_damaged_and_foreign_files_are_one_clear_line(
+def test_damaged_and_foreign_files_give_a_one_line_error(
     tmp_path: Path, content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "a.pt"
     save_checkpoint(path, content)
-    for name, data in damaged_files(path.read_bytes()).items():
-        path.write_bytes(data)
+    for name, damaged in damaged_files(path.read_bytes()).items():
+        path.write_bytes(damaged)
         with pytest.raises(UserError) as caught:
             load_checkpoint(path)
         assert str(path) in str(caught.value), name
@@ -133,13 +133,13 @@ def test_damaged_and_foreign_files_are_one_clear_line(
 @pytest.mark.parametrize(
     "foreign", [[1, 2], {"state_dict": {}}, {"format": "hourglass-nas checkpoint 0"}, torch.ones(3)]
 )
-def test_other_peoples_checkpoints_are_refused(tmp_path: Path, foreign: object) -> None:
+def test_checkpoints_of_other_programs_are_rejected(tmp_path: Path, foreign: object) -> None:
     torch.save(foreign, tmp_path / "a.pt")
     with pytest.raises(UserError, match="not a checkpoint of this version"):
         load_checkpoint(tmp_path / "a.pt")
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"b\.pt: no such checkpoint"):
         load_network(tmp_path / "b.pt")
     with pytest.raises(UserError, match="no such checkpoint"):

@@ -62,7 +62,7 @@ def test_the_same_seed_gives_the_same_network(run: Callable[..., TrainingResult]
     assert not same_weights(first.network, other.network)
 
 
-def test_history_has_one_plain_record_an_epoch(run: Callable[..., TrainingResult]) -> None:
+def test_history_has_one_record_per_epoch(run: Callable[..., TrainingResult]) -> None:
     epochs: list[Epoch] = []
     steps: list[int] = []
     result = run(evaluate_after=lambda epoch: epoch == 2, after_epoch=epochs.append, after_step=steps.append)
@@ -81,9 +81,7 @@ def test_history_has_one_plain_record_an_epoch(run: Callable[..., TrainingResult
     assert not result.network.training
 
 
-def test_what_is_evaluated_is_what_is_returned(
-    run: Callable[..., TrainingResult], small_held_out: PackedPeople
-) -> None:
+def test_the_evaluated_network_is_returned(run: Callable[..., TrainingResult], small_held_out: PackedPeople) -> None:
     result = run()
     assert result.evaluation is not None
     assert evaluate(result.network, small_held_out, SHORT, 32).accuracy == result.evaluation.accuracy
@@ -105,7 +103,7 @@ class InterruptedRunError(Exception):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
 @pytest.mark.parametrize("where", ["after an epoch", "within an epoch", "within the first epoch"])
-def test_an_interrupted_run_ends_as_it_would_have(
+def test_an_interrupted_run_gives_the_same_result_as_an_uninterrupted_one(
     run: Callable[..., TrainingResult], tmp_path: Path, where: str, optimizer: Optimizer
 ) -> None:
     def raise_after(epoch: Epoch) -> None:
@@ -118,20 +116,22 @@ def test_an_interrupted_run_ends_as_it_would_have(
 
     schedule = replace(SHORT, optimizer=optimizer)
     checkpoint = tmp_path / "a.pt"
-    whole = run(schedule=schedule)
+    uninterrupted = run(schedule=schedule)
     with pytest.raises(InterruptedRunError):
         run(schedule=schedule, checkpoint=checkpoint, after_epoch=raise_after, after_step=raise_within)
     result = run(schedule=schedule, checkpoint=checkpoint)
     assert result.resumed_at == {"after an epoch": 2, "within an epoch": 1, "within the first epoch": 0}[where]
-    assert same_weights(result.network, whole.network, 1e-6)
-    assert [epoch["loss"] for epoch in result.history] == pytest.approx([epoch["loss"] for epoch in whole.history])
+    assert same_weights(result.network, uninterrupted.network, 1e-6)
+    assert [epoch["loss"] for epoch in result.history] == pytest.approx(
+        [epoch["loss"] for epoch in uninterrupted.history]
+    )
     assert result.evaluation is not None
-    assert whole.evaluation is not None
-    assert result.evaluation.accuracy == whole.evaluation.accuracy
+    assert uninterrupted.evaluation is not None
+    assert result.evaluation.accuracy == uninterrupted.evaluation.accuracy
     assert os.listdir(tmp_path) == ["a.pt"]
 
 
-def test_a_finished_run_is_taken_up_at_its_end(run: Callable[..., TrainingResult], tmp_path: Path) -> None:
+def test_resuming_a_finished_run_trains_no_further(run: Callable[..., TrainingResult], tmp_path: Path) -> None:
     first = run(checkpoint=tmp_path / "a.pt")
     steps: list[int] = []
     again = run(checkpoint=tmp_path / "a.pt", after_step=steps.append)
@@ -153,7 +153,7 @@ def test_the_checkpoint_holds_the_averaged_network(run: Callable[..., TrainingRe
 
 
 @pytest.mark.parametrize("change", ["schedule", "losses", "seed", "people", "network"])
-def test_a_checkpoint_of_another_run_is_not_taken_up(
+def test_a_checkpoint_of_another_run_is_not_resumed(
     run: Callable[..., TrainingResult], tmp_path: Path, small_people: PackedPeople, tiny: Architecture, change: str
 ) -> None:
     checkpoint = tmp_path / "a.pt"
@@ -176,9 +176,7 @@ def test_a_damaged_checkpoint_is_an_error(run: Callable[..., TrainingResult], tm
         run(checkpoint=tmp_path / "a.pt")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(
-    run: Callable[..., TrainingResult], tiny: Architecture, tmp_path: Path
-) -> None:
+def test_a_nonfinite_loss_stops_the_run(run: Callable[..., TrainingResult], tiny: Architecture, tmp_path: Path) -> None:
     network = build(tiny)
 
     def poison(step: int) -> None:
@@ -192,7 +190,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert all(torch.isfinite(value).all() for value in content["network"].values())
 
 
-def test_weights_that_are_lost_in_the_last_step_do_not_pass(
+def test_nonfinite_weights_in_the_last_step_are_detected(
     run: Callable[..., TrainingResult], tiny: Architecture
 ) -> None:
     network = build(tiny)
@@ -207,7 +205,7 @@ def test_weights_that_are_lost_in_the_last_step_do_not_pass(
     assert "collapsed" in result.stopped
 
 
-def test_a_network_that_says_the_same_of_everybody_stops_as_collapsed(
+def test_constant_predictions_stop_the_run_as_collapsed(
     run: Callable[..., TrainingResult], tiny: Architecture, small_held_out: PackedPeople
 ) -> None:
     def constant() -> HourglassNetwork:
@@ -222,10 +220,10 @@ def test_a_network_that_says_the_same_of_everybody_stops_as_collapsed(
     assert len(result.history) == 1
     names = ("crops", "joints", "labelled", "head_size", "to_original", "images")
     alone = replace(small_held_out, **{name: getattr(small_held_out, name)[:1] for name in names})
-    assert run(network=constant(), held_out=alone).stopped is None  # nobody to differ from
+    assert run(network=constant(), held_out=alone).stopped is None  # a single person has no others to differ from
 
 
-def test_a_reason_ends_the_run(run: Callable[..., TrainingResult], tmp_path: Path) -> None:
+def test_a_reason_from_after_epoch_stops_the_run(run: Callable[..., TrainingResult], tmp_path: Path) -> None:
     result = run(
         after_epoch=lambda epoch: "out of reach" if epoch.number == 2 else None,
         evaluate_after=lambda epoch: epoch == 1,
@@ -239,18 +237,18 @@ def test_a_reason_ends_the_run(run: Callable[..., TrainingResult], tmp_path: Pat
 
 
 @pytest.mark.parametrize(("people_count", "start"), [(7, 0), (7, 3), (7, 7), (7, 30), (1, 5)])
-def test_everybody_is_shown_once_a_pass_from_any_start(people_count: int, start: int) -> None:
-    whole = list(islice(sample_order(people_count, 3, 0), 10 * people_count))
-    passes = [whole[i : i + people_count] for i in range(0, len(whole), people_count)]
+def test_every_pass_contains_each_person_once_from_any_start(people_count: int, start: int) -> None:
+    order = list(islice(sample_order(people_count, 3, 0), 10 * people_count))
+    passes = [order[i : i + people_count] for i in range(0, len(order), people_count)]
     assert all(sorted(shown) == list(range(people_count)) for shown in passes)
     assert people_count == 1 or len({tuple(shown) for shown in passes}) > 5
     assert list(islice(sample_order(people_count, 3, start), 20)) == list(
         islice(sample_order(people_count, 3, 0), start, start + 20)
     )
-    assert people_count == 1 or list(islice(sample_order(people_count, 4, 0), 70)) != whole
+    assert people_count == 1 or list(islice(sample_order(people_count, 4, 0), 70)) != order
 
 
-def test_people_are_shown_in_that_order_never_twice_alike(
+def test_people_are_shown_in_this_order_with_different_augmentation(
     run: Callable[..., TrainingResult], small_people: PackedPeople, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[int] = []
@@ -265,10 +263,10 @@ def test_people_are_shown_in_that_order_never_twice_alike(
     monkeypatch.setattr("nas.training.step.cut", spy)
     run()
     assert shown == list(islice(sample_order(len(small_people), 0, 0), 96))
-    assert len(set(views)) == 96  # nobody is seen twice in the same way
+    assert len(set(views)) == 96  # every augmentation differs
 
 
-def test_joints_off_the_map_are_not_learned(run: Callable[..., TrainingResult], small_people: PackedPeople) -> None:
+def test_joints_outside_the_map_are_ignored(run: Callable[..., TrainingResult], small_people: PackedPeople) -> None:
     away, unlabelled = small_people.joints.clone(), small_people.labelled.clone()
     away[:, 3], unlabelled[:, 3] = -500.0, False
     seen = run(people=replace(small_people, joints=away))
@@ -277,7 +275,7 @@ def test_joints_off_the_map_are_not_learned(run: Callable[..., TrainingResult], 
     assert same_weights(seen.network, want.network, 1e-6)
 
 
-def test_decay_spares_biases_and_norms(tiny: Architecture) -> None:
+def test_weight_decay_excludes_biases_and_norms(tiny: Architecture) -> None:
     network = build(tiny)
     decayed, others = optimizer_for(network, SHORT).param_groups
     assert decayed["weight_decay"] == SHORT.weight_decay
@@ -307,15 +305,15 @@ def test_the_average_follows_weights_and_statistics() -> None:
     assert not any(parameter.requires_grad for parameter in average.network.parameters())
 
 
-def test_no_augmentation_and_no_clipping_work_too(run: Callable[..., TrainingResult]) -> None:
+def test_training_without_augmentation_and_clipping(run: Callable[..., TrainingResult]) -> None:
     schedule = replace(SHORT, augmentation=Augmentation(0, 0, 0, 0, 0), clip=0.0, ema=0.0, loss="mse")
     assert run(schedule=schedule).stopped is None
 
 
-def one_of_two(rank: int, folder: Path, people: PackedPeople, held_out: PackedPeople, tiny: Architecture) -> None:
+def train_as_rank(rank: int, folder: Path, people: PackedPeople, held_out: PackedPeople, tiny: Architecture) -> None:
     torch.set_num_threads(1)
-    patience = timedelta(seconds=60)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", timeout=patience, rank=rank, world_size=2)
+    timeout = timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", timeout=timeout, rank=rank, world_size=2)
     odd = replace(SHORT, batch=9)
     with pytest.raises(UserError, match="batch 9 cannot be divided among 2 processes"):
         train(build(tiny), LOSSES, odd, people, held_out, seed=0)
@@ -332,13 +330,13 @@ def one_of_two(rank: int, folder: Path, people: PackedPeople, held_out: PackedPe
     one(1, folder / "a.pt", stop_after=1)
     second = one(0, folder / "a.pt", stop_after=2)
     third = one(0, folder / "a.pt")
-    whole = one(0, None)
+    uninterrupted = one(0, None)
     saved = {
         "stopped": second.stopped,
         "epochs": [second.resumed_at, len(second.history), third.resumed_at, len(third.history)],
         "losses": [epoch["loss"] for epoch in third.history],
         "third": third.network.state_dict(),
-        "whole": whole.network.state_dict(),
+        "uninterrupted": uninterrupted.network.state_dict(),
     }
     torch.save(saved, folder / f"rank-{rank}.pt")
     dist.destroy_process_group()
@@ -349,7 +347,7 @@ def test_two_processes_train_one_network(
     tmp_path: Path, small_people: PackedPeople, small_held_out: PackedPeople, tiny: Architecture
 ) -> None:
     arguments = (tmp_path, small_people, small_held_out, tiny)
-    torch.multiprocessing.spawn(one_of_two, arguments, nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    torch.multiprocessing.spawn(train_as_rank, arguments, nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
     a, b = (torch.load(tmp_path / f"rank-{rank}.pt") for rank in range(2))
     assert a["stopped"] == b["stopped"] == "enough"  # only the first process said so
     assert a["epochs"] == b["epochs"] == [0, 2, 2, 3]
@@ -357,7 +355,7 @@ def test_two_processes_train_one_network(
     for name, value in a["third"].items():
         if value.is_floating_point():  # batch norm statistics too
             assert torch.allclose(value, b["third"][name], atol=1e-6), name
-            assert torch.allclose(value, a["whole"][name], atol=1e-5), name
+            assert torch.allclose(value, a["uninterrupted"][name], atol=1e-5), name
     network, content = load_network(tmp_path / "a.pt")
     assert all(torch.equal(value, a["third"][name]) for name, value in network.state_dict().items())
     assert len(content["history"]) == 3

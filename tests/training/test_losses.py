@@ -33,7 +33,7 @@ def test_cross_entropy_by_hand() -> None:
     assert heatmap_loss(logits, target, torch.tensor([[True]]), "cross_entropy") == pytest.approx(want)
 
 
-def test_cross_entropy_is_least_at_the_target() -> None:
+def test_cross_entropy_is_minimal_at_the_target() -> None:
     generator = torch.Generator().manual_seed(0)
     target = encode(torch.rand((4, 3, 2), generator=generator) * 8, (8, 8), 1.0)
     labelled = torch.ones(4, 3, dtype=torch.bool)
@@ -47,7 +47,7 @@ def test_cross_entropy_is_least_at_the_target() -> None:
         assert heatmap_loss(other, target, labelled, "cross_entropy") > loss
 
 
-def test_squared_error_is_nothing_at_the_target() -> None:
+def test_squared_error_is_zero_at_the_target() -> None:
     target = encode(torch.rand((4, 3, 2)) * 8, (8, 8), 1.0)
     assert heatmap_loss(target, target, torch.ones(4, 3, dtype=torch.bool), "mse") == 0
 
@@ -69,7 +69,7 @@ def test_unlabelled_joints_change_neither_loss_nor_gradient(kind: HeatmapLoss) -
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("perceptual", ["mse", "kl"])
-def test_gradients_are_finite_where_there_is_nothing_to_learn(kind: HeatmapLoss, perceptual: str) -> None:
+def test_gradients_are_finite_without_labels(kind: HeatmapLoss, perceptual: str) -> None:
     far = torch.full((2, 3, 2), -500.0)  # targets of zero everywhere
     predicted = torch.zeros(2, 3, 8, 8, requires_grad=True)
     necks = tuple(torch.zeros(2, 4, 2, 2, requires_grad=True) for _ in range(2))

@@ -35,7 +35,7 @@ def score(
     return pckh(predicted, truth, torch.tensor(labelled), torch.tensor(heads), PAIR, threshold)
 
 
-def test_real_predictions_score_what_is_published(shared_data: Path) -> None:
+def test_real_predictions_give_the_published_pckh(shared_data: Path) -> None:
     mat = scipy.io.loadmat(shared_data / "mpii" / "annot" / "valid_head_boxes.mat")
 
     def points(name: str) -> Tensor:
@@ -53,7 +53,7 @@ def test_real_predictions_score_what_is_published(shared_data: Path) -> None:
 
 
 def test_means_by_joint_and_by_count() -> None:
-    # Joint a: 1 of 1 found; b: 1 of 3.
+    # Joint a: 1 of 1 correct; b: 1 of 3.
     result = score(
         [[4.9, 5.1, 0.0], [0.0, 5.1, 0.0], [0.0, 4.9, 0.0]],
         [[True, True, True], [False, True, True], [False, True, True]],
@@ -65,7 +65,7 @@ def test_means_by_joint_and_by_count() -> None:
     assert (result.people, result.threshold) == (3, 0.5)
 
 
-def test_distance_is_measured_in_heads() -> None:
+def test_distance_is_relative_to_the_head_size() -> None:
     labelled = [[True, True, True]] * 2
     assert score([[8.0, 8.0, 0.0]] * 2, labelled, [20.0, 10.0]).mean == pytest.approx(50)
     assert score([[8.0, 8.0, 0.0]] * 2, labelled, [20.0, 10.0], threshold=0.9).mean == pytest.approx(100)
@@ -81,7 +81,7 @@ def test_joints_without_a_label_or_a_group_do_not_count() -> None:
         assert result.groups == {"one": 100, "two": 0}
 
 
-def test_a_joint_that_nobody_has_is_left_out_of_the_mean() -> None:
+def test_a_joint_without_labels_is_left_out_of_the_mean() -> None:
     result = score([[0.0, 0.0, 0.0]], [[True, False, True]], [10.0])
     assert result.mean == 100
     assert math.isnan(result.groups["two"])
@@ -90,16 +90,16 @@ def test_a_joint_that_nobody_has_is_left_out_of_the_mean() -> None:
     assert math.isnan(nothing.by_count)
 
 
-def test_a_prediction_that_is_not_a_number_is_not_found() -> None:
+def test_a_nan_prediction_is_incorrect() -> None:
     assert score([[float("nan"), 0.0, 0.0]], [[True, True, True]], [10.0]).mean == 50
 
 
-def test_every_joint_has_its_figure() -> None:
+def test_accuracy_per_joint() -> None:
     result = score([[4.9, 5.1, 0.0], [0.0, 5.1, 9.0]], [[True, True, True]] * 2, [10.0, 10.0])
     assert result.joints == {"a": 100, "b": 0, "c": 50}
 
 
-def test_pck_measures_in_torsos() -> None:
+def test_pck_is_relative_to_the_torso() -> None:
     # Torsos, from a to b: 50, 100, none labelled, none long.
     truth = torch.tensor([[[0, 0], [30, 40], [7, 7]], [[0, 0], [60, 80], [7, 7]]] + [[[0, 0], [0, 0], [7, 7]]] * 2)
     labelled = torch.tensor([[True, True, True], [True, True, True], [True, False, True], [True, True, True]])
@@ -115,7 +115,7 @@ def test_pck_measures_in_torsos() -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
-def test_torsos_of_flic_are_those_of_its_annotation(shared_data: Path, split: str) -> None:
+def test_torso_sizes_of_flic_equal_its_annotation(shared_data: Path, split: str) -> None:
     # Its other files exchange left and right of people seen from behind, 5 %, and leave the measure as it was.
     with h5py.File(shared_data / "flic" / "annot" / f"{split}_personcentric.h5") as file:
         truth, size = (torch.from_numpy(file[key][:].astype("float64")) for key in ("part", "normalize"))
@@ -127,7 +127,7 @@ def test_torsos_of_flic_are_those_of_its_annotation(shared_data: Path, split: st
 
 
 def sample(people: int, seed: int, chance: float = 0.7) -> tuple[Tensor, Tensor]:
-    """Who has a joint labelled, and where it was found; a person's joints go together, as real ones do."""
+    """Hits and labels; a person's joints are correlated, as real ones are."""
     generator = torch.Generator().manual_seed(seed)
     easy = torch.rand((people, 1), generator=generator) < chance
     labelled = torch.rand((people, 3), generator=generator) < torch.tensor([0.9, 0.5, 0.7])
@@ -152,7 +152,7 @@ def test_intervals_agree_with_scipy() -> None:
         assert bounds == pytest.approx((theirs.low, theirs.high), abs=0.8)
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+def test_intervals_have_the_stated_coverage() -> None:
     truth = 100 * (0.7 * 0.8 + 0.3 * 0.2)
     held = 0
     for seed in range(200):
@@ -166,13 +166,13 @@ def test_intervals_are_repeatable_and_shrink_with_people() -> None:
     few, many = sample(100, 0), sample(1600, 0)
     first = bootstrap_intervals([few[0], ~few[0] & few[1]], few[1], PAIR)
     assert first == bootstrap_intervals([few[0], ~few[0] & few[1]], few[1], PAIR)
-    # Drawn alike: what is found in one is missed in the other.
+    # The same samples: correct joints of one result are incorrect in the other.
     assert first[0].mean == pytest.approx(tuple(100 - end for end in reversed(first[1].mean)))
     (low, high), (less, more) = first[0].mean, bootstrap_intervals([many[0]], many[1], PAIR)[0].mean
     assert 3 < (high - low) / (more - less) < 5.3
 
 
-def test_intervals_of_the_certain_and_of_nothing() -> None:
+def test_intervals_without_variance_and_without_labels() -> None:
     labelled = torch.tensor([[True, True, False]] * 4)
     assert bootstrap_intervals([labelled], labelled, PAIR)[0].mean == (100, 100)
     one = bootstrap_intervals([torch.tensor([[True, False, False]])], labelled[:1], PAIR)[0]
@@ -181,7 +181,7 @@ def test_intervals_of_the_certain_and_of_nothing() -> None:
     assert all(math.isnan(end) for end in (*nothing.mean, *nothing.by_count))
 
 
-def test_people_who_are_left_out_are_no_part_of_the_sample() -> None:
+def test_people_who_are_left_out_are_not_sampled() -> None:
     hits, labelled = sample(60, 3)
     nobody = torch.zeros(40, 3, dtype=torch.bool)
     (mine,), (padded,) = (

@@ -13,9 +13,7 @@ from nas.training.schedule import ScheduleConfig
 
 @pytest.mark.parametrize(("images", "epochs", "batch"), [(16, 1, 16), (100, 2, 5), (4000, 8, 16), (50_000, 20, 24)])
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
-def test_rate_warms_up_and_anneals_to_nothing_within_the_steps(
-    images: int, epochs: int, batch: int, warmup: float
-) -> None:
+def test_learning_rate_warms_up_and_anneals_to_zero(images: int, epochs: int, batch: int, warmup: float) -> None:
     schedule = ScheduleConfig(images, epochs, batch, warmup=warmup)
     assert schedule.steps == schedule.steps_per_epoch * epochs <= images / batch
     rates = [schedule.lr_factor(step) for step in range(schedule.steps)]
@@ -30,7 +28,7 @@ def test_rate_warms_up_and_anneals_to_nothing_within_the_steps(
         assert rates[-1] < 1e-3
 
 
-def test_rate_in_steps_drops_after_epochs_15_and_17_of_20() -> None:
+def test_learning_rate_in_steps_drops_after_epochs_15_and_17_of_20() -> None:
     schedule = ScheduleConfig(20 * 50 * 8, 20, 8, anneal="steps", warmup=0.1)
     by_epoch = [schedule.lr_factor(epoch * 50) for epoch in range(20)]
     assert by_epoch[2:] == [1.0] * 13 + [0.1] * 2 + [0.01] * 3

@@ -1,4 +1,4 @@
-"""The training step beside the same step written plainly, and how work is recorded and replayed."""
+"""The training step compared with a simple reference, and CUDA graphs, prefetching and optimizers."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ from nas.training.schedule import Optimizer, ScheduleConfig
 from nas.training.weight_ema import WeightEMA
 
 
-def plain_losses(architecture: Architecture, people: PackedPeople, schedule: ScheduleConfig, seed: int) -> list[float]:
-    """Mean loss of every epoch, each thing done in the way that is easiest to believe."""
+def reference_losses(
+    architecture: Architecture, people: PackedPeople, schedule: ScheduleConfig, seed: int
+) -> list[float]:
+    """Mean loss of every epoch, computed by a reference that is as simple as possible."""
     network = build(architecture).train()
     decayed = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0}])
     side, size = people.crops.shape[-1], 32
     shown = sample_order(len(people), seed, 0)
-    found = []
+    epoch_losses = []
     for epoch in range(1, schedule.epochs + 1):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         total = 0.0
@@ -55,13 +57,13 @@ def plain_losses(architecture: Architecture, people: PackedPeople, schedule: Sch
             u = torch.rand((schedule.batch, 5, 1, 1), generator=generator) * 2 - 1
             colour = schedule.augmentation.colour
             gain = (1 + colour * u[:, :1]) * (1 + colour / 2 * u[:, 1:4])
-            pictures = torch.stack(images) * gain + colour * u[:, 4:] * PIXEL_MEAN / PIXEL_SCALE / 2
+            recoloured = torch.stack(images) * gain + colour * u[:, 4:] * PIXEL_MEAN / PIXEL_SCALE / 2
             where = torch.stack(cells)
             down, across = torch.meshgrid(torch.arange(8) + 0.5, torch.arange(8) + 0.5, indexing="ij")
             distance = (across - where[..., 0, None, None]) ** 2 + (down - where[..., 1, None, None]) ** 2
             target = torch.exp(-distance / (2 * schedule.sigma**2))
             counted = torch.stack(labelled) & inside(where, (8, 8))
-            loss = total_loss(network(pictures), target, counted, LOSSES, schedule.loss)
+            loss = total_loss(network(recoloured), target, counted, LOSSES, schedule.loss)
             optimizer.zero_grad()
             loss.backward()
             norm = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]).norm()
@@ -72,23 +74,23 @@ def plain_losses(architecture: Architecture, people: PackedPeople, schedule: Sch
                 group["lr"] = schedule.learning_rate * schedule.lr_factor(number)
             optimizer.step()
             total += float(loss.detach())
-        found.append(total / schedule.steps_per_epoch)
-    return found
+        epoch_losses.append(total / schedule.steps_per_epoch)
+    return epoch_losses
 
 
-def test_the_loss_falls_as_on_the_plain_path(
+def test_losses_equal_those_of_the_reference(
     run: Callable[..., TrainingResult], tiny: Architecture, small_people: PackedPeople
 ) -> None:
     # At a small rate: at a larger one, rounding grows into another run within ten steps.
     schedule = replace(SHORT, images=8 * 2 * 8, epochs=8, learning_rate=5e-5)
-    plain = plain_losses(tiny, small_people, schedule, seed=3)
+    reference = reference_losses(tiny, small_people, schedule, seed=3)
     fast, other = ([epoch["loss"] for epoch in run(schedule=schedule, seed=seed).history] for seed in (3, 4))
-    assert fast[0] == pytest.approx(plain[0], rel=1e-4)
+    assert fast[0] == pytest.approx(reference[0], rel=1e-4)
     between_seeds = max(abs(a - b) for a, b in zip(fast, other, strict=True))
-    assert max(abs(a - b) for a, b in zip(fast, plain, strict=True)) < between_seeds / 10
+    assert max(abs(a - b) for a, b in zip(fast, reference, strict=True)) < between_seeds / 10
 
 
-def test_bfloat16_learns_as_single_precision_does(
+def test_bfloat16_learns_like_single_precision(
     run: Callable[..., TrainingResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schedule = replace(SHORT, images=4 * 8 * 8, epochs=4)
@@ -101,7 +103,7 @@ def test_bfloat16_learns_as_single_precision_does(
     assert max(abs(a - b) for a, b in zip(single, half, strict=True)) < 2 * between_seeds
 
 
-def test_the_middle_of_a_crop_is_what_a_centred_cut_gives(people: PackedPeople, small_people: PackedPeople) -> None:
+def test_box_centres_equal_centred_cuts(people: PackedPeople, small_people: PackedPeople) -> None:
     indices = torch.tensor([5, 3])
     for given, size in ((people, 64), (small_people, 32), (people, 32)):
         exact = cut(given, indices, size, centred(given, 2, size)).images
@@ -109,7 +111,7 @@ def test_the_middle_of_a_crop_is_what_a_centred_cut_gives(people: PackedPeople, 
         assert box_centres(given, indices, size).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_average_is_the_same_with_a_decay_on_the_device() -> None:
+def test_the_average_is_the_same_with_a_tensor_decay() -> None:
     torch.manual_seed(0)
     layer = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     as_number, as_tensor = WeightEMA(layer, 10), WeightEMA(layer, 10)
@@ -126,7 +128,7 @@ def test_the_average_is_the_same_with_a_decay_on_the_device() -> None:
 
 
 @pytest.mark.parametrize("kind", ["adamw", "rmsprop"])
-def test_an_optimizer_keeps_its_own_ways_when_it_is_restored(tiny: Architecture, kind: Optimizer) -> None:
+def test_a_restored_optimizer_keeps_its_own_hyperparameters(tiny: Architecture, kind: Optimizer) -> None:
     schedule = replace(SHORT, optimizer=kind)
     network = build(tiny)
     saved = optimizer_for(network, schedule)
@@ -134,7 +136,7 @@ def test_an_optimizer_keeps_its_own_ways_when_it_is_restored(tiny: Architecture,
         parameter.grad = torch.ones_like(parameter)
     saved.step()
     state = deepcopy(saved.state_dict())
-    state["param_groups"][0] |= {"lr": torch.tensor(7.0), "capturable": True}  # as a CUDA device keeps them
+    state["param_groups"][0] |= {"lr": torch.tensor(7.0), "capturable": True}  # as saved on a CUDA device
     restored = optimizer_for(network, schedule)
     restore_optimizer(restored, state)
     group = restored.param_groups[0]
@@ -148,7 +150,7 @@ def test_an_optimizer_keeps_its_own_ways_when_it_is_restored(tiny: Architecture,
 
 
 class Recorded(CudaGraph):
-    """Work for a CUDA device that is not there: recording is told from doing, as on one."""
+    """A graph that pretends to be on CUDA: it counts recordings."""
 
     def __init__(self, work: Callable[[], None], fails: bool = False) -> None:
         super().__init__(work, torch.device("cuda"))
@@ -163,7 +165,7 @@ class Recorded(CudaGraph):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_every_call_does_the_work_once_and_it_is_recorded_once(fails: bool) -> None:
+def test_every_call_runs_the_work_once_and_records_it_once(fails: bool) -> None:
     done: list[int] = []
     work = Recorded(lambda: done.append(len(done)), fails)
     for call in range(1, WARM_UP_CALLS + 4):
@@ -180,7 +182,7 @@ def test_on_a_cpu_nothing_is_recorded() -> None:
     assert (len(done), work.fallback) == (WARM_UP_CALLS + 3, None)
 
 
-def test_crops_that_come_batch_by_batch_train_the_same_network(
+def test_prefetched_crops_train_the_same_network(
     run: Callable[..., TrainingResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resident = run()
@@ -189,18 +191,18 @@ def test_crops_that_come_batch_by_batch_train_the_same_network(
     monkeypatch.setattr("nas.training.step.crops_on_host", lambda people: True)
     monkeypatch.setattr(HostPrefetcher, "load", lambda self, chosen: (loaded.append(1), load(self, chosen)))
     monkeypatch.setattr(HostPrefetcher, "fetch", lambda self, chosen: (fetched.append(1), fetch(self, chosen)))
-    staged = run()
-    assert same_weights(resident.network, staged.network)
-    assert [epoch["loss"] for epoch in resident.history] == [epoch["loss"] for epoch in staged.history]
+    prefetched = run()
+    assert same_weights(resident.network, prefetched.network)
+    assert [epoch["loss"] for epoch in resident.history] == [epoch["loss"] for epoch in prefetched.history]
     assert len(loaded) == SHORT.steps
     assert len(fetched) == SHORT.steps  # each batch once: in advance, but for the first of an epoch
 
 
-def test_crops_stay_on_the_host_where_the_device_is_too_small(
+def test_crops_stay_on_the_host_if_the_device_is_too_small(
     small_people: PackedPeople, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meta, crops = torch.device("meta"), small_people.crops.nbytes
     monkeypatch.setattr("nas.training.host_prefetch.free_memory", lambda device: 10 * crops)
-    there, spilled = place_people(small_people, meta, 8 * crops), place_people(small_people, meta, 9 * crops)
-    assert (crops_on_host(there), there.crops.device) == (False, meta)
+    resident, spilled = place_people(small_people, meta, 8 * crops), place_people(small_people, meta, 9 * crops)
+    assert (crops_on_host(resident), resident.crops.device) == (False, meta)
     assert (crops_on_host(spilled), spilled.crops.device, spilled.joints.device) == (True, torch.device("cpu"), meta)

@@ -1,4 +1,4 @@
-"""What training does when memory, disks and schedulers fail it."""
+"""Training with too little memory, full disks and interruptions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Run = Callable[..., TrainingResult]
 
 
 class SmallMemory:
-    """Raises as a GPU does when it is shown more pictures than it has room for."""
+    """A forward hook that raises an out-of-memory error for batches above a limit."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -43,7 +43,7 @@ class SmallMemory:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow beyond a size, as a disk that is full does not."""
+    """Limit the size of files, as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -52,38 +52,38 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_batch_is_halved_until_it_fits(run: Run, tiny: Architecture) -> None:
+def test_the_micro_batch_is_halved_until_it_fits(run: Run, tiny: Architecture) -> None:
     memory, network = SmallMemory(5), build(tiny)
     network.register_forward_pre_hook(memory)
-    result, whole = run(network=network), run()
-    assert (result.micro_batch, whole.micro_batch) == (4, 8)
+    result, reference = run(network=network), run()
+    assert (result.micro_batch, reference.micro_batch) == (4, 8)
     training = memory.shown[:-1]
-    assert training[:3] == [8, 4, 4]  # the first step is begun anew, and none after it
+    assert training[:3] == [8, 4, 4]  # only the first step is repeated
     assert set(training[1:]) == {4}
     assert len(result.history) == 3
-    # The same pictures in the same order; only batch norm sees fewer at a time.
-    losses = [[epoch["loss"] for epoch in one.history] for one in (result, whole)]
+    # The same images in the same order; only batch norm sees fewer of them.
+    losses = [[epoch["loss"] for epoch in one.history] for one in (result, reference)]
     assert losses[0] == pytest.approx(losses[1], rel=0.1)
-    assert not same_weights(result.network, whole.network)
+    assert not same_weights(result.network, reference.network)
 
 
-def test_parts_add_up_to_the_gradients_of_the_whole(tiny: Architecture) -> None:
+def test_accumulated_gradients_equal_those_of_the_batch(tiny: Architecture) -> None:
     torch.manual_seed(0)
-    network = build(tiny).eval()  # batch norm apart
+    network = build(tiny).eval()  # without batch statistics
     images, target = torch.randn(8, 3, 32, 32), torch.rand(8, 16, 8, 8)
-    found = []
+    results = []
     for micro_batch in (8, 4, 3):
         network.zero_grad()
         loss = accumulate_gradients(
             network, images, target, torch.ones(8, 16) > 0, Losses((), 0.7), "cross_entropy", micro_batch
         )
-        found.append([loss, *(p.grad.clone() for p in network.parameters() if p.grad is not None)])
-    for parts in found[1:]:
-        for a, b in zip(found[0], parts, strict=True):
+        results.append([loss, *(p.grad.clone() for p in network.parameters() if p.grad is not None)])
+    for parts in results[1:]:
+        for a, b in zip(results[0], parts, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_a_part_that_is_still_too_large_is_an_error(run: Run, tiny: Architecture) -> None:
+def test_too_little_memory_for_the_smallest_micro_batch_is_an_error(run: Run, tiny: Architecture) -> None:
     network = build(tiny)
     network.register_forward_pre_hook(memory := SmallMemory(3))
     with pytest.raises(torch.OutOfMemoryError):
@@ -91,25 +91,23 @@ def test_a_part_that_is_still_too_large_is_an_error(run: Run, tiny: Architecture
     assert memory.shown == [8, 4]
 
 
-def test_an_evaluation_shows_fewer_at_once_too(tiny: Architecture, small_held_out: PackedPeople) -> None:
+def test_evaluation_halves_its_batch_too(tiny: Architecture, small_held_out: PackedPeople) -> None:
     network = build(tiny)
-    whole = evaluate(network, small_held_out, SHORT, 32, flip=True)
+    expected = evaluate(network, small_held_out, SHORT, 32, flip=True)
     network.register_forward_pre_hook(memory := SmallMemory(5))
     parts = evaluate(network, small_held_out, SHORT, 32, flip=True)
     assert memory.shown[-1] <= 4
-    torch.testing.assert_close(parts.predictions, whole.predictions, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(parts.predictions, expected.predictions, rtol=1e-3, atol=1e-2)
     network.register_forward_pre_hook(SmallMemory(0))
     with pytest.raises(torch.OutOfMemoryError):
         evaluate(network, small_held_out, SHORT, 32)
 
 
-@pytest.mark.parametrize("kept", ["disk", "memory://kept"])
+@pytest.mark.parametrize("storage", ["disk", "memory://checkpoints"])
 @pytest.mark.parametrize("steps", [(1,), (6,), (8,), (5, 6, 7)])
-def test_who_is_asked_to_stop_goes_on_at_that_very_step(
-    run: Run, tmp_path: Path, kept: str, steps: tuple[int, ...]
-) -> None:
-    whole = run()
-    folder = tmp_path if kept == "disk" else UPath(kept) / tmp_path.name
+def test_a_stopped_run_resumes_at_the_same_step(run: Run, tmp_path: Path, storage: str, steps: tuple[int, ...]) -> None:
+    uninterrupted = run()
+    folder = tmp_path if storage == "disk" else UPath(storage) / tmp_path.name
     checkpoint = folder / "a.pt"
     done: list[int] = []
     for step in steps:
@@ -118,26 +116,28 @@ def test_who_is_asked_to_stop_goes_on_at_that_very_step(
     result = run(checkpoint=checkpoint, after_step=done.append)
     assert done == list(range(1, 13))  # no step is done twice
     assert (result.resumed_step, result.resumed_at) == (steps[-1], steps[-1] // 4)
-    assert same_weights(result.network, whole.network, 1e-6)
-    assert [epoch["loss"] for epoch in result.history] == pytest.approx([epoch["loss"] for epoch in whole.history])
+    assert same_weights(result.network, uninterrupted.network, 1e-6)
+    assert [epoch["loss"] for epoch in result.history] == pytest.approx(
+        [epoch["loss"] for epoch in uninterrupted.history]
+    )
     seconds = [epoch["seconds"] for epoch in result.history]
     assert seconds == sorted(seconds)
     assert [file.name for file in folder.iterdir()] == ["a.pt"]
 
 
-def test_a_disk_that_is_full_costs_the_checkpoint_only(run: Run, tmp_path: Path) -> None:
+def test_a_full_disk_only_prevents_the_checkpoint(run: Run, tmp_path: Path) -> None:
     checkpoint = tmp_path / "a.pt"
     with largest_file(1000):
         with pytest.raises(UserError, match=r"a\.pt: cannot be written: File too large; free some space"):
             run(checkpoint=checkpoint)
-        troubles: list[str] = []
-        result = run(checkpoint=checkpoint, on_checkpoint_failure=troubles.append)
-    assert troubles == [f"{checkpoint}: cannot be written: File too large"] * 3
+        failures: list[str] = []
+        result = run(checkpoint=checkpoint, on_checkpoint_failure=failures.append)
+    assert failures == [f"{checkpoint}: cannot be written: File too large"] * 3
     assert same_weights(result.network, run().network)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_older_checkpoint_outlives_a_disk_that_is_full(run: Run, tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_older_checkpoint(run: Run, tmp_path: Path) -> None:
     run(checkpoint=tmp_path / "a.pt", after_epoch=lambda epoch: "enough")
     with largest_file(1000), pytest.raises(UserError, match="cannot be written"):
         run(checkpoint=tmp_path / "a.pt")
@@ -145,24 +145,24 @@ def test_an_older_checkpoint_outlives_a_disk_that_is_full(run: Run, tmp_path: Pa
     assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
 
 
-def test_a_folder_that_is_removed_is_made_again(run: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "deep" / "kept"
+def test_a_removed_folder_is_created_again(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "checkpoints"
     folder.mkdir(parents=True)
     run(checkpoint=folder / "a.pt", after_epoch=lambda epoch: shutil.rmtree(tmp_path / "deep", ignore_errors=True))
     run(checkpoint=folder / "a.pt")
     assert len(load_checkpoint(folder / "a.pt")["history"]) == 3
 
 
-def test_a_checkpoint_that_cannot_be_read_is_begun_anew_where_that_is_allowed(run: Run, tmp_path: Path) -> None:
+def test_an_unreadable_checkpoint_is_replaced_if_failures_are_handled(run: Run, tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"PK damaged")
-    troubles: list[str] = []
-    result = run(checkpoint=tmp_path / "a.pt", on_checkpoint_failure=troubles.append)
-    assert [("not a readable checkpoint" in trouble) for trouble in troubles] == [True]
+    failures: list[str] = []
+    result = run(checkpoint=tmp_path / "a.pt", on_checkpoint_failure=failures.append)
+    assert [("not a readable checkpoint" in failure) for failure in failures] == [True]
     assert (result.resumed_at, result.resumed_step, len(result.history)) == (0, 0, 3)
     assert len(load_checkpoint(tmp_path / "a.pt")["history"]) == 3
 
 
-def test_memory_that_is_full_on_a_cpu_counts_as_well(run: Run, tiny: Architecture) -> None:
+def test_out_of_memory_on_a_cpu_halves_the_micro_batch(run: Run, tiny: Architecture) -> None:
     network = build(tiny)
 
     def allocate(module: nn.Module, given: tuple[Tensor]) -> Any:
@@ -173,12 +173,12 @@ def test_memory_that_is_full_on_a_cpu_counts_as_well(run: Run, tiny: Architectur
     assert run(network=network).micro_batch == 4
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory(run: Run, tiny: Architecture) -> None:
+def test_other_runtime_errors_are_raised(run: Run, tiny: Architecture) -> None:
     network = build(tiny)
 
     def fail(module: nn.Module, given: tuple[Tensor]) -> None:
-        raise RuntimeError("a fault of ours")
+        raise RuntimeError("another error")
 
     network.register_forward_pre_hook(fail)
-    with pytest.raises(RuntimeError, match="a fault of ours"):
+    with pytest.raises(RuntimeError, match="another error"):
         run(network=network, schedule=replace(SHORT, batch=32))
