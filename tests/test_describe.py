@@ -187,8 +187,8 @@ def test_latency_in_words(described) -> None:
     code, out, _ = described("hg1", "--input-size", 64, "--width-scale", 0.0625, "--latency", "--device", "cpu")
     assert code == 0
     assert "latency on CPU, 1 thread, median of " in out
-    assert "prediction of 1 picture " in out
-    assert "training step of 2 pictures " in out
+    assert "prediction of 1 image " in out
+    assert "training step of 2 images " in out
 
 
 @pytest.mark.parametrize("name", ["hourglass", "lightweight", "levels"])
