@@ -33,7 +33,7 @@ from nas.study.files import CHECKOUT
 from nas.study.space.candidate import Candidate
 from nas.study.space.published import named
 from nas.training.checkpoint import write_atomically
-from nas.training.devices import device_named, use_threads
+from nas.training.devices import resolve_device, use_threads
 from nas.training.schedule import ScheduleConfig
 
 app = new_app()
@@ -69,7 +69,7 @@ def main(
 
     Example: python -m nas.bench --networks hg2,shuffle --sizes 64 --seconds 2
     """
-    place = device_named(device)
+    place = resolve_device(device)
     chosen = {name: named(name).candidate for name in networks.split(",")}
     sides, counts = _numbers(sizes, "--sizes", 64), _numbers(batches, "--batches", 2)
     if seconds <= 0 or rounds < 1 or threads < 1:

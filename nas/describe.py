@@ -106,9 +106,9 @@ def _describe_space(name: str, as_json: bool) -> None:
 def _measure(networks: Sequence[NetworkDescription], timing: LatencyOptions) -> list[NetworkDescription]:
     """Measure the latency of each network, one after the other."""
     from nas.architecture.latency import measure_latency
-    from nas.training.devices import device_named, use_threads
+    from nas.training.devices import resolve_device, use_threads
 
-    device = device_named(timing.device)
+    device = resolve_device(timing.device)
     use_threads(timing.threads)
     measured = []
     with progress("timing", len(networks)) as advance:

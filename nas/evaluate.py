@@ -21,7 +21,7 @@ from nas.data.skeletons import MPII, Skeleton
 from nas.errors import UserError
 from nas.options import command, new_app
 from nas.training.checkpoint import load_network, write_atomically
-from nas.training.devices import device_named, use_threads
+from nas.training.devices import resolve_device, use_threads
 from nas.training.evaluation import predict
 from nas.training.metrics import RESAMPLES, PCKNormalizer, Score, head_normalizer, score_predictions, torso_normalizer
 from nas.training.schedule import ScheduleConfig
@@ -110,7 +110,7 @@ def network_scores(
     Raises:
         UserError: a file or flag is wrong, or the people are not such that the network knows.
     """
-    place = device_named(device)
+    place = resolve_device(device)
     if save_predictions is not None:
         if save_predictions.is_dir():
             raise UserError(f"--save-predictions {save_predictions} is a directory; give the name of a file")

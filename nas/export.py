@@ -40,7 +40,7 @@ from nas.study.analysis.baselines import Limits
 from nas.study.execution.full_training import choose, trained_in_full
 from nas.study.experiment import load
 from nas.training.checkpoint import load_network, write_atomically
-from nas.training.devices import device_named, use_threads
+from nas.training.devices import resolve_device, use_threads
 from nas.training.evaluation import predict
 from nas.training.metrics import head_normalizer, score_predictions
 from nas.training.schedule import ScheduleConfig
@@ -92,7 +92,7 @@ def main(
     """
     need_onnx()
     use_threads(threads)
-    limits = Limits.of(max_params, max_madds, max_latency, device_named("auto"))
+    limits = Limits.of(max_params, max_madds, max_latency, resolve_device("auto"))
     chosen = [("--pick", pick), ("--trial", trial), ("--published", published), (str(limits), limits or None)]
     flags = [flag for flag, value in chosen if value is not None]
     if (checkpoint is None) == (study is None):

@@ -153,9 +153,9 @@ class SelectionOptions:
             UserError: a limit is not a positive number, or there is no such device.
         """
         from nas.study.analysis.baselines import Limits
-        from nas.training.devices import device_named
+        from nas.training.devices import resolve_device
 
-        return Limits.of(self.max_params, self.max_madds, self.max_latency, device_named(device))
+        return Limits.of(self.max_params, self.max_madds, self.max_latency, resolve_device(device))
 
 
 @dataclass(frozen=True)

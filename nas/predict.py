@@ -20,7 +20,7 @@ from nas.errors import UserError
 from nas.inference.predictor import Box, Pose, Predictor
 from nas.options import command, new_app
 from nas.training.checkpoint import write_atomically
-from nas.training.devices import device_named, use_threads
+from nas.training.devices import resolve_device, use_threads
 
 app = new_app()
 
@@ -73,7 +73,7 @@ def main(
     if (webcam is None) == (not pictures):
         raise UserError("give pictures, videos or folders, or --webcam 0" + (", not both" if pictures else ""))
     boxes = _boxes(box, center_scale)
-    place = device_named(device)
+    place = resolve_device(device)
     use_threads(threads)
     inputs = _inputs(pictures or [])
     writable_directory(out, "--out")

@@ -50,14 +50,14 @@ def main(
 
     from nas.study.execution.full_training import choose, processes
     from nas.study.experiment import load
-    from nas.training.devices import device_named, use_threads
+    from nas.training.devices import resolve_device, use_threads
 
     limits = selection.limits(device)
     experiment, opened = load(study, location.runs, location.storage)
     schedule = _schedule(experiment, length)
     choices = choose(experiment, opened, selection.trial, selection.pick, all_front, selection.published, limits)
     use_threads(threads)
-    with processes(device_named(device)) as (rank, own_device):
+    with processes(resolve_device(device)) as (rank, own_device):
         printed = _Progress(experiment, schedule, output, silent=rank != 0 or output.as_json)
         results = [_train(experiment, opened, choice, own_device, rank, printed) for choice in choices]
     if rank == 0 and output.as_json:

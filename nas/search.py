@@ -116,9 +116,9 @@ def main(
     from nas.study.execution.worker_pool import devices_for
     from nas.study.experiment import prepare
     from nas.study.reporting.search_session import SearchSession, calibrate, confirm, run_search, worker_count
-    from nas.training.devices import device_named
+    from nas.training.devices import resolve_device
 
-    device = device_named(workers.device)
+    device = resolve_device(workers.device)
     config = _override(StudyConfig.read(file), values)
     folder = None if workers.checkpoints is None else checkpoint_folder(workers.checkpoints, "--checkpoints")
     experiment = prepare(config, location.runs, location.storage, folder)

@@ -11,7 +11,7 @@ from nas.errors import UserError
 from nas.training.allocator import retain_freed_memory, trim_heap
 
 
-def device_named(name: str) -> str:
+def resolve_device(name: str) -> str:
     """Resolve the value of ``--device``.
 
     Args:

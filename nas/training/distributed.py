@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch.distributed as dist
 from torch import Tensor
 
+from nas.errors import UserError
+
 
 @dataclass(frozen=True)
 class DistributedContext:
@@ -30,6 +32,19 @@ class DistributedContext:
     def is_distributed(self) -> bool:
         """Whether there are other processes."""
         return self.world_size > 1
+
+    def divide(self, batch: int) -> int:
+        """This process's part of a batch.
+
+        Raises:
+            UserError: the batch cannot be divided equally.
+        """
+        if batch % self.world_size:
+            raise UserError(
+                f"batch {batch} cannot be divided among {self.world_size} processes; "
+                f"choose a multiple of {self.world_size}"
+            )
+        return batch // self.world_size
 
     def barrier(self) -> None:
         """Wait for all processes."""

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from nas.architecture.hourglass import HourglassNetwork
 from nas.data.augmentation import fit_to_input
 from nas.data.packed.reader import PackedPeople
-from nas.errors import UserError
 from nas.training.checkpoint import AnyPath, checkpoint_metadata
 from nas.training.distributed import DistributedContext
 from nas.training.evaluation import Evaluation, evaluate
@@ -156,20 +155,14 @@ def train(
     device, input_size = people.joints.device, network.input_size[0]
     people, held_out = fit_to_input(people, input_size), fit_to_input(held_out, input_size)
     context = DistributedContext.current()
-    if schedule.batch % context.world_size:
-        raise UserError(
-            f"batch {schedule.batch} cannot be divided among {context.world_size} processes; "
-            f"choose a multiple of {context.world_size}"
-        )
-
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     state = TrainingState(network, schedule)
+    step = TrainingStep(state, losses, schedule, people, input_size, context)
     identity = checkpoint_metadata(network.architecture, losses, schedule, people.skeleton, input_size)
     identity |= {"seed": seed, "people": [people.checksum, len(people)]}
     saved = RunCheckpoint(checkpoint, identity, context, hooks.on_checkpoint_failure)
     saved.restore(state, device)
     resumed_at, resumed_step = len(state.history), state.steps
-    step = TrainingStep(state, losses, schedule, people, input_size, context)
 
     evaluation, stopped = None, None
     for number in range(resumed_at + 1, schedule.epochs + 1):

@@ -58,7 +58,7 @@ class TrainingStep:
         context: DistributedContext = DistributedContext(),
     ) -> None:
         device = people.joints.device
-        batch = schedule.batch // context.world_size
+        batch = context.divide(schedule.batch)
         self.generator = torch.Generator(device)
         self.loss_sum = torch.zeros((), device=device)
         self.micro_batch = batch
