@@ -337,6 +337,15 @@ def test_full_trainings_are_compared_with_the_search(searched: tuple[Experiment,
     assert sorted(both["one network"]) == ends
 
 
+def test_a_page_shows_a_single_full_training(searched: tuple[Experiment, optuna.Study]) -> None:
+    experiment, study = searched
+    full = create_study(database_of(study._storage), "tiny-full", experiment.config.objectives)
+    add_full(full, study.trials[5], 80.0, 1000)
+    found = load_results(experiment, study)
+    assert found.agreement is None
+    assert [row[1] for row in Page(render(found)).tables["Trained in full"]] == ["80.0"]
+
+
 def add_full(full: optuna.Study, trial: optuna.trial.FrozenTrial, pckh: float, images: int) -> None:
     attributes = {"label": f"trial-{trial.number}", "images": images, "network": trial.user_attrs["network"]}
     full.add_trial(
