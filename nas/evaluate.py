@@ -16,7 +16,7 @@ from nas.console import Quiet, console, existing_file, print_tables, progress, r
 from nas.data.augmentation import fit_to_input
 from nas.data.packed.reader import PackedPeople
 from nas.data.packed.summary import describe_packed
-from nas.data.readers.mpii_evaluation import predictions_mat, read_predictions, read_truth
+from nas.data.readers.mpii_evaluation import predictions_mat, read_ground_truth, read_predictions
 from nas.data.skeletons import MPII, Skeleton
 from nas.errors import UserError
 from nas.options import command, new_app
@@ -185,7 +185,7 @@ def prediction_scores(predictions: Path, ground_truth: Path, variable: str | Non
     Raises:
         UserError: a file is wrong, or they are not about equally many people.
     """
-    official = read_truth(existing_file(ground_truth, "--ground-truth"))
+    official = read_ground_truth(existing_file(ground_truth, "--ground-truth"))
     positions = torch.from_numpy(read_predictions(existing_file(predictions, "--predictions"), variable))
     truth, labelled = torch.from_numpy(official.joints), torch.from_numpy(official.labelled)
     if len(positions) != len(truth):

@@ -12,6 +12,10 @@ import numpy as np
 import scipy.io
 from numpy.typing import NDArray
 
+from nas.data.people import Person
+from nas.data.readers.lsp import read_leeds
+from nas.data.readers.splits import UNDIVIDED
+
 EMPTY = np.zeros((0, 0))
 
 
@@ -207,3 +211,10 @@ def lsp_content() -> NDArray[np.float64]:
     """(3, 14, 2000): LSP's ``joints``, every third joint occluded."""
     rng = np.random.default_rng(0)
     return np.concatenate([rng.uniform(10, 150, (2, 14, 2000)), (np.arange(28000) % 3 == 0).reshape(1, 14, 2000)])
+
+
+def read_lspet(path: Path, splits: Mapping[str, float] = UNDIVIDED) -> tuple[list[Person], dict[str, int]]:
+    """The people of a ``joints.mat`` of LSP Extended, and how many were left out, by reason."""
+    found = read_leeds(path, splits)
+    assert not found.defines_validation
+    return found.people, found.dropped

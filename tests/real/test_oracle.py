@@ -26,7 +26,7 @@ from nas.data.packed.crop import crop_person
 from nas.data.packed.format import crop_side
 from nas.data.packed.reader import PackedPeople
 from nas.data.people import Person
-from nas.data.readers.mpii_evaluation import predictions_mat, read_truth
+from nas.data.readers.mpii_evaluation import predictions_mat, read_ground_truth
 from nas.data.readers.mpii_hdf5 import read_mpii_hourglass_h5
 from nas.data.skeletons import MPII
 from nas.training.evaluation import predict
@@ -182,7 +182,7 @@ def test_the_whole_path_at_256_up_to_the_official_evaluation(
     _, flipped = predict(Oracle(people, 256, "mse", 64), people, DEFAULT, 256, flips=(False, True), batch=64)
     positions = flipped.positions[0].numpy()
     official = shared_data / "mpii" / "annot" / "valid_head_boxes.mat"
-    truth = read_truth(official)
+    truth = read_ground_truth(official)
     # The annotations that are packed are the official ones cut to integers; a wrong origin would show as 0.5 or 1.
     on_map = inside(people.joints - (crop_side(256) - 256) / 2, (256, 256)).numpy()
     off = (positions - truth.joints)[truth.labelled & on_map & (truth.joints > 1).all(-1)]

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import scipy.io
-from annotation_files import EMPTY, release_person, save_release
+from annotation_files import EMPTY, read_lspet, release_person, save_release
 
 from nas.data.packed.crop import crop_person
 from nas.data.packed.options import PackOptions
@@ -19,7 +19,6 @@ from nas.data.packed.reader import PackedPeople
 from nas.data.packed.summary import describe_packed
 from nas.data.people import SPLITS, Person
 from nas.data.readers.flic import OBSERVER, PERSON, read_flic
-from nas.data.readers.lsp import read_lspet
 from nas.data.readers.mpii import read_mpii
 from nas.data.readers.mpii_hdf5 import read_mpii_hourglass_h5
 from nas.data.readers.mpii_person import HEAD_PER_BOX

@@ -1,4 +1,4 @@
-"""Anybody's people in the layout of COCO keypoints, with a skeleton of one's own.
+"""People in the layout of COCO keypoints, with any skeleton.
 
 The skeleton is a TOML file (:func:`read_skeleton`)::
 
@@ -12,19 +12,21 @@ The skeleton is a TOML file (:func:`read_skeleton`)::
     shoulder = ["left shoulder", "right shoulder"]
     wrist = ["left wrist", "right wrist"]
 
-Coordinates. COCO's keypoints name pixels, counted from 0, so 0.5 goes onto them; its boxes are measured from the
-picture's corner and taken as they are.
+Coordinates. COCO's keypoints are indices of pixels, counted from 0, so 0.5 is added; its boxes are measured from the
+image's corner and need no change.
 
-Boxes are the annotation's ``bbox``, made square and 1.25 times as large; without one, that of the labelled joints.
+Boxes are the annotation's ``bbox``, made square and enlarged by 1.25; without one, the bounding box of the labelled
+joints.
 
-Head sizes. COCO has no head boxes. The head size is 0.4 × the torso where the skeleton has one and both its joints are
-labelled, so that PCKh@0.5 is PCK at 0.2 of the torso; else 0.11 × the box, as on LSP Extended; and never less than
+Head sizes. COCO has no head boxes. The head size is 0.4 × the torso if the skeleton defines one and both its joints are
+labelled, so that PCKh@0.5 equals PCK@0.2 of the torso; else 0.11 × the box, as on LSP Extended; and never less than
 0.05 × the box.
 """
 
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -34,7 +36,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from nas.data.people import Person, image_split
-from nas.data.readers.parsing import Number, distance, read_json, short, validated
+from nas.data.readers.parsing import Number, joint_distance, read_json, require_people, shorten, validate_json
 from nas.data.readers.splits import Annotations
 from nas.data.skeletons import Skeleton
 from nas.errors import UserError
@@ -43,7 +45,7 @@ _REMEDY = "give annotations in COCO's keypoint layout (person_keypoints_….json
 _BOX_PER_SIDE = 1.25
 _HEAD_PER_TORSO = 0.4
 _HEAD_PER_BOX = 0.11
-_SMALLEST_HEAD_PER_BOX = 0.05
+_MIN_HEAD_PER_BOX = 0.05
 
 _Text = Annotated[str, Field(strict=True, min_length=1)]
 _Id = Annotated[int, Field(strict=True)] | Annotated[str, Field(strict=True)]
@@ -90,10 +92,10 @@ _SKELETON = TypeAdapter(_SkeletonFile)
 
 
 def read_skeleton(path: Path) -> Skeleton:
-    """Read a skeleton from TOML: see the module's example.
+    """Read a skeleton from TOML; see the example in the module's docstring.
 
     Raises:
-        UserError: the file is missing, no TOML, has unknown or missing keys, or names a joint that it does not list.
+        UserError: the file is missing, not TOML, has unknown or missing keys, or names a joint that it does not list.
     """
     remedy = "correct the skeleton; nas/data/README.md has an example"
     if not path.is_file():
@@ -102,29 +104,28 @@ def read_skeleton(path: Path) -> Skeleton:
         content = tomllib.loads(path.read_bytes().decode())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not TOML ({' '.join(str(error).split())[:100]}); {remedy}") from error
-    raw = validated(path, _SKELETON, content, remedy)
-    places = {joint: index for index, joint in enumerate(raw.joints)}
-    if len(places) < len(raw.joints):
-        twice = next(joint for index, joint in enumerate(raw.joints) if places[joint] != index)
-        raise UserError(f"{path}: joints holds {short(twice)} twice; {remedy}")
+    raw = validate_json(path, _SKELETON, content, remedy)
+    indices_by_name = {joint: index for index, joint in enumerate(raw.joints)}
+    if len(indices_by_name) < len(raw.joints):
+        duplicate = next(joint for index, joint in enumerate(raw.joints) if indices_by_name[joint] != index)
+        raise UserError(f"{path}: joints holds {shorten(duplicate)} twice; {remedy}")
 
     def indices(key: str, names: list[str]) -> tuple[int, ...]:
         for name in names:
-            if name not in places:
-                raise UserError(f"{path}: {key} names {short(name)}, which is not in joints; {remedy}")
+            if name not in indices_by_name:
+                raise UserError(f"{path}: {key} names {shorten(name)}, which is not in joints; {remedy}")
         if len(set(names)) < len(names):
-            raise UserError(f"{path}: {key} names a joint twice, {short(names)}; {remedy}")
-        return tuple(places[name] for name in names)
+            raise UserError(f"{path}: {key} names a joint twice, {shorten(names)}; {remedy}")
+        return tuple(indices_by_name[name] for name in names)
 
     def pairs(key: str, names: list[list[str]]) -> tuple[tuple[int, int], ...]:
-        found = [indices(f"{key}[{i}]", pair) for i, pair in enumerate(names)]
-        return tuple((a, b) for a, b in found)
+        return tuple((a, b) for a, b in (indices(f"{key}[{i}]", pair) for i, pair in enumerate(names)))
 
     flip_pairs = pairs("flip_pairs", raw.flip_pairs)
     paired = [joint for pair in flip_pairs for joint in pair]
     for joint in paired:
         if paired.count(joint) > 1:
-            raise UserError(f"{path}: flip_pairs names {short(raw.joints[joint])} in two pairs; {remedy}")
+            raise UserError(f"{path}: flip_pairs names {shorten(raw.joints[joint])} in two pairs; {remedy}")
     torso = pairs("torso", [raw.torso])[0] if raw.torso else None
     groups = {name: indices(f"groups.{name}", joints) for name, joints in raw.groups.items()}
     return Skeleton(raw.name, tuple(raw.joints), flip_pairs, pairs("limbs", raw.limbs), groups, torso)
@@ -133,38 +134,40 @@ def read_skeleton(path: Path) -> Skeleton:
 def read_coco(path: Path, skeleton: Skeleton, splits: Mapping[str, float]) -> Annotations:
     """Read people from COCO's keypoint layout.
 
-    Where an annotation's category names its ``keypoints``, the skeleton's joints are found among them by name; else
-    they must be as many, in the same order. A joint is labelled unless its flag v is 0. Crowds (``iscrowd``) and people
-    without keypoints are left out.
+    If an annotation's category names its ``keypoints``, the skeleton's joints are selected from them by name; else the
+    joints must be the same number in the same order. A joint is labelled unless its flag v is 0. Crowds (``iscrowd``)
+    and people without keypoints are left out.
 
     Args:
         path: JSON with ``images``, ``annotations`` and ``categories``.
-        skeleton: the joints to take.
-        splits: split → share of the pictures.
+        skeleton: the joints to select.
+        splits: split → share of the images.
 
     Raises:
         UserError: the file is missing, damaged, of another layout or of another skeleton.
     """
-    raw = validated(path, _COCO, read_json(path, _REMEDY), _REMEDY)
-    images = {image.id: image.file_name for image in raw.images}
-    categories = {category.id: category for category in raw.categories}
-    orders: dict[int | str, tuple[list[int], int]] = {}
+    content = validate_json(path, _COCO, read_json(path, _REMEDY), _REMEDY)
+    images = {image.id: image.file_name for image in content.images}
+    categories = {category.id: category for category in content.categories}
+    columns_of: dict[int | str, tuple[list[int], int]] = {}
     people = []
-    dropped: dict[str, int] = {}
-    for i, annotation in enumerate(raw.annotations):
+    dropped: Counter[str] = Counter()
+    for i, annotation in enumerate(content.annotations):
         where = f"{path}: annotations[{i}]"
-        if annotation.image_id not in images:
-            raise UserError(f"{where}.image_id is {short(annotation.image_id)}, which is not in images; {_REMEDY}")
-        if annotation.category_id not in categories:
-            wrong = short(annotation.category_id)
-            raise UserError(f"{where}.category_id is {wrong}, which is not in categories; {_REMEDY}")
+        for key, value, known in (
+            ("image_id", annotation.image_id, images),
+            ("category_id", annotation.category_id, categories),
+        ):
+            if value not in known:
+                table = "images" if key == "image_id" else "categories"
+                raise UserError(f"{where}.{key} is {shorten(value)}, which is not in {table}; {_REMEDY}")
         if annotation.iscrowd or not annotation.keypoints:
-            reason = "a crowd" if annotation.iscrowd else "no keypoints"
-            dropped[reason] = dropped.get(reason, 0) + 1
+            dropped["a crowd" if annotation.iscrowd else "no keypoints"] += 1
             continue
-        if annotation.category_id not in orders:
-            orders[annotation.category_id] = _order(path, categories[annotation.category_id], skeleton)
-        columns, count = orders[annotation.category_id]
+        category = annotation.category_id
+        if category not in columns_of:
+            columns_of[category] = _joint_columns(path, categories[category], skeleton)
+        columns, count = columns_of[category]
         if len(annotation.keypoints) != 3 * count:
             raise UserError(
                 f"{where}.keypoints holds {len(annotation.keypoints)} numbers, expected {3 * count} (x, y, v of "
@@ -172,25 +175,24 @@ def read_coco(path: Path, skeleton: Skeleton, splits: Mapping[str, float]) -> An
             )
         keypoints = np.array(annotation.keypoints, np.float64).reshape(-1, 3)[columns]
         image = images[annotation.image_id]
-        outcome = _person(image, keypoints, annotation.bbox, skeleton, image_split(image, splits))
-        if isinstance(outcome, Person):
-            people.append(outcome)
+        person = _person(image, keypoints, annotation.bbox, skeleton, image_split(image, splits))
+        if isinstance(person, Person):
+            people.append(person)
         else:
-            dropped[outcome] = dropped.get(outcome, 0) + 1
-    if not people:
-        raise UserError(f"{path}: nobody in it can be used ({', '.join(dropped) or 'no annotations'}); {_REMEDY}")
-    return Annotations(people, dropped, "COCO's keypoint layout", defines_validation=False)
+            dropped[person] += 1
+    require_people(path, people, dropped, _REMEDY)
+    return Annotations(people, dict(dropped), "COCO's keypoint layout", defines_validation=False)
 
 
-def _order(path: Path, category: _Category, skeleton: Skeleton) -> tuple[list[int], int]:
-    """Where the skeleton's joints stand among a category's keypoints, and how many of these there are."""
+def _joint_columns(path: Path, category: _Category, skeleton: Skeleton) -> tuple[list[int], int]:
+    """Indices of the skeleton's joints among a category's keypoints, and the number of these keypoints."""
     if category.keypoints is None:
         return list(range(len(skeleton.joints))), len(skeleton.joints)
     for joint in skeleton.joints:
         if joint not in category.keypoints:
             names = ", ".join(category.keypoints)
             raise UserError(
-                f"{path}: category {short(category.id)} has no keypoint {short(joint)}, a joint of skeleton "
+                f"{path}: category {shorten(category.id)} has no keypoint {shorten(joint)}, a joint of skeleton "
                 f"{skeleton.name!r}; name joints as the file does: {names[:400]}"
             )
     return [category.keypoints.index(joint) for joint in skeleton.joints], len(category.keypoints)
@@ -199,7 +201,7 @@ def _order(path: Path, category: _Category, skeleton: Skeleton) -> tuple[list[in
 def _person(
     image: str, keypoints: NDArray[np.float64], bbox: list[float] | None, skeleton: Skeleton, split: str
 ) -> Person | str:
-    """A person, or why they cannot be used."""
+    """Convert an annotation to a person, or return the reason why it cannot be used."""
     labelled: NDArray[np.bool_] = keypoints[:, 2] > 0
     if not labelled.any():
         return "no labelled joint"
@@ -211,7 +213,7 @@ def _person(
     size = _BOX_PER_SIDE * float((high - low).max())
     if size < 1:
         return "no box"
-    torso = distance(joints, labelled, skeleton.torso[:1], skeleton.torso[1:]) if skeleton.torso else None
+    torso = joint_distance(joints, labelled, skeleton.torso[:1], skeleton.torso[1:]) if skeleton.torso else None
     head = _HEAD_PER_BOX * size if torso is None else _HEAD_PER_TORSO * torso
     return Person(
         image=image,
@@ -219,6 +221,6 @@ def _person(
         labelled=labelled,
         center=((low + high) / 2).astype(np.float32),
         size=size,
-        head_size=max(head, _SMALLEST_HEAD_PER_BOX * size),
+        head_size=max(head, _MIN_HEAD_PER_BOX * size),
         split=split,
     )

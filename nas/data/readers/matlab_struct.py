@@ -1,4 +1,4 @@
-"""MATLAB structs, nested as annotations nest them, as plain Python values."""
+"""Nested MATLAB structs as plain Python values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nas.errors import UserError
 _READ_STRUCTS = """
 import gc, json, sys
 import numpy as np
-gc.disable()  # nothing here goes in circles, and looking for what does takes most of the time
+gc.disable()  # no cycles here, and looking for them takes most of the time
 path, name, *keep = sys.argv[1:]
 try:
     import resource
@@ -52,18 +52,18 @@ _SECONDS, _SECONDS_PER_MIB = 60.0, 20.0
 
 
 def read_structs(path: Path, name: str, fields: Sequence[str], remedy: str) -> list[dict[str, Any]]:
-    """Read one variable that is a struct array, from a file whose content cannot be trusted.
+    """Read a struct array from an untrusted file.
 
     Args:
         path: the file; MATLAB up to version 7.2.
         name: the variable.
-        fields: the fields to keep, at whatever depth they stand; the others are skipped.
-        remedy: what a person should do about a wrong file; ends the error's line.
+        fields: the fields to keep, at any depth; others are skipped.
+        remedy: what to do about a wrong file; the end of error messages.
 
     Returns:
-        One dictionary for each element. In them, as everywhere below: a struct or struct array is a list of
-        dictionaries, a cell array a list, a text a str, one number a number, a matrix of numbers a list of rows, and
-        whatever is empty an empty list or str. A field that an element lacks is one that all of the struct array lack.
+        One dictionary per element. At any depth, a struct or struct array is a list of dictionaries, a cell array a
+        list, a text a str, a single number a number, a matrix a list of rows, and anything empty an empty list or str.
+        All elements of a struct array have the same fields.
 
     Raises:
         UserError: the file is missing, of another format, damaged, or lacks the variable or its fields.
@@ -71,22 +71,22 @@ def read_structs(path: Path, name: str, fields: Sequence[str], remedy: str) -> l
     size = path.stat().st_size / 2**20 if path.is_file() else 0
     arguments = [str(path), name, *fields]
     text = read_in_subprocess(path, "MATLAB", _READ_STRUCTS, arguments, remedy, _SECONDS + _SECONDS_PER_MIB * size)
-    collects = gc.isenabled()
-    gc.disable()  # millions of small objects, none of them garbage
+    gc_was_enabled = gc.isenabled()
+    gc.disable()  # avoids scans of millions of small live objects
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     finally:
-        if collects:
+        if gc_was_enabled:
             gc.enable()
-    if found is None:
+    if content is None:
         raise UserError(f"{path}: holds no {name!r}; {remedy}")
-    if not isinstance(found, list) or not found or not all(isinstance(element, dict) for element in found):
+    if not isinstance(content, list) or not content or not all(isinstance(element, dict) for element in content):
         raise UserError(f"{path}: {name!r} is not a struct; {remedy}")
-    return found
+    return content
 
 
 def single(value: Any) -> Any:
-    """What a field holds, out of the cell arrays of one that it may stand in; None if it is empty."""
+    """Unwrap a field's value from cell arrays of one element; None if it is empty."""
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
     return None if value in ([], "") else value

@@ -1,28 +1,28 @@
 """MPII Human Pose (Andriluka et al. 2014), in any of the four formats that are in circulation.
 
-Which one a file has is told from its content (:func:`read_mpii`). They tell the same of a person, and the same comes
-out of them, to within their rounding:
+The format is recognised from the content (:func:`read_mpii`). All formats describe the same people and give the same
+result, up to rounding:
 
 - the original ``mpii_human_pose_v1_u12_1.mat`` (:mod:`nas.data.readers.mpii_release`),
-- the HDF5 of the hourglass code, Newell et al. 2016 (here),
+- the HDF5 of the hourglass code, Newell et al. 2016 (:mod:`nas.data.readers.mpii_hdf5`),
 - the JSON of HRNet and mmpose, and the JSON of pytorch-pose (:mod:`nas.data.readers.mpii_json`).
 
-Coordinates. All of them hold MATLAB's, counted from 1. The hourglass layout's joints are those of the others cut to
-integers towards zero, and among them x goes down to 1, not 0. A joint at 1 lies on the first pixel, whose centre we
-call 0.5, so 0.5 comes off joints and centres, in every format. Upper neck and head top, taken from the head box, are
-the only joints that were not integers before (92 % of them); in the hourglass layout half a pixel towards where they
-were cut from makes them right on average and twice as near at worst.
+Coordinates. All formats hold MATLAB's, counted from 1. The hourglass layout's joints are those of the others truncated
+to integers towards zero, and their smallest x is 1, not 0. A joint at 1 lies on the first pixel, whose centre is at 0.5
+here, so 0.5 is subtracted from joints and centres in every format. Upper neck and head top, derived from the head box,
+are the only joints that were not integers before (92 % of them); in the hourglass layout, adding back half a pixel
+makes them unbiased and halves the largest error.
 
-Boxes. The hourglass code moves centres down by 15 × scale, then enlarges scales × 1.25; the box is 200 × scale. Its
-HDF5 holds the results, the other formats the raw values, which are treated alike.
+Boxes. The hourglass code moves centres down by 15 × scale, then multiplies scales by 1.25; the box is 200 × scale. Its
+HDF5 holds the results, the other formats the raw values, which are converted in the same way.
 
-Head sizes are 0.6 × the head box's diagonal. The two JSON formats have no head box; they
-lose nothing by it: :data:`nas.data.readers.mpii_person.HEAD_PER_BOX`.
+Head sizes are 0.6 × the head box's diagonal. The two JSON formats have no head boxes, but lose nothing; see
+:data:`nas.data.readers.mpii_person.HEAD_PER_BOX`.
 
-Missing joints. In the hourglass layout and in pytorch-pose's, a joint is missing where x and y are both 0. This agrees
+Missing joints. In the hourglass layout and in pytorch-pose's, a joint is missing if x and y are both 0. This agrees
 with the official ``jnt_missing`` on every joint of the 2,958 validation people; 45 labelled joints, outside their
-picture, have one coordinate that is 0 or negative. Fields called ``visible`` say whether a joint is occluded, not
-whether it is labelled, and are not needed (but HRNet's ``joints_vis`` says whether it is labelled).
+image, have one coordinate that is 0 or negative. Fields called ``visible`` say whether a joint is occluded, not whether
+it is labelled, and are not used (but HRNet's ``joints_vis`` says whether it is labelled).
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ _REMEDY = "give mpii_human_pose_v1_u12_1.mat, or MPII annotations of the hourgla
 
 
 def read_mpii(path: Path, splits: Mapping[str, float]) -> Annotations:
-    """Read MPII people from a file in any format, recognised by its content.
+    """Read MPII people from a file in any format, recognised from its content.
 
     Args:
         path: the file.
-        splits: split → share of the pictures, for a file that does not say who is validated. Only pytorch-pose's does.
+        splits: split → share of the images, for a file that does not define the validation people. Only pytorch-pose's
+            does.
 
     Raises:
         UserError: the file is missing, damaged or in none of the formats.

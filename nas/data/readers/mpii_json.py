@@ -1,10 +1,11 @@
 """MPII in two JSON layouts: that of HRNet and mmpose, and that of pytorch-pose.
 
-Both are a list of people. See :mod:`nas.data.readers.mpii` for what they share with the other formats.
+Both are a list of people. See :mod:`nas.data.readers.mpii` for the conventions.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from nas.data.people import Person, image_split
 from nas.data.readers.mpii_person import JOINTS, mpii_person
-from nas.data.readers.parsing import Number, Pair, read_json, validated
+from nas.data.readers.parsing import Number, Pair, read_json, require_people, validate_json
 from nas.data.readers.splits import TRAINING, Annotations
 from nas.errors import UserError
 
@@ -47,16 +48,16 @@ _PYTORCH_POSE = TypeAdapter(list[_PytorchPose])
 
 
 def read_mpii_json(path: Path, splits: Mapping[str, float]) -> Annotations:
-    """Read MPII people from JSON, of whichever of the two layouts.
+    """Read MPII people from JSON in either layout.
 
     HRNet's (``image``, ``joints``, ``joints_vis``, ``center``, ``scale``) marks missing joints by −1 and by
     ``joints_vis`` 0. pytorch-pose's (``img_paths``, ``joint_self``, ``objpos``, ``scale_provided``, ``isValidation``)
-    sets them to 0, 0, says who is validated, and rounds to three decimals; records that it has from other datasets are
-    left out. Neither has head boxes: head sizes come from the scales.
+    sets them to 0, 0, defines the validation people, and rounds to three decimals; its people from other datasets are
+    left out. Neither has head boxes; head sizes are derived from the scales.
 
     Args:
         path: the file.
-        splits: split → share of the pictures, for HRNet's layout.
+        splits: split → share of the images, for HRNet's layout.
 
     Raises:
         UserError: the file is missing, damaged or of another layout.
@@ -66,50 +67,50 @@ def read_mpii_json(path: Path, splits: Mapping[str, float]) -> Annotations:
         raise UserError(f"{path}: not a list of people; {_REMEDY}")
     if "joint_self" in value[0]:
         people, dropped = _read_pytorch_pose(path, value)
-        found = Annotations(people, dropped, "pytorch-pose's JSON", defines_validation=True)
+        content = Annotations(people, dropped, "pytorch-pose's JSON", defines_validation=True)
     elif "joints_vis" in value[0]:
         people, dropped = _read_hrnet(path, value, splits)
-        found = Annotations(people, dropped, "HRNet's JSON", defines_validation=False)
+        content = Annotations(people, dropped, "HRNet's JSON", defines_validation=False)
     else:
         keys = ", ".join(list(value[0])[:8])
         raise UserError(f"{path}: its people have neither 'joints_vis' nor 'joint_self' but {keys[:80]!r}; {_REMEDY}")
-    if not people:
-        raise UserError(f"{path}: nobody in it can be used ({', '.join(dropped)}); {_REMEDY}")
-    return found
+    require_people(path, people, dropped, _REMEDY)
+    return content
 
 
 def _read_hrnet(path: Path, value: Any, splits: Mapping[str, float]) -> tuple[list[Person], dict[str, int]]:
     people = []
-    dropped: dict[str, int] = {}
-    for raw in validated(path, _HRNET, value, _REMEDY):
+    dropped: Counter[str] = Counter()
+    for raw in validate_json(path, _HRNET, value, _REMEDY):
         joints = np.array(raw.joints, np.float64)
         labelled = (np.array(raw.joints_vis) > 0) & (joints != -1).any(-1)
         if reason := _unusable(bool(labelled.any()), raw.scale):
-            dropped[reason] = dropped.get(reason, 0) + 1
+            dropped[reason] += 1
             continue
         split = image_split(raw.image, splits)
         people.append(mpii_person(raw.image, joints, labelled, raw.center, raw.scale, None, split))
-    return people, dropped
+    return people, dict(dropped)
 
 
 def _read_pytorch_pose(path: Path, value: Any) -> tuple[list[Person], dict[str, int]]:
     people = []
-    dropped: dict[str, int] = {}
-    for raw in validated(path, _PYTORCH_POSE, value, _REMEDY):
+    dropped: Counter[str] = Counter()
+    for raw in validate_json(path, _PYTORCH_POSE, value, _REMEDY):
         joints = np.array(raw.joint_self, np.float64)[:, :2]
         labelled = (joints != 0).any(-1)
         reason = _unusable(bool(labelled.any()), raw.scale_provided)
         if not raw.dataset.upper().startswith("MPI"):
-            reason = "not of MPII"
+            reason = "not from MPII"
         if reason:
-            dropped[reason] = dropped.get(reason, 0) + 1
+            dropped[reason] += 1
             continue
         split = "valid" if raw.isValidation else image_split(raw.img_paths, TRAINING)
         people.append(mpii_person(raw.img_paths, joints, labelled, raw.objpos, raw.scale_provided, None, split))
-    return people, dropped
+    return people, dict(dropped)
 
 
 def _unusable(any_labelled: bool, scale: float) -> str | None:
+    """Why a person cannot be used; None if they can."""
     if not any_labelled:
         return "no labelled joint"
     return None if scale > 0 else "no scale"

@@ -1,4 +1,4 @@
-"""What the raw values of MPII annotations say of a person: see :mod:`nas.data.readers.mpii` for the conventions."""
+"""Convert raw values of MPII annotations to a person; see :mod:`nas.data.readers.mpii` for the conventions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from nas.data.skeletons import MPII
 JOINTS = len(MPII.joints)
 
 HEAD_PER_BOX = 0.1
-"""Head size (0.6 × the head box's diagonal) over the side of the enlarged box. MPII's scales were made from its head
-boxes: on all 2,958 validation people the ratio is this to the last bit, and formats without head boxes lose nothing."""
+"""Head size (0.6 × the head box's diagonal) over the side of the enlarged box. MPII's scales were derived from its head
+boxes: for all 2,958 validation people this ratio is exact to the last bit, so formats without head boxes lose
+nothing."""
 
 
 def mpii_person(
@@ -26,15 +27,15 @@ def mpii_person(
     head_size: float | None,
     split: str,
 ) -> Person:
-    """One person from raw annotations.
+    """Convert one person's raw annotations.
 
     Args:
-        image: the picture's name.
+        image: name of the image.
         joints: (16, 2), counted from 1.
         labelled: (16,).
-        position: x and y of the person (``objpos``), counted from 1, not moved down.
-        scale: the person's height over 200 pixels (``scale``), not enlarged; positive.
-        head_size: 0.6 × the head box's diagonal; None to tell it from the scale.
+        position: x and y of the person (``objpos``), counted from 1, before moving down.
+        scale: the person's height over 200 pixels (``scale``), before enlarging; positive.
+        head_size: 0.6 × the head box's diagonal; None to derive it from the scale.
         split: one of :data:`nas.data.people.SPLITS`.
     """
     size = 200 * 1.25 * scale

@@ -1,12 +1,13 @@
-"""MPII as its authors distribute it: ``mpii_human_pose_v1_u12_1.mat``.
+"""MPII as distributed by its authors: ``mpii_human_pose_v1_u12_1.mat``.
 
-``RELEASE.annolist(i)`` is a picture and ``.annorect(p)`` a person in it, with the corners of the head box, scale,
-position and joints. Any of these, and whole lists of them, may be absent or empty. See :mod:`nas.data.readers.mpii`
-for what the format shares with the others.
+``RELEASE.annolist(i)`` is an image and ``.annorect(p)`` a person in it, with the corners of the head box, scale,
+position and joints. Any of these, and entire lists, may be absent or empty. See :mod:`nas.data.readers.mpii` for the
+conventions.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from math import hypot, isnan
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from nas.data.people import Person, image_split
 from nas.data.readers.matlab_struct import read_structs, single
 from nas.data.readers.mpii_person import JOINTS, mpii_person
-from nas.data.readers.parsing import LARGEST, short
+from nas.data.readers.parsing import MAX_COORDINATE, require_people, shorten
 from nas.errors import UserError
 
 _REMEDY = "give mpii_human_pose_v1_u12_1.mat as MPII distributes it"
@@ -29,20 +30,20 @@ _FIELDS = (
 
 
 class _WrongError(Exception):
-    """A field, its value and what was expected."""
+    """A field has a wrong value; the message says what was expected."""
 
 
 def read_mpii_release(path: Path, splits: Mapping[str, float]) -> tuple[list[Person], dict[str, int]]:
-    """Read the people of MPII's training pictures from the original file.
+    """Read the people of MPII's training images from the original file.
 
-    The joints of its test pictures (``img_train`` 0) were never published, so their people are left out, as are people
-    without labelled joints, scale, position or head box. Which of the training pictures the literature validates on is
-    not in this file (:func:`nas.data.readers.splits.validate_people` takes it from another). ``is_visible`` says
-    whether a joint is occluded; all joints listed are labelled.
+    The joints of its test images (``img_train`` 0) were never published, so their people are left out, as are people
+    without labelled joints, scale, position or head box. The file does not define the literature's validation people
+    (:func:`nas.data.readers.splits.validate_people` takes them from another file). ``is_visible`` says whether a joint
+    is occluded; all joints listed are labelled.
 
     Args:
         path: the file.
-        splits: split → share of the pictures.
+        splits: split → share of the images.
 
     Returns:
         The people in the file's order, and how many were left out, by reason.
@@ -51,39 +52,36 @@ def read_mpii_release(path: Path, splits: Mapping[str, float]) -> tuple[list[Per
         UserError: the file is missing, damaged or of another layout.
     """
     release = read_structs(path, "RELEASE", _FIELDS, _REMEDY)[0]
-    pictures = release.get("annolist")
-    if not isinstance(pictures, list) or not pictures or not all(isinstance(picture, dict) for picture in pictures):
-        raise UserError(f"{path}: RELEASE.annolist is not a list of pictures; {_REMEDY}")
+    images = release.get("annolist")
+    if not isinstance(images, list) or not images or not all(isinstance(image, dict) for image in images):
+        raise UserError(f"{path}: RELEASE.annolist is not a list of images; {_REMEDY}")
     training = _flags(release.get("img_train"))
-    if len(training) != len(pictures) or any(flag not in (0, 1) for flag in training):
-        raise UserError(
-            f"{path}: RELEASE.img_train is not a 0 or 1 for each of the {len(pictures)} pictures; {_REMEDY}"
-        )
+    if len(training) != len(images) or any(flag not in (0, 1) for flag in training):
+        raise UserError(f"{path}: RELEASE.img_train is not a 0 or 1 for each of the {len(images)} images; {_REMEDY}")
     people: list[Person] = []
-    dropped: dict[str, int] = {}
-    for i, (picture, is_training) in enumerate(zip(pictures, training, strict=True)):
+    dropped: Counter[str] = Counter()
+    for i, (image, is_training) in enumerate(zip(images, training, strict=True)):
         where = f"RELEASE.annolist({i + 1})"
-        found = picture.get("annorect")
-        if not isinstance(found, list):
-            raise UserError(f"{path}: {where}.annorect is {short(found)}, expected people; {_REMEDY}")
-        for p, rect in enumerate(found):
+        rects = image.get("annorect")
+        if not isinstance(rects, list):
+            raise UserError(f"{path}: {where}.annorect is {shorten(rects)}, expected people; {_REMEDY}")
+        for p, rect in enumerate(rects):
             try:
                 if not isinstance(rect, dict):
-                    raise _WrongError(f" is {short(rect)}, expected a person")
-                outcome = _person(rect, picture, splits) if is_training else "in a test picture"
+                    raise _WrongError(f" is {shorten(rect)}, expected a person")
+                person = _person(rect, image, splits) if is_training else "in a test image"
             except _WrongError as error:
                 raise UserError(f"{path}: {where}.annorect({p + 1}){error}; {_REMEDY}") from error
-            if isinstance(outcome, Person):
-                people.append(outcome)
+            if isinstance(person, Person):
+                people.append(person)
             else:
-                dropped[outcome] = dropped.get(outcome, 0) + 1
-    if not people:
-        raise UserError(f"{path}: nobody in it can be used ({', '.join(dropped) or 'no people'}); {_REMEDY}")
-    return people, dropped
+                dropped[person] += 1
+    require_people(path, people, dropped, _REMEDY)
+    return people, dict(dropped)
 
 
-def _person(rect: Mapping[str, Any], picture: Mapping[str, Any], splits: Mapping[str, float]) -> Person | str:
-    """A person, or why they cannot be used."""
+def _person(rect: Mapping[str, Any], image: Mapping[str, Any], splits: Mapping[str, float]) -> Person | str:
+    """Convert a struct to a person, or return the reason why it cannot be used."""
     joints = np.zeros((JOINTS, 2))
     labelled = np.zeros(JOINTS, np.bool_)
     for point in _structs(_struct(rect, "annopoints"), "point"):
@@ -92,7 +90,7 @@ def _person(rect: Mapping[str, Any], picture: Mapping[str, Any], splits: Mapping
         if joint is None or x is None or y is None:
             continue
         if joint not in range(JOINTS):
-            raise _WrongError(f".annopoints.point.id is {short(joint)}, expected 0 to {JOINTS - 1}")
+            raise _WrongError(f".annopoints.point.id is {shorten(joint)}, expected 0 to {JOINTS - 1}")
         joints[int(joint)], labelled[int(joint)] = (x, y), True
     if not labelled.any():
         return "no labelled joint"
@@ -106,30 +104,30 @@ def _person(rect: Mapping[str, Any], picture: Mapping[str, Any], splits: Mapping
     left, top, right, bottom = (_number(rect, name) for name in _HEAD_BOX)
     if left is None or top is None or right is None or bottom is None or (left, top) == (right, bottom):
         return "no head box"
-    image = _image(picture)
+    name = _image_name(image)
     head_size = 0.6 * hypot(right - left, bottom - top)
-    return mpii_person(image, joints, labelled, (x, y), scale, head_size, image_split(image, splits))
+    return mpii_person(name, joints, labelled, (x, y), scale, head_size, image_split(name, splits))
 
 
-def _image(picture: Mapping[str, Any]) -> str:
-    name = single(_struct(picture, "image").get("name"))
+def _image_name(image: Mapping[str, Any]) -> str:
+    name = single(_struct(image, "image").get("name"))
     if not isinstance(name, str):
-        raise _WrongError(f" is in a picture whose image.name is {short(name)}, expected a text")
+        raise _WrongError(f" is in an image whose image.name is {shorten(name)}, expected a text")
     return name
 
 
 def _number(fields: Mapping[str, Any], key: str, where: str = "") -> float | None:
-    """A field's number; None if the field is missing or empty."""
+    """The number in a field; None if the field is missing or empty."""
     value = single(fields.get(key))
     if value is None or (isinstance(value, float) and isnan(value)):
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST:
-        raise _WrongError(f"{where}.{key} is {short(value)}, expected a number of pixels")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MAX_COORDINATE:
+        raise _WrongError(f"{where}.{key} is {shorten(value)}, expected a number of pixels")
     return float(value)
 
 
 def _struct(fields: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """A field's struct; an empty one if the field is missing or empty."""
+    """The struct in a field; an empty one if the field is missing or empty."""
     structs = _structs(fields, key)
     return structs[0] if structs else {}
 
@@ -139,11 +137,11 @@ def _structs(fields: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     if value in ([], "", [[]]):
         return []
     if not isinstance(value, list) or not all(isinstance(element, dict) for element in value):
-        raise _WrongError(f".{key} is {short(value)}, expected a struct")
+        raise _WrongError(f".{key} is {shorten(value)}, expected a struct")
     return value
 
 
 def _flags(value: Any) -> list[Any]:
-    """A matrix's numbers in one list, whether it is a row or a column."""
+    """The numbers of a row or column vector, as a list."""
     rows = value if isinstance(value, list) else [[value]]
     return [number for row in rows if isinstance(row, list) for number in row]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -10,17 +11,18 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from nas.data.people import Person
 from nas.errors import UserError
 
-LARGEST = 1e5
-"""Beyond any picture, in pixels."""
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=-LARGEST, lt=LARGEST)]
+MAX_COORDINATE = 1e5
+"""Larger values, in pixels, are not positions in an image."""
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False, gt=-MAX_COORDINATE, lt=MAX_COORDINATE)]
 Pair = Annotated[list[Number], Field(min_length=2, max_length=2)]
 _T = TypeVar("_T")
 
 
 def file_format(path: Path, remedy: str) -> Literal["HDF5", "MATLAB", "JSON"]:
-    """The format of a file, from its first bytes.
+    """Detect the format of a file from its first bytes.
 
     Raises:
         UserError: the file is missing, unreadable or none of these.
@@ -44,10 +46,10 @@ def file_format(path: Path, remedy: str) -> Literal["HDF5", "MATLAB", "JSON"]:
 
 
 def read_json(path: Path, remedy: str) -> Any:
-    """The content of a JSON file.
+    """Parse a JSON file.
 
     Raises:
-        UserError: the file is missing, unreadable or no JSON.
+        UserError: the file is missing, unreadable or not JSON.
     """
     if not path.is_file():
         raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}; {remedy}")
@@ -57,11 +59,11 @@ def read_json(path: Path, remedy: str) -> Any:
         raise UserError(f"{path}: not JSON, truncated or damaged ({error}); {remedy}") from error
 
 
-def validated(path: Path, kind: TypeAdapter[_T], value: Any, remedy: str) -> _T:
-    """The value of a JSON file, as the kind of records that it should hold.
+def validate_json(path: Path, kind: TypeAdapter[_T], value: Any, remedy: str) -> _T:
+    """Validate the value of a JSON or TOML file.
 
     Raises:
-        UserError: it holds something else; the message names the first wrong key and its value.
+        UserError: it does not match; the message names the first wrong key and its value.
     """
     try:
         return kind.validate_python(value)
@@ -71,27 +73,33 @@ def validated(path: Path, kind: TypeAdapter[_T], value: Any, remedy: str) -> _T:
         if first["type"] == "missing":
             message = "is missing"
         else:
-            message = f"is {short(first['input'])}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+            message = f"is {shorten(first['input'])}: {first['msg'][:1].lower()}{first['msg'][1:]}"
         raise UserError(f"{path}: {key or 'the content'} {message}; {remedy}") from error
 
 
-def short(value: object) -> str:
-    """A value for a message: on one line, and not a long one."""
+def shorten(value: object) -> str:
+    """A value for a message: on one line, of at most 60 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def distance(
-    points: NDArray[np.floating[Any]], known: NDArray[np.bool_], a: tuple[int, ...], b: tuple[int, ...]
+def joint_distance(
+    points: NDArray[np.floating[Any]], labelled: NDArray[np.bool_], a: tuple[int, ...], b: tuple[int, ...]
 ) -> float | None:
-    """Distance between the middles of some joints and some others; None if one of them is not labelled.
+    """Distance between the mean positions of two groups of joints; None if one of these joints is not labelled.
 
     Args:
         points: (J, 2).
-        known: bool (J,), which are labelled.
-        a: indices of some joints.
-        b: and of the others.
+        labelled: bool (J,).
+        a: indices of the first group.
+        b: indices of the second group.
     """
-    if not known[[*a, *b]].all():
+    if not labelled[[*a, *b]].all():
         return None
     return float(np.linalg.norm(points[list(a)].mean(0) - points[list(b)].mean(0)))
+
+
+def require_people(path: Path, people: Sequence[Person], dropped: Mapping[str, int], remedy: str) -> None:
+    """Raise :class:`UserError` if nobody in a file can be used."""
+    if not people:
+        raise UserError(f"{path}: nobody in it can be used ({', '.join(dropped) or 'it holds no people'}); {remedy}")

@@ -33,14 +33,14 @@ except (ImportError, ValueError, OSError):
 try:
     if kind == "MATLAB":
         import scipy.io
-        found = scipy.io.loadmat(path, variable_names=names or None)
+        content = scipy.io.loadmat(path, variable_names=names or None)
     else:
         import h5py
         with h5py.File(path, "r", locking=False) as file:
-            found = {name: file[name][()] for name in names or file if isinstance(file.get(name), h5py.Dataset)}
-    plain = {name: value for name, value in found.items() if isinstance(value, (np.ndarray, np.generic))}
-    names = names or [name for name, value in plain.items() if value.dtype.kind in "biuf"]
-    arrays = {name: np.asarray(found[name]) for name in names if name in found}
+            content = {name: file[name][()] for name in names or file if isinstance(file.get(name), h5py.Dataset)}
+    usable = {name: value for name, value in content.items() if isinstance(value, (np.ndarray, np.generic))}
+    names = names or [name for name, value in usable.items() if value.dtype.kind in "biuf"]
+    arrays = {name: np.asarray(content[name]) for name in names if name in content}
     for name, array in arrays.items():
         if array.dtype.kind == "O":
             arrays[name] = np.array(array.tolist())
@@ -56,16 +56,16 @@ _READ_SECONDS = 60
 
 
 def read_arrays(path: Path, kind: Literal["MATLAB", "HDF5"], names: Sequence[str], remedy: str) -> dict[str, Array]:
-    """Read arrays of numbers or texts from a file whose content cannot be trusted.
+    """Read arrays of numbers or texts from an untrusted file, in a child process.
 
     Args:
         path: the file.
         kind: its format; MATLAB up to version 7.2.
-        names: the arrays, all of which must be there; none: every array of numbers that the file has.
-        remedy: what a person should do about a wrong file; ends the error's line.
+        names: the arrays, all required; if empty, every numeric array of the file.
+        remedy: what to do about a wrong file; the end of error messages.
 
     Returns:
-        The arrays by name, of whatever shape and type they have; texts are bytes or str.
+        The arrays by name, in their own shapes and types; texts are bytes or str.
 
     Raises:
         UserError: the file is missing, of another format, damaged, or lacks an array.
@@ -82,15 +82,15 @@ def read_arrays(path: Path, kind: Literal["MATLAB", "HDF5"], names: Sequence[str
 def read_in_subprocess(
     path: Path, kind: str, script: str, arguments: Sequence[str], remedy: str, seconds: float = _READ_SECONDS
 ) -> bytes:
-    """Run a Python script, which reads a file whose content cannot be trusted, in a process of its own.
+    """Run a Python script that reads an untrusted file, in a child process, and return its standard output.
 
     Args:
         path: the file.
         kind: its format, for messages.
-        script: writes what it found to standard output; or exits with one line that says what is wrong.
-        arguments: for the script.
-        remedy: what a person should do about a wrong file; ends the error's line.
-        seconds: how long it may take.
+        script: writes its result to standard output, or exits with a one-line error.
+        arguments: of the script.
+        remedy: what to do about a wrong file; the end of error messages.
+        seconds: time limit.
 
     Raises:
         UserError: the file is missing, or the script failed, crashed or took too long.
@@ -103,6 +103,6 @@ def read_in_subprocess(
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{path}: damaged, not read within {seconds:.0f} s; {remedy}") from error
     if reader.returncode:
-        said = reader.stderr.decode(errors="replace").strip().splitlines() if reader.returncode > 0 else []
-        raise UserError(f"{path}: {said[-1] if said else f'damaged, it crashes the {kind} reader'}; {remedy}")
+        errors = reader.stderr.decode(errors="replace").strip().splitlines() if reader.returncode > 0 else []
+        raise UserError(f"{path}: {errors[-1] if errors else f'damaged, it crashes the {kind} reader'}; {remedy}")
     return reader.stdout

@@ -180,7 +180,7 @@ def test_categories_without_names_go_by_number(skeleton: Skeleton, tmp_path: Pat
             {**coco(), "categories": [{"id": 1, "keypoints": ["nose"]}]},
             "category 1 has no keypoint 'left shoulder', a jo",
         ),
-        ({**coco(), "annotations": []}, "nobody in it can be used (no annotations)"),
+        ({**coco(), "annotations": []}, "nobody in it can be used (it holds no people)"),
     ],
 )
 def test_wrong_content(content: object, words: str, skeleton: Skeleton, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_whose_left_it_is(tmp_path: Path) -> None:
     assert read_flic(save_h5(tmp_path / "b.h5", seen), TRAIN)[1] == OBSERVER
     assert read_flic(save_h5(tmp_path / "c.h5", flic_content(200)), TRAIN)[1] == OBSERVER
     both = {**own, "normalize": own["normalize"] + 3}
-    with pytest.raises(UserError, match="'normalize' says observer-centric joints, 'part' person-centric"):
+    with pytest.raises(UserError, match="observer-centric joints according to 'normalize', person-centric"):
         read_flic(save_h5(tmp_path / "d.h5", both), TRAIN)
 
 
@@ -84,7 +84,7 @@ def test_unusable_people_are_dropped_by_reason(tmp_path: Path) -> None:
         ({"filepath": 3}, "examples(1).filepath is 3"),
         ({"coords": np.zeros((2, 11))}, "examples(1).coords has shape (2, 11), expected (2, 29)"),
         ({"coords": "none"}, "examples(1).coords is 'none', expected numbers"),
-        ({"coords": np.full((2, 29), 1e7)}, "examples(1).coords holds values beyond any picture"),
+        ({"coords": np.full((2, 29), 1e7)}, "examples(1).coords holds values beyond any image"),
         ({"torsobox": np.zeros((1, 3))}, "examples(1).torsobox has shape (1, 3)"),
         ({"istest": np.zeros((0, 0))}, "examples(1).istest has shape (0,)"),
         ({"istrain": structs([{"a": 1}], ["a"])}, "examples(1).istrain is [{}]"),

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nas.data.readers.mpii_evaluation import predictions_mat, read_predictions, read_truth
+from nas.data.readers.mpii_evaluation import predictions_mat, read_ground_truth, read_predictions
 from nas.data.skeletons import MPII
 from nas.errors import UserError
 
@@ -48,7 +48,7 @@ def save_newer(path: Path, content: Mapping[str, NDArray[np.generic]]) -> Path:
 @pytest.mark.parametrize("people", [1, 3])
 def test_truth(tmp_path: Path, people: int, write) -> None:
     content = truth_content(people)
-    truth = read_truth(write(tmp_path / "truth.mat", content))
+    truth = read_ground_truth(write(tmp_path / "truth.mat", content))
     assert truth.joints.shape == (people, 16, 2)
     assert np.array_equal(truth.labelled, content["jnt_missing"].T == 0)
     assert truth.head_size == pytest.approx(0.6 * 50)
@@ -59,7 +59,10 @@ def test_truth(tmp_path: Path, people: int, write) -> None:
 def test_one_persons_truth_as_matlab_writes_it(tmp_path: Path) -> None:
     content = truth_content(1)
     one = {**content, "pos_gt_src": content["pos_gt_src"][..., 0], "headboxes_src": content["headboxes_src"][..., 0]}
-    truth, whole = read_truth(save(tmp_path / "a.mat", one)), read_truth(save(tmp_path / "b.mat", content))
+    truth, whole = (
+        read_ground_truth(save(tmp_path / "a.mat", one)),
+        read_ground_truth(save(tmp_path / "b.mat", content)),
+    )
     assert np.array_equal(truth.joints, whole.joints)
     assert np.array_equal(truth.head_size, whole.head_size)
 
@@ -68,7 +71,7 @@ def test_what_is_not_labelled_may_be_anything(tmp_path: Path) -> None:
     content = truth_content()
     content["jnt_missing"][5, 1] = 1
     content["pos_gt_src"][5, :, 1] = np.nan, 1e300
-    assert np.isfinite(read_truth(save(tmp_path / "a.mat", content)).joints).all()
+    assert np.isfinite(read_ground_truth(save(tmp_path / "a.mat", content)).joints).all()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_what_is_not_labelled_may_be_anything(tmp_path: Path) -> None:
         ("pos_gt_src", None, "holds no 'pos_gt_src'"),
         ("pos_gt_src", np.ones((3, 16, 2)), "'pos_gt_src' is float64 (3, 16, 2), expected numbers (16, 2, N)"),
         ("pos_gt_src", np.ones((16, 2, 0)), "'pos_gt_src'"),
-        ("pos_gt_src", np.full((16, 2, 3), np.nan), "'pos_gt_src' holds values beyond any picture"),
+        ("pos_gt_src", np.full((16, 2, 3), np.nan), "'pos_gt_src' holds values beyond any image"),
         ("pos_gt_src", "text", "'pos_gt_src' is str"),
         ("jnt_missing", np.zeros((16, 4)), "'jnt_missing' is float64 (16, 4), expected numbers (16, N), the same N"),
         ("jnt_missing", np.full((16, 3), 2), "'jnt_missing' holds values other than 0 and 1"),
@@ -92,7 +95,7 @@ def test_wrong_truth(tmp_path: Path, name: str, value: object, words: str) -> No
     del content[name]
     path = save(tmp_path / "truth.mat", content if value is None else {**content, name: value})
     with pytest.raises(UserError) as caught:
-        read_truth(path)
+        read_ground_truth(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert words in str(caught.value)
 
@@ -143,7 +146,7 @@ def test_a_variable_can_be_chosen(tmp_path: Path) -> None:
 
 def test_several_candidates_must_be_chosen_from(tmp_path: Path) -> None:
     path = save(tmp_path / "a.mat", {"b": PREDICTIONS, "a": PREDICTIONS})
-    with pytest.raises(UserError, match="choose by --variable a or b"):
+    with pytest.raises(UserError, match="choose one with --variable a or b"):
         read_predictions(path)
 
 
@@ -189,7 +192,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    for read in (read_truth, read_predictions):
+    for read in (read_ground_truth, read_predictions):
         with pytest.raises(UserError, match=r"a\.mat: no such file"):
             read(tmp_path / "a.mat")
         with pytest.raises(UserError, match="not a file"):
@@ -227,6 +230,6 @@ def test_damage_is_a_clear_error_or_goes_unnoticed(
         data[int(place * len(data))] ^= 1 << bit
     path = tmp_path_factory.mktemp("damaged") / "a.mat"
     path.write_bytes(data)
-    for read in (read_truth, read_predictions):
+    for read in (read_ground_truth, read_predictions):
         with suppress(UserError):
             read(path)

@@ -86,7 +86,7 @@ def test_what_is_missing_from_the_release_leaves_out_the_person_and_nobody_else(
         "no scale": 1,
         "no position": 2,
         "no head box": 1,
-        "in a test picture": 2,
+        "in a test image": 2,
     }
     assert not found.defines_validation
 
@@ -111,8 +111,8 @@ def test_one_joint_or_two_and_any_visibility(visible: tuple[Any, ...], tmp_path:
         ({"x1": np.ones((2, 2))}, 1, "annorect(1).x1 is [[1.0, 1.0]"),
         ({"objpos": "here"}, 1, "annorect(1).objpos is 'here', expected a struct"),
         ({"scale": 0}, 1, "nobody in it can be used (no scale)"),
-        ({}, 0, "nobody in it can be used (in a test picture)"),
-        ({}, 2, "RELEASE.img_train is not a 0 or 1 for each of the 1 pictures"),
+        ({}, 0, "nobody in it can be used (in a test image)"),
+        ({}, 2, "RELEASE.img_train is not a 0 or 1 for each of the 1 images"),
     ],
 )
 def test_wrong_content_of_the_release(person: dict[str, Any], train: int, words: str, tmp_path: Path) -> None:
@@ -128,8 +128,8 @@ def test_other_structures_of_the_release(tmp_path: Path) -> None:
     refused(saved(structs([{"a": 1}], ["a"]), "release"), "holds no 'RELEASE'")
     refused(saved(np.ones((3, 3))), "'RELEASE' is not a struct")
     refused(saved("RELEASE"), "'RELEASE' is not a struct")
-    refused(saved(structs([{"a": 1}], ["a"])), "RELEASE.annolist is not a list of pictures")
-    refused(saved(structs([{"annolist": np.ones((2, 2))}], ["annolist"])), "RELEASE.annolist is not a list of pictures")
+    refused(saved(structs([{"a": 1}], ["a"])), "RELEASE.annolist is not a list of images")
+    refused(saved(structs([{"annolist": np.ones((2, 2))}], ["annolist"])), "RELEASE.annolist is not a list of images")
     refused(save_release(tmp_path / "r.mat", [("a.jpg", "people", 1)]), "annolist(1).annorect is 'people'")
     refused(save_release(tmp_path / "r.mat", [("", [release_person(sixteen())], 1)]), "image.name is None")
 
@@ -155,7 +155,7 @@ def test_pytorch_pose(tmp_path: Path) -> None:
     person["joint_self"][5][2] = 0  # occluded
     people = [pytorch_pose(), person, pytorch_pose(dataset="LEEDS"), pytorch_pose(scale_provided=0)]
     found = read_mpii(save_json(tmp_path / "mpii_annotations.json", people), VALID)
-    assert (found.dropped, found.defines_validation) == ({"not of MPII": 1, "no scale": 1}, True)
+    assert (found.dropped, found.defines_validation) == ({"not from MPII": 1, "no scale": 1}, True)
     assert [read.split for read in found.people] == ["train", "valid"]
     read = found.people[1]
     assert np.flatnonzero(~read.labelled).tolist() == [4]
@@ -184,7 +184,7 @@ def test_pytorch_pose(tmp_path: Path) -> None:
         ([hrnet(joints_vis=[0] * 16)], "nobody in it can be used (no labelled joint)"),
         ([pytorch_pose(isValidation="yes")], "[0].isValidation is 'yes'"),
         ([pytorch_pose(isValidation=0.5), pytorch_pose(joint_self=[[1, 2]] * 16)], "[1].joint_self[0] is [1, 2]"),
-        ([pytorch_pose(dataset="LEEDS")], "nobody in it can be used (not of MPII)"),
+        ([pytorch_pose(dataset="LEEDS")], "nobody in it can be used (not from MPII)"),
     ],
 )
 def test_wrong_content_of_json(people: object, words: str, tmp_path: Path) -> None:
