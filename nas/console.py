@@ -179,6 +179,23 @@ def writable_directory(path: Path, flag: str) -> Path:
     return path
 
 
+def writable_file(path: Path, flag: str) -> Path:
+    """The path, if a file of that name can be written; its directory is created if need be.
+
+    Raises:
+        UserError: it is a directory, or its directory cannot be written to; the message names ``flag``.
+    """
+    if path.is_dir():
+        raise UserError(f"{flag} {path} is a directory; give the name of a file")
+    writable_directory(path.parent, f"the folder of {flag},")
+    return path
+
+
+def print_note(text: str) -> None:
+    """Print a note on standard error."""
+    stderr.print(f"note: {text}", soft_wrap=True, markup=False)
+
+
 def print_tables(*tables: Table | None) -> None:
     """Print tables, each once, at their own width: in a narrower window lines run over rather than lose digits."""
     for table in tables:

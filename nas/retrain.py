@@ -136,7 +136,7 @@ class _Progress:
         searched = "" if result.short_pckh is None else f" (search: {result.short_pckh:.1f} on its hold-out people)"
         groups = ", ".join(f"{group} {value:.1f}" for group, value in result.groups.items())
         for line in (
-            f"{result.label}: PCKh@0.5 {result.pckh:.2f}{searched}, flip-averaged {result.pckh_flipped:.2f}, "
+            f"{result.label}: PCKh@0.5 {result.pckh:.2f}{searched}, with the flipped copy {result.pckh_flipped:.2f}, "
             f"joints by count {result.pckh_by_count:.2f}; {result.people} validation people; "
             f"trained {format_duration(result.seconds)}",
             f"  {groups}",
