@@ -14,24 +14,25 @@ __version__ = "0.7.0"
 
 
 def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> HourglassNetwork:
-    """A trained network, ready to predict: ``network = nas.load("runs/quickstart/full/trial-48/checkpoint.pt")``.
+    """Load a trained network: ``network = nas.load("runs/quickstart/full/trial-48/checkpoint.pt")``.
 
-    In goes a float32 (N, 3, H, W) tensor on its device, (H, W) being ``network.input_size``: RGB pictures of one person
-    each, upright and centred, whose values 0 to 255 became ``(value - 127.5) / 64``. Out comes ``heatmaps``, a tuple of
-    (N, J, H/4, W/4) maps, one for each hourglass, of which the last is the answer, and ``necks``, the features within.
-    The position of joint j is the peak of map j: the centre of cell (row, column) is at x = 4 · (column + 0.5),
-    y = 4 · (row + 0.5) in the picture. Networks trained with ``loss = "cross_entropy"`` give logits: the softmax over a
-    map's cells makes it a probability. ``nas.inference.predictor.Predictor`` does all of it on pictures of any size.
+    Its input is a float32 (N, 3, H, W) tensor on its device, with (H, W) = ``network.input_size``: RGB images of one
+    person each, upright and centred, with values from 0 to 255 normalized as ``(value - 127.5) / 64``. Its output has
+    ``heatmaps``, a tuple of (N, J, H/4, W/4) tensors, one per hourglass, of which the last is the prediction, and
+    ``necks``, the features inside. The position of joint j is the peak of map j: the centre of cell (row, column) is at
+    x = 4 · (column + 0.5), y = 4 · (row + 0.5) in the image. Networks trained with ``loss = "cross_entropy"`` return
+    logits; the softmax over the cells of a map gives probabilities. ``nas.inference.predictor.Predictor`` does all of
+    this for images of any size.
 
     Args:
-        checkpoint: a ``checkpoint.pt`` that nas.retrain wrote.
-        device: where to put it, "cpu", "cuda" or any other of torch's.
+        checkpoint: a ``checkpoint.pt`` written by nas.retrain.
+        device: of the network, "cpu", "cuda" or any other PyTorch device.
 
     Returns:
-        A torch module in evaluation mode, with the averaged weights.
+        A module in evaluation mode, with the averaged weights.
 
     Raises:
-        nas.errors.UserError: the file is missing, damaged, or no checkpoint of this version.
+        nas.errors.UserError: the file is missing, damaged, or not a checkpoint of this version.
     """
     from pathlib import Path
 
