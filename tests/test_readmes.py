@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import re
 import shlex
+import textwrap
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -273,7 +274,7 @@ def check_code_span(span: str, folder: Path, names: set[str]) -> Iterator[str]:
 
 def check_block(block: Block, folder: Path, names: set[str]) -> Iterator[tuple[int, str]]:
     """Complaints about a block: TOML and Python must parse and import; shell commands and listed files must exist."""
-    text = "\n".join(block.lines)
+    text = textwrap.dedent("\n".join(block.lines))
     if block.language == "toml":
         try:
             tomllib.loads(text)
