@@ -108,14 +108,14 @@ def predict(
         done += len(indices)
         after_batch(done)
     network.train(training)
-    return [
-        Predictions(
-            tuple(torch.cat(parts) for parts in zip(*batches, strict=True)),
-            torch.cat(peak),
-            float(torch.cat(in_boxes).std(dim=0, correction=0).square().sum(-1).mean().sqrt()),
-        )
-        for batches, peak, in_boxes in zip(positions, peaks, relative, strict=True)
-    ]
+    return [_concatenate(*batches) for batches in zip(positions, peaks, relative, strict=True)]
+
+
+def _concatenate(positions: list[list[Tensor]], peaks: list[Tensor], relative: list[Tensor]) -> Predictions:
+    """The predictions of all batches; ``relative`` are the last hourglass's positions in box sides."""
+    spread = torch.cat(relative).std(dim=0, correction=0).square().sum(-1).mean().sqrt()
+    stages = tuple(torch.cat(parts) for parts in zip(*positions, strict=True))
+    return Predictions(stages, torch.cat(peaks), float(spread))
 
 
 def _maps(
