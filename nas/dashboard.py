@@ -32,13 +32,14 @@ def main(
         raise UserError(f"--port {port}: must be from 0 to 65535")
     check_study_exists(study, location.runs, location.storage)
 
+    from nas.study.analysis.results import load_results
     from nas.study.experiment import load
-    from nas.study.reporting.dashboard import save_panels, serving
+    from nas.study.reporting.dashboard import save_panels, serve_dashboard
     from nas.study.storage.study_store import mask_password
 
     experiment, opened = load(study, location.runs, location.storage)
-    save_panels(experiment, opened)
-    with serving(experiment, opened, port) as (address, serve):
+    save_panels(load_results(experiment, opened))
+    with serve_dashboard(experiment, opened, port) as (address, serve):
         console.print(f"study {study} of {mask_password(experiment.url)}\n{address}\nCtrl-C ends it", soft_wrap=True)
         with suppress(KeyboardInterrupt):
             serve()

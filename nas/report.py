@@ -17,6 +17,7 @@ from nas.study.files import check_study_exists
 if TYPE_CHECKING:
     from optuna.study import Study
 
+    from nas.study.analysis.results import StudyResults
     from nas.study.experiment import Experiment
 
 app = new_app()
@@ -59,23 +60,25 @@ def main(
     """
     check_study_exists(study, location.runs, location.storage)
 
+    from nas.study.analysis.results import load_results
     from nas.study.experiment import load
     from nas.study.reporting.study_report import print_study, print_trial, study_record
 
     _check_selection(selection)
     experiment, opened = load(study, location.runs, location.storage)
     number = _selected_trial(experiment, opened, selection)
+    results = load_results(experiment, opened)
     if number is not None:
-        print_trial(experiment, opened, number, output.as_json)
+        print_trial(results, number, output.as_json)
         return
-    _write(experiment, opened, documents)
+    _write(results, documents)
     if output.as_json:
-        print(json.dumps(study_record(experiment, opened)))
+        print(json.dumps(study_record(results)))
         return
     from nas.study.reporting.dashboard import save_panels
 
-    save_panels(experiment, opened)
-    print_study(experiment, opened)
+    save_panels(results)
+    print_study(results)
     for path in documents.paths():
         console.print(f"wrote {path}", soft_wrap=True)
 
@@ -101,17 +104,16 @@ def _selected_trial(experiment: Experiment, study: Study, selection: SelectionOp
     return selection.trial
 
 
-def _write(experiment: Experiment, study: Study, documents: DocumentOptions) -> None:
+def _write(results: StudyResults, documents: DocumentOptions) -> None:
     """Write the files that flags ask for."""
     if not documents.paths():
         return
-    from nas.study.analysis.results import load_results
-    from nas.study.reporting.html_report import write_page
-    from nas.study.reporting.paper_export import write_csv, write_figures
+    from nas.study.reporting.csv_export import write_csv
+    from nas.study.reporting.html_report import write_html_report
+    from nas.study.reporting.paper_export import write_figures
 
-    results = load_results(experiment, study)
     if documents.html is not None:
-        write_page(results, documents.html)
+        write_html_report(results, documents.html)
     if documents.csv is not None:
         write_csv(results, documents.csv)
     if documents.figures is not None:

@@ -173,7 +173,7 @@ def test_a_port_that_is_taken_is_refused(going: Workplace) -> None:
         port = taken.getsockname()[1]
         done = going.run("dashboard", "--study", "tiny", "--port", port)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"error: --port {port}: cannot be listened on: ")
+    assert done.stderr.startswith(f"error: --port {port}: cannot listen on it: ")
     for wrong in (-1, 65536):
         assert going.run("dashboard", "--study", "tiny", "--port", wrong).returncode == 2
 

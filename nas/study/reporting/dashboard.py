@@ -1,4 +1,4 @@
-"""A study's own page on optuna-dashboard: Plotly panels, and a note that says what they show."""
+"""A study on optuna-dashboard: panels of Plotly figures, a note that summarizes the results, and a local server."""
 
 from __future__ import annotations
 
@@ -13,101 +13,98 @@ from optuna.study import Study
 
 from nas.console import format_count
 from nas.errors import UserError
-from nas.study.analysis.results import StudyResults, load_results
+from nas.study.analysis.results import StudyResults
 from nas.study.execution.trial_artifacts import escape_markdown
 from nas.study.experiment import Experiment, images_of
-from nas.study.reporting import plotly_figures as plots
+from nas.study.reporting.plotly_figures import study_figures
 from nas.study.storage.study_store import database_of
 
-HEIGHT = 450
-"""Pixels of a panel: the dashboard cuts off what is below."""
+PANEL_HEIGHT = 450
+"""Pixels; the dashboard cuts off what is below."""
 
 
-def save_panels(experiment: Experiment, study: Study) -> StudyResults:
-    """Save the study's figures and note for the dashboard, in place of earlier ones.
-
-    Returns:
-        what they show.
-    """
-    found = load_results(experiment, study)
-    # Effects together: the dashboard cannot take away a panel of a choice that turns out to be noise.
-    for name, figure in plots.figures(found, apart=False).items():
-        figure.update_layout(height=HEIGHT)
-        optuna_dashboard.save_plotly_graph_object(study, figure, graph_object_id=name)
-    optuna_dashboard.save_note(study, note(found))
-    return found
+def save_panels(results: StudyResults) -> None:
+    """Save a study's figures and note for the dashboard, replacing earlier ones."""
+    # One panel for all effects: the dashboard cannot remove the panel of a choice that turns out not to be significant.
+    for name, figure in study_figures(results, separate_effects=False).items():
+        figure.update_layout(height=PANEL_HEIGHT)
+        optuna_dashboard.save_plotly_graph_object(results.study, figure, graph_object_id=name)
+    optuna_dashboard.save_note(results.study, dashboard_note(results))
 
 
-def note(found: StudyResults) -> str:
-    """What the study is and how to read it, in Markdown."""
-    config, schedule = found.experiment.config, found.experiment.config.short_schedule()
+def dashboard_note(results: StudyResults) -> str:
+    """A summary of the study in Markdown: its objectives, its results, its front and how to continue."""
+    experiment, name = results.experiment, results.name
+    config, schedule = experiment.config, experiment.config.short_schedule()
     lines = [
-        f"# {escape_markdown(found.name)}",
+        f"# {escape_markdown(name)}",
         "",
-        "Networks that find people's joints: as much PCKh as possible with as few params and MAdds as possible. "
-        f"Each was trained on {schedule.images:,} pictures of {config.data.input_size}×{config.data.input_size}, "
-        "annealed fully, and scored on hold-out people.",
+        "Search for human pose networks with high PCKh, few parameters and few multiply-adds (MAdds). "
+        f"Every network was trained on {schedule.images:,} images of {config.data.input_size}×{config.data.input_size} "
+        "with a fully annealed schedule and evaluated on the hold-out split.",
         "",
-        f"- {found.counts.complete} finished, {found.counts.pruned} ended early; {images_of(found.study):,} pictures; "
-        f"hypervolume {found.volume:.4f}",
-        f"- seeds of one network differ by {found.noise:.1f} PCKh (standard deviation)",
+        f"- {results.counts.complete} trials finished, {results.counts.pruned} stopped early; "
+        f"{images_of(results.study):,} images trained; hypervolume {results.volume:.4f}",
+        f"- standard deviation of PCKh between seeds of one network: {results.noise:.1f}",
     ]
-    if found.comparisons:
-        met = sum(one.met for one in found.comparisons)
+    if results.comparisons:
+        met = sum(comparison.met for comparison in results.comparisons)
         lines.append(
-            f"- {met} of {len(found.comparisons)} published networks are met: at least their PCKh at half their costs"
+            f"- {met} of {len(results.comparisons)} published networks matched: at least their PCKh with at most half "
+            "their params and MAdds"
         )
-    sure = [escape_markdown(one.name) for one in found.importance if one.matters]
-    if found.importance:
-        lines.append(f"- choices that matter at equal cost: {', '.join(sure) or 'none beyond noise'}")
+    significant = [escape_markdown(choice.name) for choice in results.importance if choice.matters]
+    if results.importance:
+        lines.append(f"- choices with a significant effect at equal cost: {', '.join(significant) or 'none'}")
+    lines += ["", *_front_table(results), ""]
+    flags = experiment.location_flags
     lines += [
+        "*On front*: the probability that no other finished network dominates this one, given the noise between seeds. "
+        "In the panels on the study's main page, filled points are on the front, diamonds are published networks, and "
+        "error bars are standard errors. The dashboard's own plots have linear axes.",
         "",
-        "| trial | PCKh | params | MAdds | on front | network |",
-        "|--:|--:|--:|--:|--:|---|",
-    ]
-    for m in found.front:
-        network = found.experiment.title_of(found.trials[m.number])
-        lines.append(
-            f"| {m.number} | {m.mean:.1f} ± {found.error(m.number):.1f} | {m.params:,} | {format_count(m.madds)} | "
-            f"{100 * m.chance:.0f} % | {escape_markdown(network)} |"
-        )
-    where = found.experiment.location_flags
-    lines += [
-        "",
-        "*On front*: the probability that no other finished network beats it. In the panels of the study's first page, "
-        "filled points are on the front, diamonds are published networks, bars are standard errors. The dashboard's "
-        "own plots have linear axes.",
-        "",
-        f"Train a choice in full: `python -m nas.retrain --study {found.name} --pick knee{where}`. "
-        f"All of this as a page: `python -m nas.report --study {found.name} --html {found.name}.html{where}`.",
+        f"Train a network in full: `python -m nas.retrain --study {name} --pick knee{flags}`. "
+        f"Write this report as one HTML page: `python -m nas.report --study {name} --html {name}.html{flags}`.",
     ]
     return "\n".join(lines) + "\n"
 
 
+def _front_table(results: StudyResults) -> list[str]:
+    """The lines of a Markdown table of the front."""
+    lines = ["| trial | PCKh | params | MAdds | on front | network |", "|--:|--:|--:|--:|--:|---|"]
+    for m in results.front:
+        network = escape_markdown(results.experiment.title_of(results.trials[m.number]))
+        lines.append(
+            f"| {m.number} | {m.mean:.1f} ± {results.error(m.number):.1f} | {m.params:,} | {format_count(m.madds)} | "
+            f"{100 * m.chance:.0f}% | {network} |"
+        )
+    return lines
+
+
 @contextmanager
-def serving(experiment: Experiment, study: Study, port: int) -> Iterator[tuple[str, Callable[[], None]]]:
-    """Serve a study's storage on the dashboard, to this machine alone.
+def serve_dashboard(experiment: Experiment, study: Study, port: int) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Open a server of optuna-dashboard for a study's storage that accepts connections from this machine only.
 
     Args:
-        experiment: of the study.
-        study: to show.
-        port: to listen on; 0 for a free one.
+        experiment: the study's experiment.
+        study: the study whose page is announced.
+        port: TCP port; 0 for any free one.
 
     Yields:
-        address of the study's page, and a function that serves until Ctrl-C.
+        The URL of the study's page, and a function that serves requests until Ctrl-C.
 
     Raises:
-        UserError: the port is taken or not allowed.
+        UserError: the port is in use or not permitted.
     """
     artifacts = experiment.artifacts_of(study)
-    with suppress(OSError):  # without it the dashboard shows everything but pictures
+    with suppress(OSError):  # without the folder, the dashboard shows no artifacts
         artifacts.mkdir(parents=True, exist_ok=True)
     app = optuna_dashboard.wsgi(database_of(study._storage), artifact_store=FileSystemArtifactStore(artifacts))
     try:
         server = make_server("127.0.0.1", port, app, server_class=_Server, handler_class=_Handler)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"--port {port}: cannot be listened on: {reason}; choose another") from error
+        raise UserError(f"--port {port}: cannot listen on it: {reason}; choose another port") from error
     with server:
         yield f"http://127.0.0.1:{server.server_port}/dashboard/studies/{study._study_id}", server.serve_forever
 
@@ -118,4 +115,4 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: a browser asks every few seconds."""
+        """Log nothing: a browser polls every few seconds."""

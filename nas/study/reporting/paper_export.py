@@ -1,8 +1,7 @@
-"""A study's results for papers and for other programs: a table of all finished networks, and figures in PNG and SVG."""
+"""A study's figures for a paper: one column wide, as PNG and SVG, drawn by matplotlib."""
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -10,15 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 from nas.console import format_count
 from nas.errors import UserError
-from nas.study.analysis.importance import active
 from nas.study.analysis.results import StudyResults
 from nas.study.files import write_file
-from nas.study.reporting.plotly_figures import Axis, apart, staircase
+from nas.study.reporting.figure_series import (
+    BLUE,
+    GREY,
+    ORANGE,
+    CostAxis,
+    FrontSeries,
+    axis_label,
+    label_offsets,
+    log_ticks,
+    percent,
+    trained_in_both,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLUMN = 3.35
+COLUMN_WIDTH = 3.35
 """Inches: the width of a column of a two-column paper."""
 _STYLE: Any = {
     "font.size": 8,
@@ -35,155 +44,139 @@ _STYLE: Any = {
     "savefig.dpi": 300,
     "figure.constrained_layout.use": True,
 }
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8C8C8C"
+_ERROR_BARS: Any = {"elinewidth": 0.6, "capsize": 1.2, "linestyle": "none"}
 
 
-def write_csv(found: StudyResults, path: Path) -> None:
-    """Write a row for each finished trial: results, costs, what was chosen, the network in words.
+def write_figures(results: StudyResults, folder: Path) -> list[Path]:
+    """Write all figures of a study as PNG (300 dpi) and SVG.
 
-    A choice that makes no difference to a network is empty; PCKh of several seeds are separated by semicolons.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    choices = list(found.experiment.space.choices)
-    ahead = {m.number for m in found.front}
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    figures = ("pckh", "pckh_of_seeds", "standard_error", "params", "madds", "layers", "on_front", "chance", "tradeoff")
-    table.writerow(["trial", *figures, "published", *choices, "network"])
-    for m in found.measured:
-        trial = found.trials[m.number]
-        inside = active(found.experiment.space, trial.params) if set(choices) <= set(trial.params) else set()
-        candidate = found.experiment.candidate_of(trial)
-        table.writerow(
-            [m.number, repr(m.mean), ";".join(map(repr, m.values)), repr(found.error(m.number)), m.params, m.madds]
-            + [found.experiment.cost(candidate).layers, int(m.number in ahead), repr(m.chance)]
-            + [found.scores.get(m.number, ""), found.published.get(m.number, "")]
-            + [trial.params[name] if name in inside else "" for name in choices]
-            + [trial.user_attrs.get("network") or str(candidate)]
-        )
-    write_file(path, text.getvalue().encode(), "--csv")
-
-
-def write_figures(found: StudyResults, folder: Path) -> list[Path]:
-    """Write figures of one column's width, as PNG of 300 dpi and SVG.
+    Returns:
+        the written files.
 
     Raises:
-        UserError: matplotlib is not installed, nothing has finished, or the folder cannot be written.
+        UserError: matplotlib is not installed, no trial has finished, or the folder cannot be written.
     """
     try:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError("--figures needs matplotlib; install it with `pip install -e '.[figures]'`") from error
-    if not found.measured:
-        raise UserError(f"study {found.name} has no finished trial yet; run `python -m nas.search`")
-    draw: dict[str, tuple[float, Callable[[Axes], None]]] = {
-        "front-params": (2.4, lambda axes: _front(found, "params", axes)),
-        "front-madds": (2.4, lambda axes: _front(found, "madds", axes)),
-        "history": (1.9, lambda axes: _history(found, axes)),
-    }
-    if found.importance:
-        draw["importance"] = (0.7 + 0.16 * len(found.importance), lambda axes: _importance(found, axes))
-    if sum(f.short is not None for f in found.full) > 1:
-        draw["agreement"] = (2.4, lambda axes: _agreement(found, axes))
+    if not results.measured:
+        raise UserError(f"study {results.name} has no finished trial yet; run `python -m nas.search`")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--figures {folder}: cannot be made: {error.strerror}; choose another folder") from error
     written = []
     with matplotlib.rc_context(_STYLE):
-        for name, (height, paint) in draw.items():
-            figure = Figure(figsize=(COLUMN, height))
-            paint(figure.add_subplot())
-            for kind in ("png", "svg"):
+        for name, (height, draw) in _figures(results).items():
+            figure = Figure(figsize=(COLUMN_WIDTH, height))
+            draw(figure.add_subplot())
+            for suffix in ("png", "svg"):
                 data = io.BytesIO()
-                figure.savefig(data, format=kind, metadata={"Date": None} if kind == "svg" else None)
-                write_file(folder / f"{name}.{kind}", data.getvalue(), "--figures")
-                written.append(folder / f"{name}.{kind}")
+                figure.savefig(data, format=suffix, metadata={"Date": None} if suffix == "svg" else None)
+                write_file(folder / f"{name}.{suffix}", data.getvalue(), "--figures")
+                written.append(folder / f"{name}.{suffix}")
     return written
 
 
-def _front(found: StudyResults, cost: Axis, axes: Axes) -> None:
-    ahead = {m.number for m in found.front}
-    own = [m for m in found.measured if m.number not in found.published]
-    behind, best = [m for m in own if m.number not in ahead], [m for m in own if m.number in ahead]
-    axes.plot([getattr(m, cost) for m in behind], [m.mean for m in behind], "o", ms=2.5, mfc="none", mec=GREY, mew=0.5)
-    line = staircase([(getattr(m, cost), m.mean) for m in found.measured])
-    axes.step([x for x, _ in line], [y for _, y in line], where="post", color=BLUE, lw=0.8)
-    bars: dict[str, Any] = {"elinewidth": 0.6, "capsize": 1.2, "linestyle": "none"}
+def _figures(results: StudyResults) -> dict[str, tuple[float, Callable[[Axes], None]]]:
+    """File name → height in inches and a function that draws the figure."""
+    figures: dict[str, tuple[float, Callable[[Axes], None]]] = {
+        "front-params": (2.4, lambda axes: _draw_front(results, "params", axes)),
+        "front-madds": (2.4, lambda axes: _draw_front(results, "madds", axes)),
+        "history": (1.9, lambda axes: _draw_history(results, axes)),
+    }
+    if results.importance:
+        figures["importance"] = (0.7 + 0.16 * len(results.importance), lambda axes: _draw_importance(results, axes))
+    if len(trained_in_both(results)) > 1:
+        figures["agreement"] = (2.4, lambda axes: _draw_rank_correlation(results, axes))
+    return figures
+
+
+def _draw_front(results: StudyResults, cost: CostAxis, axes: Axes) -> None:
+    series = FrontSeries.of(results, cost)
+    axes.plot(
+        [getattr(m, cost) for m in series.dominated],
+        [m.mean for m in series.dominated],
+        "o",
+        ms=2.5,
+        mfc="none",
+        mec=GREY,
+        mew=0.5,
+    )
+    axes.step([x for x, _ in series.step_line], [y for _, y in series.step_line], where="post", color=BLUE, lw=0.8)
     axes.errorbar(
-        [getattr(m, cost) for m in best],
-        [m.mean for m in best],
-        yerr=[found.error(m.number) for m in best],
+        [getattr(m, cost) for m in series.front],
+        [m.mean for m in series.front],
+        yerr=[results.error(m.number) for m in series.front],
         fmt="o",
         ms=3.5,
         color=BLUE,
         label="found",
-        **bars,
+        **_ERROR_BARS,
     )
-    if found.baselines:
-        points = [b.point for b in found.baselines]
-        axes.errorbar(
-            [getattr(p, cost) for p in points],
-            [p.pckh for p in points],
-            yerr=[found.error(p.number) for p in points],
-            fmt="D",
-            ms=4,
-            mfc="white",
-            color=ORANGE,
-            label="published",
-            **bars,
-        )
-        places = apart(found, cost, plot=(185.0, 115.0), letter=4.4)
-        for baseline, (dx, dy) in zip(found.baselines, places, strict=True):
-            axes.annotate(
-                baseline.name,
-                (getattr(baseline.point, cost), baseline.point.pckh),
-                (dx, -dy),
-                textcoords="offset points",
-                ha="center",
-                va="center",
-                fontsize=7,
-                arrowprops={"arrowstyle": "-", "lw": 0.4, "color": ORANGE, "shrinkA": 0, "shrinkB": 3},
-            )
-        axes.legend(frameon=False, loc="lower right", handletextpad=0.3)
+    if series.published:
+        _draw_published(results, series, axes)
     axes.set_xscale("log")
-    values = [getattr(m, cost) for m in found.measured]
-    ratio = max(values) / min(values)
-    steps = (1,) if ratio > 300 else (1, 3) if ratio > 30 else (1, 2, 5)
-    ticks = [s * 10**p for p in range(15) for s in steps if min(values) / 1.3 <= s * 10**p <= max(values) * 1.3]
-    axes.set_xticks(ticks, [format_count(t) for t in ticks])
+    ticks = log_ticks(series.costs, most=6)
+    axes.set_xticks(ticks, [format_count(tick) for tick in ticks])
     axes.minorticks_off()
-    size = found.experiment.config.data.input_size
-    axes.set_xlabel("parameters" if cost == "params" else f"multiply-adds at {size}×{size}")
+    axes.set_xlabel(axis_label(results, cost))
     axes.set_ylabel("PCKh@0.5 (%)")
 
 
-def _history(found: StudyResults, axes: Axes) -> None:
-    axes.step([s.images / 1000 for s in found.steps], [s.volume for s in found.steps], where="post", color=BLUE)
+def _draw_published(results: StudyResults, series: FrontSeries, axes: Axes) -> None:
+    points = [baseline.point for baseline in series.published]
+    axes.errorbar(
+        [getattr(p, series.axis) for p in points],
+        [p.pckh for p in points],
+        yerr=[results.error(p.number) for p in points],
+        fmt="D",
+        ms=4,
+        mfc="white",
+        color=ORANGE,
+        label="published",
+        **_ERROR_BARS,
+    )
+    offsets = label_offsets(results, series.axis, plot_size=(185.0, 115.0), letter_width=4.4)
+    for baseline, (dx, dy) in zip(series.published, offsets, strict=True):
+        axes.annotate(
+            baseline.name,
+            (getattr(baseline.point, series.axis), baseline.point.pckh),
+            (dx, -dy),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=7,
+            arrowprops={"arrowstyle": "-", "lw": 0.4, "color": ORANGE, "shrinkA": 0, "shrinkB": 3},
+        )
+    axes.legend(frameon=False, loc="lower right", handletextpad=0.3)
+
+
+def _draw_history(results: StudyResults, axes: Axes) -> None:
+    axes.step([s.images / 1000 for s in results.steps], [s.volume for s in results.steps], where="post", color=BLUE)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("thousand pictures trained")
+    axes.set_xlabel("thousands of images trained")
     axes.set_ylabel("hypervolume")
 
 
-def _importance(found: StudyResults, axes: Axes) -> None:
-    rows = found.importance[::-1]
-    for place, one in enumerate(rows):
-        look: dict[str, Any] = (
-            {"color": BLUE} if one.matters else {"color": "white", "edgecolor": GREY, "hatch": "/////"}
+def _draw_importance(results: StudyResults, axes: Axes) -> None:
+    choices = results.importance[::-1]
+    for row, choice in enumerate(choices):
+        style: dict[str, Any] = (
+            {"color": BLUE} if choice.matters else {"color": "white", "edgecolor": GREY, "hatch": "/////"}
         )
-        axes.barh(place, 100 * max(0.0, one.share), height=0.65, linewidth=0.5, **look)
-    axes.plot([100 * max(0.0, one.noise) for one in rows], range(len(rows)), "|", color="black", ms=6, mew=0.8)
-    axes.set_yticks(range(len(rows)), [one.name for one in rows])
-    axes.set_xlabel("variance left by costs, explained (%)")
+        axes.barh(row, percent(choice.share), height=0.65, linewidth=0.5, **style)
+    axes.plot([percent(c.noise) for c in choices], range(len(choices)), "|", color="black", ms=6, mew=0.8)
+    axes.set_yticks(range(len(choices)), [choice.name for choice in choices])
+    axes.set_xlabel("explained share of the variance at equal cost (%)")
 
 
-def _agreement(found: StudyResults, axes: Axes) -> None:
-    both = [f for f in found.full if f.short is not None]
-    axes.plot([f.short for f in both if f.short is not None], [f.pckh for f in both], "o", ms=3.5, color=BLUE)
-    axes.set_xlabel("PCKh of the search")
-    axes.set_ylabel("PCKh in full")
-    if found.agreement:
-        axes.set_title(f"Spearman {found.agreement}", fontsize=8)
+def _draw_rank_correlation(results: StudyResults, axes: Axes) -> None:
+    pairs = trained_in_both(results)
+    axes.plot([short for _, short in pairs], [result.pckh for result, _ in pairs], "o", ms=3.5, color=BLUE)
+    axes.set_xlabel("PCKh in the search (%)")
+    axes.set_ylabel("PCKh after full training (%)")
+    if results.agreement:
+        axes.set_title(f"Spearman {results.agreement}", fontsize=8)

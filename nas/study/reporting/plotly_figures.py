@@ -1,193 +1,200 @@
-"""A study's figures, as Plotly draws them: in the HTML report and on the dashboard's page of the study.
+"""A study's interactive figures, drawn by Plotly, for the HTML report and the dashboard.
 
-Kinds of points differ by shape and filling, lines by dashes: nothing is told by colour alone. Colours are Okabe and
-Ito's, which the colour-blind tell apart, of clearly different lightness.
+Kinds of points differ by shape and fill, lines by dashes, so that no information is in colour alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from nas.console import format_count
-from nas.study.analysis.importance import Importance
-from nas.study.analysis.results import StudyResults
+from nas.study.analysis.baselines import Baseline
+from nas.study.analysis.importance import Effect, Importance
+from nas.study.analysis.results import FullTrainingResult, StudyResults
+from nas.study.analysis.seed_noise import SeedStatistics
+from nas.study.reporting.figure_series import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    CostAxis,
+    FrontSeries,
+    axis_label,
+    label_offsets,
+    log_ticks,
+    percent,
+    staircase,
+    trained_in_both,
+)
 
-BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#9A9A9A", "#222222"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 TITLE = {"x": 0, "xref": "container", "y": 1, "yanchor": "top", "pad": {"t": 12, "l": 8}}
-MOST_EFFECTS = 32
-"""Values that one figure of effects has room for; those of the choices that matter most."""
-Axis = Literal["params", "madds"]
+MAX_EFFECTS = 32
+"""Most rows of one figure of effects; those of the most important choices are shown."""
+_TEXT_ONLY = "%{text}<extra></extra>"
+_FULL_TRAINING = "fully trained (filled: on their front)"
 
 
-def figures(found: StudyResults, apart: bool = True) -> dict[str, go.Figure]:
-    """All figures that there is something for, by a name that is a valid HTML id.
+def study_figures(results: StudyResults, separate_effects: bool = True) -> dict[str, go.Figure]:
+    """All figures that a study has data for.
 
     Args:
-        found: what to draw.
-        apart: a figure of effects for each choice that matters; else one for all, also where none does.
+        results: the study's results.
+        separate_effects: one figure of effects for each significant choice; else a single one, even if no choice is
+            significant.
+
+    Returns:
+        Name, a valid HTML id, → figure. On the dashboard, a figure replaces an earlier one of the same name.
     """
-    drawn = {}
-    if found.measured:
-        drawn["front-params"] = front_figure(found, "params")
-        drawn["front-madds"] = front_figure(found, "madds")
-        drawn["front-3d"] = cube(found)
-    if found.steps:
-        drawn["history"] = history(found)
-    if found.importance:
-        drawn["importance"] = shares(found.importance)
-        matter = [one for one in found.importance if one.matters]
-        together = {"effects": effects(matter)}
-        drawn |= {f"effects-{one.name.replace('_', '-')}": effects([one]) for one in matter} if apart else together
-    if found.measured and found.full:
-        drawn["fronts"] = fronts(found)
-    if found.agreement is not None:
-        drawn["agreement"] = agreement(found)
-    return drawn
+    figures = {}
+    if results.measured:
+        figures["front-params"] = front_figure(results, "params")
+        figures["front-madds"] = front_figure(results, "madds")
+        figures["front-3d"] = front_3d_figure(results)
+    if results.steps:
+        figures["history"] = history_figure(results)
+    if results.importance:
+        figures["importance"] = importance_figure(results.importance)
+        significant = [choice for choice in results.importance if choice.matters]
+        if separate_effects:
+            figures |= {f"effects-{c.name.replace('_', '-')}": effects_figure([c]) for c in significant}
+        else:
+            figures["effects"] = effects_figure(significant)
+    if results.measured and results.full:
+        figures["fronts"] = full_training_figure(results)
+    if results.agreement is not None:
+        figures["agreement"] = rank_correlation_figure(results)
+    return figures
 
 
-def axis_title(found: StudyResults, axis: Axis) -> str:
-    """Of a cost."""
-    size = found.experiment.config.data.input_size
-    return "parameters" if axis == "params" else f"multiply-adds at {size}×{size}"
-
-
-def front_figure(found: StudyResults, axis: Axis) -> go.Figure:
-    """PCKh against one cost: all finished networks, the front with its uncertainty, the published networks by name."""
-    ahead = {m.number for m in found.front}
-    behind = [m for m in found.measured if m.number not in ahead and m.number not in found.published]
-    best = [m for m in found.front if m.number not in found.published]
-    cost = axis
-
-    def hover(m: Any) -> str:
-        network = found.trials[m.number].user_attrs.get("network", "")
-        seeds = f" (mean of {len(m.values)} seeds)" if len(m.values) > 1 else ""
-        return (
-            f"trial {m.number}: PCKh {m.mean:.1f} ± {found.error(m.number):.1f}{seeds}<br>"
-            f"{m.params:,} params, {format_count(m.madds)} MAdds<br>on the front with {100 * m.chance:.0f} %<br>"
-            f"{_folded(network)}"
-        )
-
-    figure = _figure(f"PCKh against {axis_title(found, axis)}")
-    if behind:
+def front_figure(results: StudyResults, axis: CostAxis) -> go.Figure:
+    """PCKh against one cost: all finished networks, the front with standard errors, the published networks by name."""
+    series = FrontSeries.of(results, axis)
+    figure = _new_figure(f"PCKh against {axis_label(results, axis)}")
+    if series.dominated:
         figure.add_scatter(
-            x=[getattr(m, cost) for m in behind],
-            y=[m.mean for m in behind],
+            x=[getattr(m, axis) for m in series.dominated],
+            y=[m.mean for m in series.dominated],
             mode="markers",
-            name="finished",
+            name="dominated",
             marker={"symbol": "circle-open", "size": 6, "color": GREY, "opacity": 0.7, "line": {"width": 1}},
-            text=[hover(m) for m in behind],
-            hovertemplate="%{text}<extra></extra>",
+            text=[_hover_text(results, m) for m in series.dominated],
+            hovertemplate=_TEXT_ONLY,
         )
-    line = staircase([(getattr(m, cost), m.mean) for m in found.measured])
     figure.add_scatter(
-        x=[x for x, _ in line],
-        y=[y for _, y in line],
+        x=[x for x, _ in series.step_line],
+        y=[y for _, y in series.step_line],
         mode="lines",
         line={"shape": "hv", "color": BLUE, "width": 1.5},
-        name="most PCKh for the cost",
+        name="best PCKh within this cost",
         hoverinfo="skip",
     )
-    if best:
+    if series.front:
+        errors = [results.error(m.number) for m in series.front]
         figure.add_scatter(
-            x=[getattr(m, cost) for m in best],
-            y=[m.mean for m in best],
-            error_y={"array": [found.error(m.number) for m in best], "thickness": 1, "width": 2, "color": BLUE},
+            x=[getattr(m, axis) for m in series.front],
+            y=[m.mean for m in series.front],
+            error_y={"array": errors, "thickness": 1, "width": 2, "color": BLUE},
             mode="markers",
             name="front (± standard error)",
             marker={"symbol": "circle", "size": 8, "color": BLUE},
-            text=[hover(m) for m in best],
-            hovertemplate="%{text}<extra></extra>",
+            text=[_hover_text(results, m) for m in series.front],
+            hovertemplate=_TEXT_ONLY,
         )
-    if found.baselines:
-        known = {m.number: m for m in found.measured}
-        figure.add_scatter(
-            x=[getattr(b.point, cost) for b in found.baselines],
-            y=[b.point.pckh for b in found.baselines],
-            error_y={
-                "array": [found.error(b.point.number) for b in found.baselines],
-                "thickness": 1,
-                "width": 2,
-                "color": ORANGE,
-            },
-            mode="markers",
-            name="published",
-            marker={
-                "symbol": ["diamond" if b.point.number in ahead else "diamond-open" for b in found.baselines],
-                "size": 10,
-                "color": ORANGE,
-                "line": {"width": 1.5, "color": ORANGE},
-            },
-            text=[
-                f"<b>{b.name}</b>{' (over the budget)' if b.over_budget else ''}<br>"
-                + (
-                    hover(known[b.point.number])
-                    if b.point.number in known
-                    else f"PCKh {b.point.pckh:.1f}<br>{b.point.params:,} params, {format_count(b.point.madds)} MAdds"
-                )
-                for b in found.baselines
-            ],
-            hovertemplate="%{text}<extra></extra>",
-        )
-        for b, (dx, dy) in zip(found.baselines, apart(found, axis), strict=True):
-            figure.add_annotation(
-                x=np.log10(getattr(b.point, cost)),
-                y=b.point.pckh,
-                text=b.name,
-                showarrow=True,
-                arrowhead=0,
-                arrowwidth=0.8,
-                arrowcolor=ORANGE,
-                ax=dx,
-                ay=dy,
-                font={"size": 11, "color": INK},
-                bgcolor="rgba(255,255,255,0.8)",
-                borderpad=1,
-            )
-    figure.update_xaxes(title=axis_title(found, axis), type="log", **_ticks([getattr(m, cost) for m in found.measured]))
+    if series.published:
+        _add_published(figure, results, series)
+    figure.update_xaxes(title=axis_label(results, axis), type="log", **_tick_labels(series.costs))
     figure.update_yaxes(title="PCKh@0.5 (%)")
     return figure
 
 
-def staircase(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """(cost, PCKh) of the points that are the most accurate of all that cost no more, cheapest first."""
-    line: list[tuple[float, float]] = []
-    for cost, pckh in sorted(points, key=lambda p: (p[0], -p[1])):
-        if not line or pckh > line[-1][1]:
-            line.append((cost, pckh))
-    return line
+def _add_published(figure: go.Figure, results: StudyResults, series: FrontSeries) -> None:
+    """Draw the published networks as diamonds, filled if on the front, with their names beside them."""
+    on_front = {m.number for m in results.front}
+    errors = [results.error(b.point.number) for b in series.published]
+    figure.add_scatter(
+        x=[getattr(b.point, series.axis) for b in series.published],
+        y=[b.point.pckh for b in series.published],
+        error_y={"array": errors, "thickness": 1, "width": 2, "color": ORANGE},
+        mode="markers",
+        name="published",
+        marker={
+            "symbol": ["diamond" if b.point.number in on_front else "diamond-open" for b in series.published],
+            "size": 10,
+            "color": ORANGE,
+            "line": {"width": 1.5, "color": ORANGE},
+        },
+        text=[_published_hover_text(results, b) for b in series.published],
+        hovertemplate=_TEXT_ONLY,
+    )
+    offsets = label_offsets(results, series.axis, plot_size=(330.0, 270.0), letter_width=6.3)
+    for baseline, (dx, dy) in zip(series.published, offsets, strict=True):
+        figure.add_annotation(
+            x=np.log10(getattr(baseline.point, series.axis)),
+            y=baseline.point.pckh,
+            text=baseline.name,
+            showarrow=True,
+            arrowhead=0,
+            arrowwidth=0.8,
+            arrowcolor=ORANGE,
+            ax=dx,
+            ay=dy,
+            font={"size": 11, "color": INK},
+            bgcolor="rgba(255,255,255,0.8)",
+            borderpad=1,
+        )
 
 
-def cube(found: StudyResults) -> go.Figure:
+def _hover_text(results: StudyResults, network: SeedStatistics) -> str:
+    description = results.trials[network.number].user_attrs.get("network", "")
+    seeds = f" (mean of {len(network.values)} seeds)" if len(network.values) > 1 else ""
+    return (
+        f"trial {network.number}: PCKh {network.mean:.1f} ± {results.error(network.number):.1f}{seeds}<br>"
+        f"{network.params:,} params, {format_count(network.madds)} MAdds<br>"
+        f"on the front with probability {100 * network.chance:.0f}%<br>{_wrapped(description)}"
+    )
+
+
+def _published_hover_text(results: StudyResults, baseline: Baseline) -> str:
+    """Of a baseline; one over the budget is no finished trial of the study, and has no statistics."""
+    point = baseline.point
+    network = next((m for m in results.measured if m.number == point.number), None)
+    title = f"<b>{baseline.name}</b>{' (over budget)' if baseline.over_budget else ''}<br>"
+    if network is not None:
+        return title + _hover_text(results, network)
+    return f"{title}PCKh {point.pckh:.1f}<br>{point.params:,} params, {format_count(point.madds)} MAdds"
+
+
+def front_3d_figure(results: StudyResults) -> go.Figure:
     """The front in all three objectives."""
-    ahead = {m.number for m in found.front}
-    groups = [
-        ("finished", "circle-open", GREY, 3, [m for m in found.measured if m.number not in ahead]),
-        ("front", "circle", BLUE, 5, [m for m in found.front if m.number not in found.published]),
-        ("published", "diamond", ORANGE, 6, [m for m in found.measured if m.number in found.published]),
-    ]
-    figure = _figure("The front in three objectives")
-    for name, symbol, colour, size, members in groups:
-        if members:
+    series = FrontSeries.of(results, "params")
+    published = [m for m in results.measured if m.number in results.published]
+    figure = _new_figure("The front in three objectives")
+    for name, symbol, colour, size, networks in (
+        ("dominated", "circle-open", GREY, 3, series.dominated),
+        ("front", "circle", BLUE, 5, series.front),
+        ("published", "diamond", ORANGE, 6, published),
+    ):
+        if networks:
             figure.add_scatter3d(
-                x=[m.params for m in members],
-                y=[m.madds for m in members],
-                z=[m.mean for m in members],
+                x=[m.params for m in networks],
+                y=[m.madds for m in networks],
+                z=[m.mean for m in networks],
                 mode="markers",
                 name=name,
                 marker={"symbol": symbol, "size": size, "color": colour},
-                text=[found.published.get(m.number, f"trial {m.number}") for m in members],
+                text=[results.published.get(m.number, f"trial {m.number}") for m in networks],
                 hovertemplate="%{text}: PCKh %{z:.1f}<br>%{x:,} params, %{y:,} MAdds<extra></extra>",
             )
-    params, madds = [m.params for m in found.measured], [m.madds for m in found.measured]
+    params, madds = [m.params for m in results.measured], [m.madds for m in results.measured]
     figure.update_layout(
         scene={
-            "xaxis": {"title": "params", "type": "log", **_ticks(params, few=True)},
-            "yaxis": {"title": "MAdds", "type": "log", **_ticks(madds, few=True)},
+            "xaxis": {"title": "params", "type": "log", **_tick_labels(params, most=5)},
+            "yaxis": {"title": "MAdds", "type": "log", **_tick_labels(madds, most=5)},
             "zaxis": {"title": "PCKh"},
             "camera": {"eye": {"x": -1.5, "y": -1.6, "z": 0.8}},
         },
@@ -196,28 +203,28 @@ def cube(found: StudyResults) -> go.Figure:
     return figure
 
 
-def history(found: StudyResults) -> go.Figure:
-    """Hypervolume and the size of the front against the pictures trained."""
-    images = [s.images for s in found.steps]
-    figure = _figure("Progress of the search")
+def history_figure(results: StudyResults) -> go.Figure:
+    """Hypervolume and size of the front against the number of images trained."""
+    images = [step.images for step in results.steps]
+    figure = _new_figure("Progress of the search")
     figure.add_scatter(
         x=images,
-        y=[s.volume for s in found.steps],
+        y=[step.volume for step in results.steps],
         mode="lines",
         name="hypervolume",
         line={"color": BLUE, "width": 2, "shape": "hv"},
-        hovertemplate="%{x:,} pictures: hypervolume %{y:.4f}<extra></extra>",
+        hovertemplate="%{x:,} images: hypervolume %{y:.4f}<extra></extra>",
     )
     figure.add_scatter(
         x=images,
-        y=[s.size for s in found.steps],
+        y=[step.size for step in results.steps],
         mode="lines",
         name="networks on the front (right)",
         yaxis="y2",
         line={"color": ORANGE, "width": 1.5, "dash": "dot", "shape": "hv"},
-        hovertemplate="%{x:,} pictures: front of %{y}<extra></extra>",
+        hovertemplate="%{x:,} images: %{y} networks on the front<extra></extra>",
     )
-    figure.update_xaxes(title="pictures trained")
+    figure.update_xaxes(title="images trained")
     figure.update_yaxes(title="hypervolume", rangemode="tozero")
     figure.update_layout(
         yaxis2={
@@ -225,7 +232,7 @@ def history(found: StudyResults) -> go.Figure:
             "side": "right",
             "rangemode": "tozero",
             "showgrid": False,
-            "title": "front",
+            "title": "networks on the front",
             "tickmode": "auto",
             "nticks": 6,
             "tickformat": "d",
@@ -235,101 +242,96 @@ def history(found: StudyResults) -> go.Figure:
     return figure
 
 
-def shares(judged: Sequence[Importance]) -> go.Figure:
-    """How much of the PCKh that costs leave unexplained each choice explains."""
-    figure = _figure("Which choices matter at equal cost")
-    ordered = list(reversed(judged))
-    for name, matters in (("more than noise", True), ("within noise", False)):
-        some = [one for one in ordered if one.matters == matters]
+def importance_figure(choices: Sequence[Importance]) -> go.Figure:
+    """The share of the variance of PCKh at equal cost that each choice explains."""
+    figure = _new_figure("Importance of the choices at equal cost")
+    rows = list(reversed(choices))
+    for name, significant in (("significant", True), ("not significant", False)):
+        group = [choice for choice in rows if choice.matters == significant]
         figure.add_bar(
-            y=[one.name for one in some],
-            x=[100 * max(0.0, one.share) for one in some],
+            y=[choice.name for choice in group],
+            x=[percent(choice.share) for choice in group],
             orientation="h",
             name=name,
             marker={
-                "color": BLUE if matters else "#FFFFFF",
-                "line": {"color": BLUE if matters else GREY, "width": 1},
-                "pattern": {"shape": "" if matters else "/", "fgcolor": GREY, "size": 5},
+                "color": BLUE if significant else "#FFFFFF",
+                "line": {"color": BLUE if significant else GREY, "width": 1},
+                "pattern": {"shape": "" if significant else "/", "fgcolor": GREY, "size": 5},
             },
-            text=[f"{100 * one.share:.0f} %" if matters else "" for one in some],
+            text=[f"{100 * choice.share:.0f}%" if significant else "" for choice in group],
             textposition="outside",
             cliponaxis=False,
-            customdata=[[one.networks, one.chance] for one in some],
-            hovertemplate="%{y}: %{x:.1f} %, %{customdata[0]} networks, by chance: p = %{customdata[1]:.3f}"
-            "<extra></extra>",
-            visible=True if some else "legendonly",
-            showlegend=bool(some),
+            customdata=[[choice.networks, choice.chance] for choice in group],
+            hovertemplate="%{y}: %{x:.1f}%, %{customdata[0]} networks, p = %{customdata[1]:.3f}<extra></extra>",
+            visible=True if group else "legendonly",
+            showlegend=bool(group),
         )
     figure.add_scatter(
-        y=[one.name for one in ordered],
-        x=[100 * max(0.0, one.noise) for one in ordered],
+        y=[choice.name for choice in rows],
+        x=[percent(choice.noise) for choice in rows],
         mode="markers",
-        name="what chance reaches 1 time in 20",
+        name="95th percentile of chance",
         marker={"symbol": "line-ns", "size": 12, "line": {"color": INK, "width": 1.5}},
-        hovertemplate="%{y}: chance reaches %{x:.1f} % in 1 of 20<extra></extra>",
+        hovertemplate="%{y}: 95% of random permutations explain less than %{x:.1f}%<extra></extra>",
     )
-    figure.update_layout(height=150 + 22 * len(judged), bargap=0.25, margin={"l": 105})
-    figure.update_xaxes(title="share of the variance left by costs (%)", rangemode="tozero")
-    figure.update_yaxes(categoryorder="array", categoryarray=[one.name for one in ordered], showgrid=False)
+    figure.update_layout(height=150 + 22 * len(choices), bargap=0.25, margin={"l": 105})
+    figure.update_xaxes(title="explained share of the variance at equal cost (%)", rangemode="tozero")
+    figure.update_yaxes(categoryorder="array", categoryarray=[choice.name for choice in rows], showgrid=False)
     return figure
 
 
-def effects(judged: Sequence[Importance]) -> go.Figure:
+def effects_figure(choices: Sequence[Importance]) -> go.Figure:
     """What each value of some choices adds to PCKh at equal cost."""
-    several = len(judged) != 1
-    rows = [(f"{one.name}: {e.value}" if several else e.value, e) for one in judged for e in one.effects]
-    rows = rows[:MOST_EFFECTS][::-1]
-    figure = _figure("Effects of the choices that matter" if several else judged[0].name)
+    several = len(choices) != 1
+    rows = [(f"{c.name}: {effect.value}" if several else effect.value, effect) for c in choices for effect in c.effects]
+    rows = rows[:MAX_EFFECTS][::-1]
+    figure = _new_figure("Effects of the significant choices" if several else f"Effect of {choices[0].name}")
     for clear in (True, False):
-        some = [(label, e) for label, e in rows if (e.low > 0 or e.high < 0) == clear]
-        figure.add_scatter(
-            x=[e.mean for _, e in some],
-            y=[label for label, _ in some],
-            error_x={
-                "array": [e.high - e.mean for _, e in some],
-                "arrayminus": [e.mean - e.low for _, e in some],
-                "color": BLUE if clear else GREY,
-                "thickness": 1.5,
-                "width": 3,
-            },
-            mode="markers",
-            marker={"symbol": "circle" if clear else "circle-open", "size": 8, "color": BLUE if clear else GREY},
-            customdata=[[e.networks, e.low, e.high] for _, e in some],
-            hovertemplate="%{y}: %{x:+.1f} (95 %: %{customdata[1]:+.1f} to %{customdata[2]:+.1f}), "
-            "%{customdata[0]} networks<extra></extra>",
-        )
+        _add_effects(figure, [row for row in rows if (row[1].low > 0 or row[1].high < 0) == clear], clear)
     if rows:
         figure.add_vline(x=0, line={"color": INK, "width": 1})
     else:
-        figure.add_annotation(text="No choice makes more difference than noise.", showarrow=False, x=0.5, y=0.5)
-    wide = 12 + 7 * max((len(label) for label, _ in rows), default=0)
-    figure.update_layout(height=120 + 24 * max(len(rows), 2), margin={"l": max(60, wide), "b": 65}, showlegend=False)
-    figure.update_xaxes(title="PCKh above the average at equal cost<br>(95 %; filled: clear of 0)")
+        figure.add_annotation(text="No choice has a significant effect.", showarrow=False, x=0.5, y=0.5)
+    label_width = 12 + 7 * max((len(label) for label, _ in rows), default=0)
+    margin = {"l": max(60, label_width), "b": 65}
+    figure.update_layout(height=120 + 24 * max(len(rows), 2), margin=margin, showlegend=False)
+    figure.update_xaxes(title="PCKh relative to the average at equal cost<br>(95% interval; filled: excludes 0)")
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=[label for label, _ in rows])
-    if len(rows) > 13:  # a panel of the dashboard holds no more at full size
+    if len(rows) > 13:  # a panel of the dashboard has no room for more rows of the usual size
         figure.update_yaxes(tickmode="linear", tickfont={"size": 9})
     return figure
 
 
-def fronts(found: StudyResults) -> go.Figure:
-    """The search's front and that of the networks trained in full, against params; what became of each network."""
-    figure = _figure("The front of the search, and what full training made of it")
-    both = [f for f in found.full if f.short is not None]
-    if both:
-        figure.add_scatter(
-            x=[x for f in both for x in (f.params, f.params, None)],
-            y=[y for f in both for y in (f.short, f.pckh, None)],
-            mode="lines",
-            line={"color": GREY, "width": 1},
-            name="one network",
-            showlegend=False,
-            hoverinfo="skip",
-        )
-    searched = [(m.params, m.mean) for m in found.measured]
-    trained = [(f.params, f.pckh) for f in found.full]
+def _add_effects(figure: go.Figure, rows: Sequence[tuple[str, Effect]], clear: bool) -> None:
+    """Draw effects with their intervals; filled where the interval excludes 0."""
+    colour = BLUE if clear else GREY
+    figure.add_scatter(
+        x=[effect.mean for _, effect in rows],
+        y=[label for label, _ in rows],
+        error_x={
+            "array": [effect.high - effect.mean for _, effect in rows],
+            "arrayminus": [effect.mean - effect.low for _, effect in rows],
+            "color": colour,
+            "thickness": 1.5,
+            "width": 3,
+        },
+        mode="markers",
+        marker={"symbol": "circle" if clear else "circle-open", "size": 8, "color": colour},
+        customdata=[[effect.networks, effect.low, effect.high] for _, effect in rows],
+        hovertemplate="%{y}: %{x:+.1f} (95%: %{customdata[1]:+.1f} to %{customdata[2]:+.1f}), "
+        "%{customdata[0]} networks<extra></extra>",
+    )
+
+
+def full_training_figure(results: StudyResults) -> go.Figure:
+    """PCKh against params in the search and after full training, with a front of each."""
+    figure = _new_figure("PCKh in the search and after full training")
+    _add_connections(figure, trained_in_both(results))
+    searched = [(m.params, m.mean) for m in results.measured]
+    trained = [(result.params, result.pckh) for result in results.full]
     for title, points, colour, dash in (
         ("search", searched, BLUE, "dot"),
-        ("trained in full", trained, ORANGE, "solid"),
+        ("full training", trained, ORANGE, "solid"),
     ):
         line = staircase(points)
         figure.add_scatter(
@@ -337,65 +339,78 @@ def fronts(found: StudyResults) -> go.Figure:
             y=[y for _, y in line],
             mode="lines",
             line={"shape": "hv", "color": colour, "width": 1.5, "dash": dash},
-            name=f"most PCKh for the cost, {title}",
+            name=f"best PCKh within this cost, {title}",
             showlegend=False,
             hoverinfo="skip",
         )
     figure.add_scatter(
-        x=[m.params for m in found.front],
-        y=[m.mean for m in found.front],
+        x=[m.params for m in results.front],
+        y=[m.mean for m in results.front],
         mode="markers",
         marker={"symbol": "circle-open", "size": 7, "color": BLUE, "line": {"width": 1.5}},
-        text=[f"trial {m.number}: PCKh {m.mean:.1f} in the search<br>{m.params:,} params" for m in found.front],
-        hovertemplate="%{text}<extra></extra>",
+        text=[f"trial {m.number}: PCKh {m.mean:.1f} in the search<br>{m.params:,} params" for m in results.front],
+        hovertemplate=_TEXT_ONLY,
         name="front of the search",
     )
+    symbols = ["square" if result.on_front else "square-open" for result in results.full]
     figure.add_scatter(
-        x=[f.params for f in found.full],
-        y=[f.pckh for f in found.full],
-        mode="markers+text",
-        marker={
-            "symbol": ["square" if f.on_front else "square-open" for f in found.full],
-            "size": 9,
-            "color": ORANGE,
-            "line": {"width": 1.5, "color": ORANGE},
-        },
-        text=[f.name.removeprefix("trial ") for f in found.full],
-        textposition="top center",
-        cliponaxis=False,
-        customdata=[[f.name, f.params] for f in found.full],
-        hovertemplate="%{customdata[0]}: PCKh %{y:.1f} in full<br>%{customdata[1]:,} params<extra></extra>",
-        name="trained in full (filled: on the front of these)",
+        x=[result.params for result in results.full],
+        y=[result.pckh for result in results.full],
+        marker={"symbol": symbols, "size": 9, "color": ORANGE, "line": {"width": 1.5, "color": ORANGE}},
+        hovertemplate="%{customdata[0]}: PCKh %{y:.1f} after full training<br>%{customdata[1]:,} params<extra></extra>",
+        **_full_training_labels(results.full),
     )
-    figure.update_xaxes(title="parameters", type="log", **_ticks([x for x, _ in searched + trained]))
+    figure.update_xaxes(title="parameters", type="log", **_tick_labels([x for x, _ in searched + trained]))
     figure.update_yaxes(title="PCKh@0.5 (%)")
     return figure
 
 
-def agreement(found: StudyResults) -> go.Figure:
+def _add_connections(figure: go.Figure, pairs: Sequence[tuple[FullTrainingResult, float]]) -> None:
+    """Draw a line from each network's PCKh in the search to that after full training."""
+    if pairs:
+        figure.add_scatter(
+            x=[x for result, _ in pairs for x in (result.params, result.params, None)],
+            y=[y for result, short in pairs for y in (short, result.pckh, None)],
+            mode="lines",
+            line={"color": GREY, "width": 1},
+            name="same network",
+            showlegend=False,
+            hoverinfo="skip",
+        )
+
+
+def rank_correlation_figure(results: StudyResults) -> go.Figure:
     """PCKh after full training against that of the search."""
-    both = [f for f in found.full if f.short is not None]
-    rho = found.agreement
-    figure = _figure(f"Short schedule against full training: Spearman {rho}, {len(both)} networks")
+    pairs = trained_in_both(results)
+    trained = [result for result, _ in pairs]
+    figure = _new_figure(f"Full training against search: Spearman {results.agreement}, {len(pairs)} networks")
+    symbols = ["circle" if result.on_front else "circle-open" for result in trained]
     figure.add_scatter(
-        x=[f.short for f in both],
-        y=[f.pckh for f in both],
-        mode="markers+text",
-        text=[f.name.removeprefix("trial ") for f in both],
-        textposition="top center",
-        cliponaxis=False,
-        marker={"size": 9, "color": BLUE, "symbol": ["circle" if f.on_front else "circle-open" for f in both]},
-        customdata=[[f.name, f.params] for f in both],
+        x=[short for _, short in pairs],
+        y=[result.pckh for result in trained],
+        marker={"size": 9, "color": BLUE, "symbol": symbols},
         hovertemplate="%{customdata[0]}: %{x:.1f} → %{y:.1f}, %{customdata[1]:,} params<extra></extra>",
-        name="trained in full (filled: on the front of these)",
         showlegend=True,
+        **_full_training_labels(trained),
     )
-    figure.update_xaxes(title="PCKh of the search, hold-out people")
-    figure.update_yaxes(title="PCKh in full, validation people")
+    figure.update_xaxes(title="PCKh in the search, hold-out split (%)")
+    figure.update_yaxes(title="PCKh after full training, validation split (%)")
     return figure
 
 
-def _figure(title: str) -> go.Figure:
+def _full_training_labels(trained: Sequence[FullTrainingResult]) -> dict[str, Any]:
+    """Trial numbers or published names above the points of fully trained networks."""
+    return {
+        "mode": "markers+text",
+        "text": [result.name.removeprefix("trial ") for result in trained],
+        "textposition": "top center",
+        "cliponaxis": False,
+        "customdata": [[result.name, result.params] for result in trained],
+        "name": _FULL_TRAINING,
+    }
+
+
+def _new_figure(title: str) -> go.Figure:
     figure = go.Figure()
     figure.update_layout(
         template="none",
@@ -415,54 +430,14 @@ def _figure(title: str) -> go.Figure:
     return figure
 
 
-def _ticks(values: Sequence[float], few: bool = False) -> dict[str, Any]:
-    """Ticks of a log axis as people write counts: 10 k, 20 k, 50 k, 100 k."""
-    low, high = min(values), max(values)
-    steps = (1,) if few and high / low > 30 else (1, 3) if high / low > 300 else (1, 2, 5)
-    ticks = [step * 10**power for power in range(0, 15) for step in steps]
-    there = [t for t in ticks if low / 1.5 <= t <= high * 1.5]
-    return {"tickvals": there, "ticktext": [format_count(t) for t in there]}
+def _tick_labels(values: Sequence[float], most: int = 9) -> dict[str, Any]:
+    """Ticks of a logarithmic axis with short labels: 10 k, 20 k, 50 k, 100 k."""
+    ticks = log_ticks(values, most)
+    return {"tickvals": ticks, "ticktext": [format_count(tick) for tick in ticks]}
 
 
-def apart(
-    found: StudyResults, axis: Axis, plot: tuple[float, float] = (330.0, 270.0), letter: float = 6.3
-) -> list[tuple[int, int]]:
-    """Where to put the baselines' names, in pixels from their points: beside other names and off the points.
-
-    Args:
-        found: whose baselines.
-        axis: of the figure.
-        plot: width and height to reckon with.
-        letter: width of one.
-    """
-    every = [m.point for m in found.measured] + [b.point for b in found.baselines]
-    raw = np.array([(np.log(getattr(p, axis)), p.pckh) for p in every])
-    low, spread = raw.min(axis=0), np.maximum(np.ptp(raw, axis=0), 1e-9)
-    dots = (raw - low) / spread * plot * np.array([1, -1]) + np.array([0, plot[1]])  # pixels, y downwards
-    mine = dots[len(found.measured) :]
-    taken: list[tuple[float, float, float, float]] = []
-    places = []
-    rings = [(dx, dy) for reach in (26, 44, 64, 88, 114) for dx in (0, 30, -30, 60, -60) for dy in (reach, -reach)]
-    for baseline, (x, y) in zip(found.baselines, mine, strict=True):
-        half = letter * len(baseline.name) / 2 + 3
-
-        def cost(place: tuple[int, int], x: float = x, y: float = y, half: float = half) -> tuple[float, float]:
-            left, top = x + place[0] - half, y + place[1] - 8
-            box = (left, top, left + 2 * half, top + 16)
-            names = sum(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken)
-            inside = (dots[:, 0] > box[0] - 5) & (dots[:, 0] < box[2] + 5)
-            inside &= (dots[:, 1] > box[1] - 7) & (dots[:, 1] < box[3] + 7)
-            beyond = max(0.0, -box[0]) + max(0.0, box[2] - plot[0] - 15)
-            return 100.0 * names + int(inside.sum()) + beyond / 10, abs(place[0]) + abs(place[1])
-
-        dx, dy = min(rings, key=cost)
-        taken.append((x + dx - half, y + dy - 8, x + dx + half, y + dy + 8))
-        places.append((dx, dy))
-    return places
-
-
-def _folded(text: str, width: int = 60) -> str:
-    """A text in lines, for a hover box."""
+def _wrapped(text: str, width: int = 60) -> str:
+    """A text in lines of a hover box, with HTML escaped."""
     lines = [""]
     for word in str(text).split():
         if len(lines[-1]) + len(word) > width:

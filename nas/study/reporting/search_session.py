@@ -19,18 +19,12 @@ from nas.study.analysis.rank_correlation import (
     store_calibration,
     stored_calibration,
 )
+from nas.study.analysis.results import StudyResults, load_results
 from nas.study.execution.worker_count import measure_worker_count
 from nas.study.execution.worker_pool import search
 from nas.study.experiment import Experiment, points_of
-from nas.study.pareto import hypervolume
-from nas.study.reporting.progress import (
-    SearchProgress,
-    comparison_table,
-    front_records,
-    front_table,
-    live_progress,
-    near_table,
-)
+from nas.study.reporting.progress import SearchProgress, live_progress
+from nas.study.reporting.tables import baseline_table, front_records, front_table, near_front_table
 from nas.study.storage.study_store import count, mask_password
 
 
@@ -81,11 +75,12 @@ def run_search(session: SearchSession, trials: int) -> None:
         console.print(f"{finished} trials are done already: nothing to search for --trials {trials}.")
     from nas.study.reporting.dashboard import save_panels  # imports plotly: trials need not wait for it
 
-    save_panels(experiment, study)
+    results = load_results(experiment, study)
+    save_panels(results)
     if session.as_json:
-        print(json.dumps(front_records(experiment, study)))
+        print(json.dumps(front_records(results)))
     elif not session.quiet:
-        _print_summary(experiment, study, time.monotonic() - start)
+        _print_summary(results, time.monotonic() - start)
 
 
 def calibrate(session: SearchSession, architectures: int) -> None:
@@ -127,13 +122,14 @@ def confirm(session: SearchSession, networks: int) -> None:
     finished = count(repeats).done
     if finished < total:
         session.run_until(companion, repeats, total)
+    results = load_results(experiment, study)
     if session.as_json:
-        print(json.dumps(front_records(experiment, study)))
+        print(json.dumps(front_records(results)))
     elif not session.quiet:
-        print_tables(front_table(experiment, study), near_table(experiment, study))
+        print_tables(front_table(results), near_front_table(results))
         console.print(
             f"{total - finished} trained again; PCKh of one network between seeds: standard deviation "
-            f"{seed_noise.seed_deviation(experiment, study):.2f}"
+            f"{results.noise:.2f}"
             if total > finished
             else "every network's place is certain: nothing to train again",
             soft_wrap=True,
@@ -181,14 +177,13 @@ def _introduction(session: SearchSession, trials: int, finished: int) -> str:
     )
 
 
-def _print_summary(experiment: Experiment, study: Study, seconds: float) -> None:
-    counts, points = count(study), points_of(study)
-    print_tables(front_table(experiment, study), comparison_table(experiment, study))
+def _print_summary(results: StudyResults, seconds: float) -> None:
+    print_tables(front_table(results), baseline_table(results))
     console.print(
-        f"{counts.complete} finished, {counts.pruned} stopped early, in {seconds / 60:.1f} minutes; "
-        f"hypervolume {hypervolume(points, experiment.scale):.4f}"
+        f"{results.counts.complete} finished, {results.counts.pruned} stopped early, in {seconds / 60:.1f} minutes; "
+        f"hypervolume {results.volume:.4f}"
     )
-    name, flags = experiment.config.name, experiment.location_flags
+    name, flags = results.name, results.experiment.location_flags
     console.print("next:")
     console.print(f"  python -m nas.dashboard --study {name}{flags}", soft_wrap=True)
     console.print(f"  python -m nas.report --study {name} --html {name}.html{flags}", soft_wrap=True)

@@ -16,6 +16,7 @@ from optuna.trial import TrialState, create_trial
 from scipy.stats import norm
 
 from nas.study.analysis.baselines import pick
+from nas.study.analysis.results import load_results
 from nas.study.analysis.seed_noise import (
     ASSUMED,
     SEEDS,
@@ -32,7 +33,7 @@ from nas.study.analysis.seed_noise import (
 from nas.study.config import StudyConfig
 from nas.study.experiment import Experiment, prepare
 from nas.study.pareto import Point, front
-from nas.study.reporting.progress import front_records, near_records
+from nas.study.reporting.tables import front_records, near_front_records
 from nas.study.storage.study_store import claim, count
 
 
@@ -152,7 +153,7 @@ def test_a_lucky_network_leaves_the_front(experiment: Experiment) -> None:
     lucky = {m.number: m for m in seed_statistics(experiment, study)}
     assert lucky[1].chance == 1
     assert 0.2 < lucky[2].chance < 0.5
-    assert [r["trial"] for r in near_records(experiment, study)] == [2]
+    assert [r["trial"] for r in near_front_records(load_results(experiment, study))] == [2]
     beside = repeats_experiment(experiment).open_study()
     for seed, values in ((1, (48.0, 53.0)), (2, (47.0, 52.0))):
         for number, value in zip((1, 2), values, strict=True):
@@ -164,10 +165,10 @@ def test_a_lucky_network_leaves_the_front(experiment: Experiment) -> None:
     assert known[1].mean == pytest.approx(49)
     assert known[1].spread == pytest.approx(np.std([52, 48, 47], ddof=1))
     assert known[2].chance > 0.95
-    assert near_records(experiment, study) == []
+    assert near_front_records(load_results(experiment, study)) == []
     assert pick(experiment, study, "best").number == 2
     assert [p.pckh for p in mean_points(experiment, study)] == pytest.approx([40, 49, 52.1666], abs=1e-3)
-    record = next(r for r in front_records(experiment, study) if r["trial"] == 2)
+    record = next(r for r in front_records(load_results(experiment, study)) if r["trial"] == 2)
     assert record["pckh_of_seeds"] == (51.5, 53, 52)
 
 
@@ -185,4 +186,5 @@ def test_a_repeat_that_diverged_is_no_value(experiment: Experiment) -> None:
 def test_nothing_has_finished(experiment: Experiment) -> None:
     study = experiment.open_study()
     assert seed_statistics(experiment, study) == []
-    assert front_records(experiment, study) == near_records(experiment, study) == []
+    results = load_results(experiment, study)
+    assert front_records(results) == near_front_records(results) == []

@@ -33,7 +33,6 @@ from nas.study.execution.trial_session import (
     run_trial,
     set_attrs,
 )
-from nas.study.execution.worker_pool import PoolProgress
 from nas.study.experiment import prepare
 from nas.study.reporting.progress import SearchProgress
 from nas.study.storage import heartbeat as leases
@@ -492,9 +491,9 @@ def test_checkpoints_are_kept_where_the_study_says_and_their_loss_is_told(
         seen = other.trials[again.number].user_attrs
         assert seen.get("started_again", False) == lost
         assert seen.get("resumed_after_epoch", 0) == (0 if lost else 2)
-        standing = SearchProgress(second, other, 9, False, Console())
-        line = standing.line(again.number, outcome.pckh, outcome.reason, PoolProgress([]))
-        assert ("started again from the beginning" in line) == lost
+        progress = SearchProgress(second, other, 9, False, Console())
+        line = progress.trial_line(again.number, outcome.pckh, outcome.reason)
+        assert ("restarted from the first epoch" in line) == lost
         lease.end()
     assert list((kept / "tiny").iterdir()) == []
 
