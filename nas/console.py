@@ -33,13 +33,14 @@ _showing = True
 """Whether progress is to be shown; results, notes and errors always are."""
 
 
-def _hush(quiet: bool) -> bool:
+def set_quiet(quiet: bool) -> bool:
+    """Hide progress, or show it; returns what it was given, as the callback of an option must."""
     global _showing
     _showing = not quiet
     return quiet
 
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.", callback=_hush)]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.", callback=set_quiet)]
 """A command's flag; parsing it is enough."""
 
 # typer's own errors about flags derive from click's ClickException, which different versions keep in different

@@ -28,6 +28,7 @@ from nas.data.skeletons import MPII, Skeleton
 from nas.data.visualization.contact_sheet import LEFT, MIDDLE, RIGHT
 from nas.data.visualization.pose_overlay import draw_pose
 from nas.errors import UserError
+from nas.inference import pose_writer
 from nas.inference.predictor import Box, Predictor, target_peak
 from nas.training.checkpoint import checkpoint_metadata, save_checkpoint
 from nas.training.heatmaps import encode
@@ -245,7 +246,7 @@ def test_a_camera_is_recorded_until_it_is_stopped(oracle, checkpoint, predicted,
 
         yield Clip(129, 73, 25, 0), frames()
 
-    monkeypatch.setattr(predict, "opened_video", camera)
+    monkeypatch.setattr(pose_writer, "opened_video", camera)
     code, out, _ = predicted(checkpoint, "--webcam", 0, "--out", tmp_path)
     assert code == 0
     assert "webcam-0.pose.mp4" in out
