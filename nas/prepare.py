@@ -26,7 +26,7 @@ from nas.console import (
     stderr,
     writable_directory,
 )
-from nas.data.media_io import image_path
+from nas.data.media_io import encode_image, image_path
 from nas.data.packed.format import crop_side
 from nas.data.packed.options import PackOptions
 from nas.data.packed.packing import PackReport, broken_list, pack
@@ -51,7 +51,7 @@ from nas.data.readers.mpii import read_mpii
 from nas.data.readers.splits import TRAINING, Annotations, merge, remove_split_overlap
 from nas.data.skeletons import FLIC, LSP, MPII
 from nas.data.synthetic.scene import SceneConfig
-from nas.data.visualization.contact_sheet import contact_sheet, save_jpeg_or_png
+from nas.data.visualization.contact_sheet import contact_sheet
 from nas.errors import UserError
 from nas.options import add_version, command, new_app
 
@@ -306,7 +306,7 @@ def _write_sheet(file: Path, sheet: Path, count: int, seed: int) -> None:
     labels = [f"{row}  {split}  {name}" for row, split, name in zip(rows, splits, people.images, strict=True)]
     total = describe_packed(file).people
     title = f"{file.name}: {len(people):,} of {total:,} people, {people.skeleton.name}, box {people.box}, seed {seed}"
-    content = save_jpeg_or_png(contact_sheet(people, labels, title, seed), sheet.name)
+    content = encode_image(contact_sheet(people, labels, title, seed), sheet.name)
     try:
         sheet.write_bytes(content)
     except OSError as error:

@@ -25,7 +25,7 @@ from nas.data.augmentation import PIXEL_MEAN, PIXEL_SCALE
 from nas.data.media_io import Clip, VideoWriter, opened_video
 from nas.data.readers.mpii import read_mpii
 from nas.data.skeletons import MPII, Skeleton
-from nas.data.visualization.contact_sheet import LEFT, MIDDLE, RIGHT
+from nas.data.visualization.drawing import LEFT, MIDDLE, RIGHT
 from nas.data.visualization.pose_overlay import draw_pose
 from nas.errors import UserError
 from nas.inference import pose_writer
@@ -268,7 +268,7 @@ def test_a_film_that_is_not_whole_is_not_kept(tmp_path) -> None:
     earlier.write_bytes(b"what was there before")
     with pytest.raises(KeyboardInterrupt):
         film(0, KeyboardInterrupt)
-    with pytest.raises(UserError, match="written whole"):
+    with pytest.raises(UserError, match="not all frames could be written"):
         film(1)
     assert earlier.read_bytes() == b"what was there before"
     assert os.listdir(tmp_path) == ["a.mp4"]
@@ -290,7 +290,7 @@ def test_a_film_that_is_not_whole_is_not_kept(tmp_path) -> None:
         (["EMPTY"], "no pictures or videos"),
         ([], "give pictures, videos or folders"),
         (["IN/a.png", "--webcam", "0"], "not both"),
-        (["--webcam", "97"], "--webcam 97: there is no such camera"),
+        (["--webcam", "97"], "--webcam 97: no such camera"),
         (["IN/a.png", "--out", "IN/a.png"], "is a file; give a directory"),
         (["IN/a.png", "IN/a.pose.png", "--out", "IN"], "a.pose.png is one of the files to read"),
         (["IN/a.png", "--device", "tpu"], "--device tpu"),

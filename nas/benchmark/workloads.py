@@ -20,7 +20,7 @@ from nas.architecture.hourglass import STRIDE, build_network
 from nas.benchmark.dataloader_baseline import JpegPeople, one_thread
 from nas.benchmark.roofline import synchronize
 from nas.benchmark.task import ENDLESS, STEPS_PER_EPOCH, Task
-from nas.data.augmentation import centred, cut
+from nas.data.augmentation import centred_maps, cut_batch
 from nas.data.packed.reader import PackedPeople
 from nas.training.cuda_graph import CudaGraph
 from nas.training.devices import mixed_precision
@@ -64,7 +64,7 @@ class FixedBatchStep:
         self.device = torch.device(task.device)
         schedule, people = task.schedule, task.people
         indices = torch.arange(schedule.batch, device=self.device) % len(people)
-        batch = cut(people, indices, task.input_size, centred(people, schedule.batch, task.input_size))
+        batch = cut_batch(people, indices, task.input_size, centred_maps(people, schedule.batch, task.input_size))
         memory_format = torch.contiguous_format if plain else torch.channels_last
         images = batch.images.contiguous(memory_format=memory_format)
         cells, size = batch.joints / STRIDE, (task.input_size // STRIDE,) * 2

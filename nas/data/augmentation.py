@@ -1,7 +1,7 @@
-"""Batches cut from packed people on the device that trains: one warp a batch, no Python per picture.
+"""Batches cut from packed people on the training device: one warp per batch, no Python per image.
 
-The network sees ``input_size`` pixels of a box around the person. A sample is an affine map from input pixels to crop
-pixels; rotation, scale, shift and mirror are all in that one map, so each picture is interpolated once.
+The network's input is the box around the person at ``input_size`` pixels. A sample is an affine map from input pixels
+to crop pixels; rotation, scale, shift and mirroring are all in that one map, so each image is interpolated once.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ PIXEL_MEAN, PIXEL_SCALE = 127.5, 64.0
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How much training pictures are changed. All zero: not at all.
+    """Strength of the augmentation of training images. All zero: none.
 
     Attributes:
-        rotate: degrees either way.
-        scale: the box is drawn larger or smaller by up to this fraction.
-        shift: of the box, as a fraction of its side.
-        flip: probability of a mirrored picture.
+        rotate: largest rotation in either direction, in degrees.
+        scale: largest change of the box's scale, as a fraction.
+        shift: largest shift of the box, as a fraction of its side.
+        flip: probability of mirroring.
         colour: strength of brightness, contrast and colour-cast changes, as a fraction.
 
     Raises:
@@ -50,11 +50,13 @@ class Augmentation:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Attributes:
-    images: (N, 3, H, W) float32, channels-last, normalised.
-    joints: (N, J, 2) float32, input pixels.
-    labelled: (N, J) bool.
-    to_crop: (N, 2, 3) float32, input pixels → crop pixels.
+    """A batch of network inputs.
+
+    Attributes:
+        images: (N, 3, H, W) float32, channels-last, normalised.
+        joints: (N, J, 2) float32, input pixels.
+        labelled: (N, J) bool.
+        to_crop: (N, 2, 3) float32, input pixels → crop pixels.
     """
 
     images: Tensor
@@ -64,9 +66,9 @@ class Batch:
 
 
 def fit_to_input(people: PackedPeople, input_size: int) -> PackedPeople:
-    """People whose crops are reduced (area average) so that the box is ``input_size`` pixels; larger ones only.
+    """Reduce crops, by area averaging, so that the box is ``input_size`` pixels; smaller ones are returned unchanged.
 
-    Done once at loading: less memory, and no aliasing when a batch is cut.
+    Done once after loading: this saves memory and avoids aliasing when batches are cut.
     """
     if people.box <= input_size:
         return people
@@ -85,9 +87,9 @@ def fit_to_input(people: PackedPeople, input_size: int) -> PackedPeople:
 
 
 def _area_average(side: int, small: int) -> Tensor:
-    """(small, side) weights that reduce ``side`` pixels to ``small``, each the mean of just the stretch it covers.
+    """Weights (small, side) that reduce ``side`` pixels to ``small``, each the mean over the exact interval it covers.
 
-    Not torch's own area mode: that averages whole pixels, and so moves the picture by up to half of one.
+    torch's area mode averages whole pixels instead, which moves the image by up to half a pixel.
     """
     edges = torch.arange(small + 1) * (side / small)
     left = torch.arange(side)
@@ -95,20 +97,20 @@ def _area_average(side: int, small: int) -> Tensor:
     return overlap.clamp_min(0) * (small / side)
 
 
-def centred(people: PackedPeople, count: int, input_size: int) -> Tensor:
-    """(count, 2, 3) maps from input pixels to crop pixels that show each person's box, unchanged."""
+def centred_maps(people: PackedPeople, count: int, input_size: int) -> Tensor:
+    """Maps (count, 2, 3) from input pixels to crop pixels that show each person's box without augmentation."""
     side = people.crops.shape[-1]
     step = people.box / input_size
-    one = torch.tensor(
+    box_map = torch.tensor(
         [[step, 0, (side - people.box) / 2], [0, step, (side - people.box) / 2]], device=people.crops.device
     )
-    return one.expand(count, 2, 3)
+    return box_map.expand(count, 2, 3)
 
 
-def augmented(
+def random_maps(
     people: PackedPeople, count: int, input_size: int, augmentation: Augmentation, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Random maps from input pixels to crop pixels.
+    """Draw random maps from input pixels to crop pixels.
 
     Returns:
         maps (count, 2, 3) and mirrored (count,) bool.
@@ -116,36 +118,36 @@ def augmented(
     device = people.crops.device
     u = torch.rand((5, count), generator=generator, device=device) * 2 - 1
     angle = u[0] * augmentation.rotate * torch.pi / 180
-    # A ratio and its inverse are equally likely: a box twice as large as often as one half as large.
+    # A ratio and its inverse are equally likely.
     step = people.box / input_size * torch.exp(u[1] * math.log1p(augmentation.scale))
     mirrored = (u[2] + 1) / 2 < augmentation.flip
     sign = 1 - 2 * mirrored.float()
     cos, sin = step * angle.cos(), step * angle.sin()
     linear = torch.stack([torch.stack([cos * sign, -sin], -1), torch.stack([sin * sign, cos], -1)], dim=1)
-    middle = people.crops.shape[-1] / 2 + u[3:].T * augmentation.shift * people.box
-    offset = middle - (linear @ torch.full((2, 1), input_size / 2, device=device)).squeeze(-1)
+    centre = people.crops.shape[-1] / 2 + u[3:].T * augmentation.shift * people.box
+    offset = centre - (linear @ torch.full((2, 1), input_size / 2, device=device)).squeeze(-1)
     return torch.cat([linear, offset.unsqueeze(-1)], dim=-1), mirrored
 
 
-def cut(
+def cut_batch(
     people: PackedPeople,
     indices: Tensor,
     input_size: int,
     to_crop: Tensor,
     mirrored: Tensor | None = None,
 ) -> Batch:
-    """Cut one batch out of the crops.
+    """Cut a batch out of the crops.
 
     Args:
         people: N of them, on the device.
-        indices: (B,) which people.
-        input_size: H = W of the pictures to cut.
+        indices: (B,), the people of the batch.
+        input_size: H = W of the images.
         to_crop: (B, 2, 3) from input pixels to crop pixels.
-        mirrored: (B,) bool: whose left and right joints change places.
+        mirrored: (B,) bool, images whose left and right joints are swapped.
     """
     grid = _grid(to_crop, people.crops.shape[-1], input_size)
     images = F.grid_sample(
-        _chosen(people.crops, indices), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+        _select(people.crops, indices), grid, mode="bilinear", padding_mode="zeros", align_corners=False
     )
     images = _normalised(images)
 
@@ -154,47 +156,47 @@ def cut(
         order = _on_device(people.skeleton.flip_order, joints.device)
         joints = torch.where(mirrored[:, None, None], joints[:, order], joints)
         labelled = torch.where(mirrored[:, None], labelled[:, order], labelled)
-    # The inverse in closed form: neither waits for the device, nor calls a library that a CUDA graph may not hold.
+    # The inverse in closed form: it does not synchronise with the device, nor call a library that CUDA graphs exclude.
     (a, b), (c, d) = (row.unbind(-1) for row in to_crop[:, None, :, :2].unbind(2))  # (B, 1) each
     x, y = (joints - to_crop[:, None, :, 2]).unbind(-1)  # (B, J)
     joints = torch.stack([d * x - b * y, a * y - c * x], dim=-1) / (a * d - b * c).unsqueeze(-1)
     return Batch(images, joints, labelled, to_crop)
 
 
-def box_centres(people: PackedPeople, indices: Tensor, input_size: int) -> Tensor:
-    """Pictures of the chosen people's boxes, unchanged: what :func:`cut` makes of :func:`centred`.
+def cut_boxes(people: PackedPeople, indices: Tensor, input_size: int) -> Tensor:
+    """Cut images of people's boxes without augmentation: :func:`cut_batch` with :func:`centred_maps`, but faster.
 
     Args:
         people: N of them, on the device.
-        indices: (B,) which people.
-        input_size: H = W of the pictures.
+        indices: (B,), the people of the batch.
+        input_size: H = W of the images.
 
     Returns:
         (B, 3, H, W) float32, channels-last, normalised.
     """
     side = people.crops.shape[-1]
     if people.box != input_size or (side - input_size) % 2:
-        return cut(people, indices, input_size, centred(people, len(indices), input_size)).images
-    margin = (side - input_size) // 2  # whole pixels: nothing is between them
-    middle = people.crops[:, :, margin : margin + input_size, margin : margin + input_size]
-    return _normalised(_chosen(middle, indices))
+        return cut_batch(people, indices, input_size, centred_maps(people, len(indices), input_size)).images
+    margin = (side - input_size) // 2  # in whole pixels, so that nothing is interpolated
+    boxes = people.crops[:, :, margin : margin + input_size, margin : margin + input_size]
+    return _normalised(_select(boxes, indices))
 
 
-def _chosen(crops: Tensor, indices: Tensor) -> Tensor:
-    """Some of the crops, uint8 (N, 3, S, S), as float32 (B, 3, S, S), channels-last."""
+def _select(crops: Tensor, indices: Tensor) -> Tensor:
+    """Select crops, uint8 (N, 3, S, S), as float32 (B, 3, S, S), channels-last."""
     return crops.permute(0, 2, 3, 1).index_select(0, indices).float().permute(0, 3, 1, 2)
 
 
 def _normalised(images: Tensor) -> Tensor:
-    """Pixels, which are overwritten, as networks see them; channels-last."""
+    """Normalise pixels in place; channels-last."""
     return images.sub_(PIXEL_MEAN).div_(PIXEL_SCALE).contiguous(memory_format=torch.channels_last)
 
 
 def _grid(to_crop: Tensor, side: int, input_size: int) -> Tensor:
-    """(B, H, W, 2): where each input pixel lies on the crop, as grid_sample wants it.
+    """Position (B, H, W, 2) of each input pixel on the crop, in the coordinates of grid_sample.
 
-    Without aligned corners, −1 and 1 are the crop's outer edges: x → 2x/side − 1. A sum of what the column and what
-    the row contribute costs a third of affine_grid, which multiplies matrices for every pixel.
+    Without aligned corners, −1 and 1 are the crop's outer edges: x → 2x/side − 1. Adding the contributions of column
+    and row takes a third of the time of affine_grid, which multiplies matrices for every pixel.
     """
     at = (torch.arange(input_size, device=to_crop.device) + 0.5).unsqueeze(-1)
     columns, rows, offset = (to_crop * (2 / side)).unsqueeze(1).unbind(-1)  # (B, 1, 2) each
@@ -204,12 +206,12 @@ def _grid(to_crop: Tensor, side: int, input_size: int) -> Tensor:
 
 @cache
 def _on_device(order: tuple[int, ...], device: torch.device) -> Tensor:
-    """A permutation as a tensor, copied once: a copy for every batch would wait for the device."""
+    """A permutation as a tensor, copied only once: a copy per batch would synchronise with the device."""
     return torch.tensor(order, device=device)
 
 
-def recolour(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Random brightness, contrast and colour cast, one draw a picture. images: (N, 3, H, W), normalised."""
+def jitter_colours(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Randomly change brightness, contrast and colour cast of each image; images: (N, 3, H, W), normalised."""
     if not strength:
         return images
     u = torch.rand((len(images), 5, 1, 1), generator=generator, device=images.device) * 2 - 1
@@ -218,13 +220,13 @@ def recolour(images: Tensor, strength: float, generator: torch.Generator) -> Ten
 
 
 def to_original(people: PackedPeople, indices: Tensor, positions: Tensor, to_crop: Tensor) -> Tensor:
-    """Input pixels → pixels of the original pictures.
+    """Convert input pixels to pixels of the original images.
 
     Args:
-        people: where the pictures came from.
-        indices: (B,) which people.
+        people: the people that the batch was cut from.
+        indices: (B,), the people of the batch.
         positions: (B, J, 2) input pixels.
-        to_crop: (B, 2, 3), as the batch was cut.
+        to_crop: (B, 2, 3), the maps that the batch was cut with.
     """
     in_crop = positions @ to_crop[:, :, :2].transpose(1, 2) + to_crop[:, None, :, 2]
     matrix = people.to_original[indices]
@@ -232,7 +234,7 @@ def to_original(people: PackedPeople, indices: Tensor, positions: Tensor, to_cro
 
 
 def to_input(people: PackedPeople, indices: Tensor, positions: Tensor, to_crop: Tensor) -> Tensor:
-    """Pixels of the original pictures → input pixels; undoes :func:`to_original`, whose arguments it takes."""
+    """Convert pixels of the original images to input pixels; the inverse of :func:`to_original`, with its arguments."""
     matrix = people.to_original[indices]
     in_crop = (positions - matrix[:, None, :, 2]) @ torch.linalg.inv(matrix[:, :, :2]).mT
     positions = (in_crop - to_crop[:, None, :, 2]) @ torch.linalg.inv(to_crop[:, :, :2]).mT
@@ -240,6 +242,6 @@ def to_input(people: PackedPeople, indices: Tensor, positions: Tensor, to_crop: 
 
 
 def as_images(images: Tensor) -> Tensor:
-    """Normalised (N, 3, H, W) → pixels, uint8 (N, H, W, 3) on the CPU."""
+    """Convert normalised images (N, 3, H, W) to pixels, uint8 (N, H, W, 3) on the CPU."""
     pixels = (images * PIXEL_SCALE + PIXEL_MEAN).clamp(0, 255).round().to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).cpu()

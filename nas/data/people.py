@@ -14,21 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 SPLITS = ("train", "holdout", "valid")
-"""train: networks learn from it. holdout: cut from the training pictures; search trials are scored on it.
-valid: the published validation people; only retrained networks see it."""
+"""train: for training. holdout: a part of the training images; search trials are scored on it. valid: the dataset's
+validation people; only fully trained networks are scored on them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """One annotated person, in pixels of the original picture.
+    """One annotated person, in pixels of the original image.
 
     Attributes:
-        image: the picture's name, relative to the pictures' folder.
+        image: name of the image, relative to the folder of the images.
         joints: float32 (J, 2); any value where not labelled.
-        labelled: bool (J,); occluded joints that carry a position are labelled.
+        labelled: bool (J,); occluded joints with a position are labelled.
         center: float32 (2,), centre of the box around the person.
         size: side of the square box around the person.
-        head_size: what PCKh divides by: 0.6 × the head box's diagonal.
+        head_size: PCKh's normalizer: 0.6 × the head box's diagonal.
         split: one of :data:`SPLITS`.
     """
 
@@ -42,17 +42,17 @@ class Person:
 
 
 def image_split(image: str, shares: Mapping[str, float]) -> str:
-    """The split a picture falls into, by a hash of its name: the same on every machine, and for all its people.
+    """Assign an image to a split by a hash of its name: the same on every machine, and for all its people.
 
     Args:
-        image: the picture's name.
-        shares: split → share of the pictures; the shares sum to 1. A picture's place in 0..1 is fixed, and the
-            splits divide that line in the order given.
+        image: name of the image.
+        shares: split → share of the images; the shares sum to 1. Each image has a fixed position in 0..1, and the
+            splits divide that interval in the order given.
     """
-    place = int.from_bytes(hashlib.sha256(image.encode()).digest()[:8], "big") / 2**64
+    position = int.from_bytes(hashlib.sha256(image.encode()).digest()[:8], "big") / 2**64
     *others, last = shares
     for split in others:
-        place -= shares[split]
-        if place < 0:
+        position -= shares[split]
+        if position < 0:
             return split
     return last

@@ -10,16 +10,16 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The joints of one annotation scheme.
+    """The joints of an annotation scheme.
 
     Attributes:
-        name: how people call it ("mpii", "lsp", …).
+        name: of the scheme ("mpii", "lsp", …).
         joints: name of each joint, in storage order; J of them.
-        flip_pairs: index pairs that change places when a picture is mirrored.
+        flip_pairs: index pairs that are swapped when an image is mirrored.
         limbs: index pairs to draw as lines.
-        groups: group name → joint indices; accuracy is reported per group and its mean is taken over
-            the joints of all groups. A joint in no group is trained but not scored (MPII: pelvis, thorax).
-        torso: the two joints whose distance PCK of the torso divides by; None where nobody scores by it.
+        groups: group name → joint indices; accuracy is reported per group, and the mean is over the joints of all
+            groups. A joint in no group is trained but not scored (MPII: pelvis, thorax).
+        torso: the two joints whose distance is the torso PCK's normalizer; None if that metric is not used.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Skeleton:
         object.__setattr__(self, "groups", MappingProxyType({k: tuple(v) for k, v in self.groups.items()}))
         paired = [joint for pair in self.flip_pairs for joint in pair]
         if len(set(paired)) != len(paired):
-            raise ValueError(f"skeleton {self.name}: a joint stands in two flip pairs")
+            raise ValueError(f"skeleton {self.name}: a joint is in two flip pairs")
         used = [*paired, *(j for limb in self.limbs for j in limb), *(j for g in self.groups.values() for j in g)]
         used += self.torso or ()
         if any(not 0 <= j < len(self.joints) for j in used):
@@ -44,7 +44,7 @@ class Skeleton:
 
     @property
     def flip_order(self) -> tuple[int, ...]:
-        """Permutation of the J joints that undoes a mirror: ``mirrored[flip_order[j]]`` is joint j."""
+        """Permutation of the J joints that undoes mirroring: ``mirrored[flip_order[j]]`` is joint j."""
         order = list(range(len(self.joints)))
         for a, b in self.flip_pairs:
             order[a], order[b] = b, a
@@ -56,7 +56,7 @@ class Skeleton:
         return tuple(sorted({j for group in self.groups.values() for j in group}))
 
     def to_json(self) -> str:
-        """A JSON text from which :meth:`from_json` makes an equal skeleton."""
+        """Serialise to JSON; :meth:`from_json` is the inverse."""
         raw: dict[str, object] = {
             "name": self.name,
             "joints": self.joints,
@@ -64,13 +64,13 @@ class Skeleton:
             "limbs": self.limbs,
             "groups": dict(self.groups),
         }
-        if self.torso:  # only then: the text goes into the checksums of packed files, older than this field
+        if self.torso:  # only then: the text is part of the checksums of packed files older than this field
             raw["torso"] = self.torso
         return json.dumps(raw)
 
     @classmethod
     def from_json(cls, text: str) -> Skeleton:
-        """Read what :meth:`to_json` wrote. Raises KeyError, TypeError or ValueError on anything else."""
+        """Parse the result of :meth:`to_json`; raises KeyError, TypeError or ValueError on anything else."""
         raw = json.loads(text)
         return cls(
             name=str(raw["name"]),
@@ -119,7 +119,7 @@ LSP = Skeleton(
     torso=(9, 2),
 )  # fmt: skip
 
-# The order of the hourglass code's HDF5. The literature prints elbows and wrists, at 0.2 of the torso; all are scored.
+# In the order of the hourglass code's HDF5. The literature reports elbows and wrists, at 0.2 of the torso.
 FLIC = Skeleton(
     name="flic",
     joints=(

@@ -10,8 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nas.data.media_io import Clip, Picture, VideoWriter, is_video, opened_video, read_image
-from nas.data.visualization.contact_sheet import save_jpeg_or_png
+from nas.data.media_io import Clip, Image, VideoWriter, encode_image, is_video, opened_video, read_image
 from nas.data.visualization.pose_overlay import draw_pose
 from nas.errors import UserError
 from nas.inference.predictor import Box, Pose, Predictor
@@ -28,7 +27,7 @@ UPRIGHT = "; of the picture as it is shown, turned by its EXIF tag"
 AS_STORED = "; of the picture as it is stored"
 SCORES = "0 to 1: the peak of the joint's map over that of the map that the network was trained to give"
 
-Boxes = Callable[[Picture], list[Box]]
+Boxes = Callable[[Image], list[Box]]
 """The boxes of the people in an image."""
 
 ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -94,7 +93,7 @@ class PoseWriter:
             **self._metadata(),
             "people": [pose.to_dict(self.predictor.skeleton) for pose in poses],
         }
-        self._write(drawn, save_jpeg_or_png(self._draw(image, poses), drawn))
+        self._write(drawn, encode_image(self._draw(image, poses), drawn))
         self._write_json(name, record)
         return record
 
@@ -158,7 +157,7 @@ class PoseWriter:
         people = [pose.to_dict(self.predictor.skeleton) for pose in poses]
         return {"frame": number, "seconds": round(number / clip.rate, 4), "people": people}
 
-    def _predict(self, path: Path, images: Sequence[Picture]) -> list[list[Pose]]:
+    def _predict(self, path: Path, images: Sequence[Image]) -> list[list[Pose]]:
         """The people of each image."""
         boxes = [self.drawing.boxes(image) for image in images]
         height, width = images[0].shape[:2]
@@ -174,7 +173,7 @@ class PoseWriter:
         poses = iter(self.predictor.poses(repeated, flat, flip=self.drawing.flip))
         return [list(islice(poses, len(its_boxes))) for its_boxes in boxes]
 
-    def _draw(self, image: Picture, poses: Sequence[Pose]) -> Picture:
+    def _draw(self, image: Image, poses: Sequence[Pose]) -> Image:
         for pose in poses:
             image = draw_pose(image, pose.joints, pose.scores, self.predictor.skeleton, self.drawing.threshold)
         return image
@@ -194,7 +193,7 @@ def drawing_suffix(path: Path) -> str:
     return ".mp4" if is_video(path) else ".jpg" if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
 
 
-def _batches(images: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
+def _batches(images: Iterable[Image], size: int) -> Iterator[list[Image]]:
     images = iter(images)
     while batch := list(islice(images, size)):
         yield batch

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture.hourglass import STRIDE
-from nas.data.augmentation import as_images, box_centres, centred, cut, to_original
+from nas.data.augmentation import as_images, centred_maps, cut_batch, cut_boxes, to_original
 from nas.data.packed.reader import PackedPeople
 from nas.training.devices import mixed_precision, out_of_memory
 from nas.training.heatmaps import decode, flip_maps
@@ -88,8 +88,8 @@ def predict(
     done = 0
     while done < len(people):
         indices = torch.arange(done, min(done + batch, len(people)), device=device)
-        to_crop = centred(people, len(indices), input_size)
-        images = box_centres(people, indices, input_size)
+        to_crop = centred_maps(people, len(indices), input_size)
+        images = cut_boxes(people, indices, input_size)
         try:
             maps, averaged = _maps(network, images, schedule, people.skeleton.flip_order if any(flips) else None)
         except (RuntimeError, MemoryError) as error:
@@ -169,5 +169,5 @@ def predict_heatmaps(
         heatmaps (J, H/4, W/4), and the image, uint8 (H, W, 3), both on the CPU.
     """
     index = torch.tensor([person], device=people.crops.device)
-    images = cut(people, index, input_size, centred(people, 1, input_size)).images
+    images = cut_batch(people, index, input_size, centred_maps(people, 1, input_size)).images
     return as_maps(network(images).heatmaps[-1], schedule.loss)[0].cpu(), as_images(images)[0]

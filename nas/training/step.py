@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.architecture.hourglass import STRIDE
-from nas.data.augmentation import augmented, cut, recolour
+from nas.data.augmentation import cut_batch, jitter_colours, random_maps
 from nas.data.packed.reader import PackedPeople
 from nas.training.cuda_graph import CudaGraph
 from nas.training.devices import mixed_precision, out_of_memory, release_memory
@@ -124,9 +124,9 @@ class TrainingStep:
     def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """Augmented images (B, 3, H, W), target heatmaps (B, J, H/4, W/4), and which joints count (B, J)."""
         people, size, augmentation = self._people, self._input_size, self._schedule.augmentation
-        to_crop, mirrored = augmented(people, len(self._indices), size, augmentation, self.generator)
-        batch = cut(people, self._indices, size, to_crop, mirrored)
-        images = recolour(batch.images, augmentation.colour, self.generator)
+        to_crop, mirrored = random_maps(people, len(self._indices), size, augmentation, self.generator)
+        batch = cut_batch(people, self._indices, size, to_crop, mirrored)
+        images = jitter_colours(batch.images, augmentation.colour, self.generator)
         cells, map_size = batch.joints / STRIDE, (size // STRIDE, size // STRIDE)  # (B, J, 2)
         target = encode(cells, map_size, self._schedule.sigma)
         return images, target, batch.labelled & inside(cells, map_size)

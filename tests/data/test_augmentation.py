@@ -13,11 +13,11 @@ from nas.data.augmentation import (
     PIXEL_MEAN,
     PIXEL_SCALE,
     Augmentation,
-    augmented,
-    centred,
-    cut,
+    centred_maps,
+    cut_batch,
     fit_to_input,
-    recolour,
+    jitter_colours,
+    random_maps,
     to_original,
 )
 from nas.data.packed.reader import PackedPeople
@@ -64,8 +64,8 @@ def where_dots_are(images: Tensor) -> Tensor:
     return torch.stack([(light.sum(2) * grid).sum(-1), (light.sum(3) * grid).sum(-1)], dim=-1) / mass.unsqueeze(-1)
 
 
-def random_maps(people: PackedPeople, size: int, changes: Augmentation, seed: int = 0) -> tuple[Tensor, Tensor]:
-    return augmented(people, len(people), size, changes, torch.Generator().manual_seed(seed))
+def seeded_maps(people: PackedPeople, size: int, changes: Augmentation, seed: int = 0) -> tuple[Tensor, Tensor]:
+    return random_maps(people, len(people), size, changes, torch.Generator().manual_seed(seed))
 
 
 def noisy(count: int, box: int, side: int) -> PackedPeople:
@@ -75,7 +75,7 @@ def noisy(count: int, box: int, side: int) -> PackedPeople:
 
 def test_unchanged_people_are_the_middle_of_their_crops_to_the_pixel() -> None:
     people = noisy(3, 64, 110)
-    batch = cut(people, torch.tensor([2, 0]), 64, centred(people, 2, 64))
+    batch = cut_batch(people, torch.tensor([2, 0]), 64, centred_maps(people, 2, 64))
     assert torch.equal(pixels(batch.images).round(), people.crops[[2, 0], :, 23:87, 23:87].float())
     assert (pixels(batch.images) - pixels(batch.images).round()).abs().max() < 0.01
     assert torch.allclose(batch.joints, people.joints[[2, 0]] - 23, atol=1e-4)
@@ -86,14 +86,14 @@ def test_unchanged_people_are_the_middle_of_their_crops_to_the_pixel() -> None:
 
 def test_no_augmentation_changes_nothing() -> None:
     people = noisy(4, 64, 110)
-    to_crop, mirrored = random_maps(people, 32, NOTHING)
-    assert torch.allclose(to_crop, centred(people, 4, 32), atol=1e-5)
+    to_crop, mirrored = seeded_maps(people, 32, NOTHING)
+    assert torch.allclose(to_crop, centred_maps(people, 4, 32), atol=1e-5)
     assert not mirrored.any()
 
 
 def test_a_box_twice_the_input_is_averaged_two_by_two() -> None:
     people = noisy(2, 64, 110)
-    batch = cut(people, torch.arange(2), 32, centred(people, 2, 32))
+    batch = cut_batch(people, torch.arange(2), 32, centred_maps(people, 2, 32))
     want = F.avg_pool2d(people.crops[:, :, 23:87, 23:87].float(), 2)
     assert torch.allclose(pixels(batch.images), want, atol=0.02)
     assert torch.allclose(batch.joints, (people.joints - 23) / 2, atol=1e-4)
@@ -113,8 +113,8 @@ def test_a_box_twice_the_input_is_averaged_two_by_two() -> None:
 )
 def test_joints_land_where_their_dots_land(changes: Augmentation, size: int) -> None:
     people = dotted(64, 64, 110)
-    to_crop, mirrored = random_maps(people, size, changes)
-    batch = cut(people, torch.arange(64), size, to_crop, mirrored)
+    to_crop, mirrored = seeded_maps(people, size, changes)
+    batch = cut_batch(people, torch.arange(64), size, to_crop, mirrored)
     dots = where_dots_are(batch.images)
     # A mirrored person's left hand is the dot that was on the right.
     exchanged = torch.where(mirrored[:, None, None], dots[:, [1, 0, 2]], dots)
@@ -125,10 +125,10 @@ def test_joints_land_where_their_dots_land(changes: Augmentation, size: int) -> 
 
 def test_a_mirrored_picture_is_the_mirror_image() -> None:
     people = noisy(2, 64, 110)
-    to_crop, mirrored = random_maps(people, 64, replace(NOTHING, flip=1.0))
+    to_crop, mirrored = seeded_maps(people, 64, replace(NOTHING, flip=1.0))
     assert mirrored.all()
-    batch = cut(people, torch.arange(2), 64, to_crop, mirrored)
-    plain = cut(people, torch.arange(2), 64, centred(people, 2, 64))
+    batch = cut_batch(people, torch.arange(2), 64, to_crop, mirrored)
+    plain = cut_batch(people, torch.arange(2), 64, centred_maps(people, 2, 64))
     assert torch.allclose(batch.images, plain.images.flip(-1), atol=1e-3)
     assert torch.allclose(batch.joints[..., 0], 64 - plain.joints[:, [1, 0, 2], 0], atol=1e-4)
     assert torch.allclose(batch.joints[..., 1], plain.joints[:, [1, 0, 2], 1], atol=1e-4)
@@ -137,7 +137,7 @@ def test_a_mirrored_picture_is_the_mirror_image() -> None:
 def test_augmentation_stays_within_its_limits_and_uses_them() -> None:
     people = dotted(1, 64, 110)
     changes = Augmentation(rotate=30, scale=0.25, shift=0.05, flip=0.3)
-    to_crop, mirrored = augmented(people, 4000, 64, changes, torch.Generator().manual_seed(0))
+    to_crop, mirrored = random_maps(people, 4000, 64, changes, torch.Generator().manual_seed(0))
     down = to_crop[:, :, 1]  # where the input's y axis points in the crop
     angle = torch.atan2(-down[:, 0], down[:, 1]).rad2deg()
     scale = down.norm(dim=-1)
@@ -151,12 +151,12 @@ def test_augmentation_stays_within_its_limits_and_uses_them() -> None:
 
 def test_a_generator_decides_everything() -> None:
     people = dotted(8, 64, 110)
-    images = cut(people, torch.arange(8), 64, centred(people, 8, 64)).images
-    first, again, other = (random_maps(people, 64, Augmentation(), seed) for seed in (1, 1, 2))
+    images = cut_batch(people, torch.arange(8), 64, centred_maps(people, 8, 64)).images
+    first, again, other = (seeded_maps(people, 64, Augmentation(), seed) for seed in (1, 1, 2))
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[0], other[0])
-    colours = [recolour(images, 0.5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    colours = [jitter_colours(images, 0.5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(colours[0], colours[1])
     assert not torch.equal(colours[0], colours[2])
 
@@ -164,16 +164,16 @@ def test_a_generator_decides_everything() -> None:
 def test_to_original_undoes_the_cut() -> None:
     people = dotted(32, 64, 110)
     indices = torch.randperm(32, generator=torch.Generator().manual_seed(0))
-    to_crop, _ = random_maps(people, 48, replace(Augmentation(), flip=0.0))
-    batch = cut(people, indices, 48, to_crop)
+    to_crop, _ = seeded_maps(people, 48, replace(Augmentation(), flip=0.0))
+    batch = cut_batch(people, indices, 48, to_crop)
     back = to_original(people, indices, batch.joints, to_crop)
     assert (back - people.original_joints()[indices]).abs().max() < 1e-3 * 3.7
 
 
 def test_to_original_of_a_mirrored_picture_leaves_positions_where_they_are_seen() -> None:
     people = dotted(32, 64, 110)
-    to_crop, mirrored = random_maps(people, 64, replace(Augmentation(), flip=1.0))
-    batch = cut(people, torch.arange(32), 64, to_crop, mirrored)
+    to_crop, mirrored = seeded_maps(people, 64, replace(Augmentation(), flip=1.0))
+    batch = cut_batch(people, torch.arange(32), 64, to_crop, mirrored)
     back = to_original(people, torch.arange(32), batch.joints, to_crop)
     assert (back - people.original_joints()[:, [1, 0, 2]]).abs().max() < 1e-3 * 3.7
 
@@ -201,9 +201,9 @@ def test_fitted_joints_stay_on_their_dots(box: int, side: int, size: int) -> Non
     people = dotted(12, box, side, spread=2.0 * box / size)
     small = fit_to_input(people, size)
     assert small.crops.shape[-1] == pytest.approx(side * size / box, abs=1)
-    batch = cut(small, torch.arange(12), size, centred(small, 12, size))
+    batch = cut_batch(small, torch.arange(12), size, centred_maps(small, 12, size))
     assert (batch.joints - where_dots_are(batch.images)).norm(dim=-1).max() < 0.1
-    back = to_original(small, torch.arange(12), batch.joints, centred(small, 12, size))
+    back = to_original(small, torch.arange(12), batch.joints, centred_maps(small, 12, size))
     assert (back - people.original_joints()).abs().max() < 0.01
 
 
@@ -211,7 +211,7 @@ def test_colour_changes_are_one_draw_a_picture_and_bounded() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.full((500, 3, 4, 4), 1.5)
     images[:, :, 0, 0] = -0.5
-    changed = recolour(images, 0.2, generator)
+    changed = jitter_colours(images, 0.2, generator)
     assert changed.shape == images.shape
     assert torch.isfinite(changed).all()
     gain = (changed[:, :, 1, 1] - changed[:, :, 0, 0]) / 2
@@ -227,7 +227,7 @@ def test_colour_changes_are_one_draw_a_picture_and_bounded() -> None:
 
 def test_no_colour_strength_changes_nothing() -> None:
     images = torch.randn(2, 3, 4, 4)
-    assert recolour(images, 0.0, torch.Generator()) is images
+    assert jitter_colours(images, 0.0, torch.Generator()) is images
 
 
 @pytest.mark.parametrize(

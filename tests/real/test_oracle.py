@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nas.architecture.hourglass import STRIDE, Output
-from nas.data.augmentation import centred, cut, to_original
+from nas.data.augmentation import centred_maps, cut_batch, to_original
 from nas.data.packed.crop import crop_person
 from nas.data.packed.format import crop_side
 from nas.data.packed.reader import PackedPeople
@@ -76,8 +76,8 @@ def packed(persons: list[Person], box: int) -> PackedPeople:
 
 
 def in_input(people: PackedPeople, size: int) -> Tensor:
-    """(N, 16, 2): the joints that ``cut`` gives beside the pictures, which take long."""
-    to_crop = centred(people, len(people), size)
+    """(N, 16, 2): the joints that ``cut_batch`` gives beside the pictures, which take long."""
+    to_crop = centred_maps(people, len(people), size)
     return (people.joints - to_crop[:, None, :, 2]) / to_crop[:, 0, 0, None, None]
 
 
@@ -98,9 +98,9 @@ def test_the_oracle_table(persons: list[Person]) -> None:
         people = packed(persons, size)
         cells = size // STRIDE
         everybody = torch.arange(len(people))
-        to_crop = centred(people, len(people), size)
+        to_crop = centred_maps(people, len(people), size)
         joints = in_input(people, size)
-        assert torch.allclose(joints[:8], cut(people, everybody[:8], size, to_crop[:8]).joints, atol=1e-3)
+        assert torch.allclose(joints[:8], cut_batch(people, everybody[:8], size, to_crop[:8]).joints, atol=1e-3)
         on_map = inside(joints / STRIDE, (cells, cells))
         labelled, truth = people.labelled, people.original_joints()
         assert int((labelled & ~on_map).sum()) == 189

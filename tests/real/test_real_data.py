@@ -142,7 +142,7 @@ def test_flic_has_pictures_on_both_sides_and_they_are_kept_apart(shared_data: Pa
     train, _ = read_flic(folder / "train.h5", {"train": 1.0})
     valid, _ = read_flic(folder / "valid.h5", {"valid": 1.0})
     people, dropped = remove_split_overlap([*train.people, *valid.people])
-    assert dropped == {"training people in a validation picture": 2}
+    assert dropped == {"training people in a validation image": 2}
     assert not {p.image for p in people if p.split == "train"} & {p.image for p in people if p.split == "valid"}
 
 

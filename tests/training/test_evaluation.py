@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nas.architecture.hourglass import STRIDE, Output, build_network
 from nas.architecture.spec import Architecture
-from nas.data.augmentation import centred, cut, fit_to_input
+from nas.data.augmentation import centred_maps, cut_batch, fit_to_input
 from nas.data.packed.reader import PackedPeople
 from nas.training.evaluation import evaluate, predict
 from nas.training.heatmaps import Decoder, encode
@@ -24,7 +24,7 @@ class Oracle(nn.Module):
 
     def __init__(self, people: PackedPeople, size: int, kind: HeatmapLoss, noise: float = 0.0) -> None:
         super().__init__()
-        batch = cut(people, torch.arange(len(people)), size, centred(people, len(people), size))
+        batch = cut_batch(people, torch.arange(len(people)), size, centred_maps(people, len(people), size))
         mirrored = torch.stack([size - batch.joints[..., 0], batch.joints[..., 1]], dim=-1)
         self.images_of_people = torch.cat([batch.images, batch.images.flip(-1)]).flatten(1)
         self.joints = torch.cat([batch.joints, mirrored[:, list(people.skeleton.flip_order)]])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from training_runs import LOSSES, SHORT, build, same_weights
 
 from nas.architecture.spec import Architecture
-from nas.data.augmentation import PIXEL_MEAN, PIXEL_SCALE, augmented, box_centres, centred, cut
+from nas.data.augmentation import PIXEL_MEAN, PIXEL_SCALE, centred_maps, cut_batch, cut_boxes, random_maps
 from nas.data.packed.reader import PackedPeople
 from nas.training.cuda_graph import WARM_UP_CALLS, CudaGraph
 from nas.training.heatmaps import inside
@@ -41,7 +41,7 @@ def reference_losses(
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         total = 0.0
         for number in range((epoch - 1) * schedule.steps_per_epoch, epoch * schedule.steps_per_epoch):
-            maps, mirrored = augmented(people, schedule.batch, size, schedule.augmentation, generator)
+            maps, mirrored = random_maps(people, schedule.batch, size, schedule.augmentation, generator)
             images, cells, labelled = [], [], []
             for index, matrix, flipped in zip(islice(shown, schedule.batch), maps, mirrored, strict=True):
                 at = torch.stack(torch.meshgrid(torch.arange(size), torch.arange(size), indexing="xy"), -1) + 0.5
@@ -106,9 +106,9 @@ def test_bfloat16_learns_like_single_precision(
 def test_box_centres_equal_centred_cuts(people: PackedPeople, small_people: PackedPeople) -> None:
     indices = torch.tensor([5, 3])
     for given, size in ((people, 64), (small_people, 32), (people, 32)):
-        exact = cut(given, indices, size, centred(given, 2, size)).images
-        assert (box_centres(given, indices, size) - exact).abs().max() < 1e-3
-        assert box_centres(given, indices, size).is_contiguous(memory_format=torch.channels_last)
+        exact = cut_batch(given, indices, size, centred_maps(given, 2, size)).images
+        assert (cut_boxes(given, indices, size) - exact).abs().max() < 1e-3
+        assert cut_boxes(given, indices, size).is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_average_is_the_same_with_a_tensor_decay() -> None:

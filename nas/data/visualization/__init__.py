@@ -1,1 +1,1 @@
-"""Drawings of people, poses and heatmaps."""
+"""Images of people, poses and heatmaps."""

@@ -1,4 +1,4 @@
-"""A predicted pose drawn on its picture: sides in colours that everybody can tell apart, doubtful joints hollow."""
+"""A predicted pose drawn on its image: sides in colours that are easy to tell apart, uncertain joints hollow."""
 
 from __future__ import annotations
 
@@ -6,83 +6,70 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.data.media_io import Image
 from nas.data.skeletons import Skeleton
-from nas.data.visualization.contact_sheet import MIDDLE, Colour, side_colours
-
-Picture = NDArray[np.uint8]
+from nas.data.visualization.drawing import SUBPIXEL_BITS, Colour, limb_colour, side_colours, to_opencv
 
 _DARK: Colour = (16, 16, 16)
-_FINE = 4  # bits of sub-pixels in OpenCV's coordinates
-_FAR = 2**20  # OpenCV's integers overflow on positions beyond
 
 
 def draw_pose(
-    picture: Picture,
+    image: Image,
     joints: NDArray[np.float64],
     scores: NDArray[np.float64],
     skeleton: Skeleton,
-    sure: float,
-) -> Picture:
-    """A copy of a picture with limbs and joints drawn over it.
+    threshold: float,
+) -> Image:
+    """Draw limbs and joints on a copy of an image.
 
-    The person's right is orange and the left blue, which people of every colour vision tell apart; what has no side is
-    yellow; everything has a dark rim, to be seen on any background. Lines are as thick as the person is large. Doubtful
-    joints are rings, and limbs to them thin and half transparent.
+    The person's right is orange and the left blue, which are distinct in every type of colour vision; joints on neither
+    side are yellow. Everything has a dark rim, to be visible on any background. Lines scale with the person's size.
+    Uncertain joints are rings, and limbs to them thin and half transparent.
 
     Args:
-        picture: uint8 (H, W, 3) RGB.
-        joints: (J, 2) x, y in its pixels, continuous.
+        image: uint8 (H, W, 3) RGB.
+        joints: (J, 2) x, y in pixels of the image, continuous.
         scores: (J,).
         skeleton: the joints.
-        sure: a joint with a lower score is doubtful.
+        threshold: joints with a lower score are uncertain.
 
     Returns:
         uint8 (H, W, 3) RGB.
     """
-    shown = picture.copy()
-    certain = scores >= sure
-    extent = _extent(joints[certain] if certain.sum() >= 2 else joints, picture.shape[:2])
+    overlay = image.copy()
+    certain = scores >= threshold
+    extent = _extent(joints[certain] if certain.sum() >= 2 else joints, image.shape[:2])
     line = max(2, round(extent / 50))
     rim = max(1, round(line / 3))
     radius = max(3, round(extent / 45))
     colours = side_colours(skeleton)
-    # OpenCV counts from pixel centres.
-    places = np.clip(np.round((np.nan_to_num(joints) - 0.5) * 2**_FINE), -_FAR, _FAR).astype(int)
+    points = to_opencv(joints)
 
-    def limbs(canvas: Picture, wanted: bool, thickness: int) -> None:
-        drawn = [(a, b) for a, b in skeleton.limbs if bool(certain[a] and certain[b]) == wanted]
-        for dark in (True, False):
-            for a, b in drawn:
-                colour = _DARK if dark else _limb_colour(colours[a], colours[b])
-                width = thickness + (2 * rim if dark else 0)
-                cv2.line(canvas, places[a], places[b], colour, width, cv2.LINE_AA, _FINE)
+    def draw_limbs(canvas: Image, are_certain: bool, thickness: int) -> None:
+        limbs = [(a, b) for a, b in skeleton.limbs if bool(certain[a] and certain[b]) == are_certain]
+        for is_rim in (True, False):
+            for a, b in limbs:
+                colour = _DARK if is_rim else limb_colour(colours[a], colours[b])
+                width = thickness + (2 * rim if is_rim else 0)
+                cv2.line(canvas, points[a], points[b], colour, width, cv2.LINE_AA, SUBPIXEL_BITS)
 
-    faint = shown.copy()
-    limbs(faint, False, max(1, line // 2))
-    shown = np.asarray(cv2.addWeighted(faint, 0.5, shown, 0.5, 0), np.uint8)
-    limbs(shown, True, line)
-    for joint in sorted(range(len(joints)), key=lambda j: bool(certain[j])):  # what is sure lies on top
-        at, colour = places[joint], colours[joint]
-        if certain[joint]:
-            cv2.circle(shown, at, (radius + rim) << _FINE, _DARK, -1, cv2.LINE_AA, _FINE)
-            cv2.circle(shown, at, radius << _FINE, colour, -1, cv2.LINE_AA, _FINE)
-        else:
-            ring = max(1, line // 3)
-            cv2.circle(shown, at, radius << _FINE, _DARK, ring + 2, cv2.LINE_AA, _FINE)
-            cv2.circle(shown, at, radius << _FINE, colour, ring, cv2.LINE_AA, _FINE)
-    return shown
+    faint = overlay.copy()
+    draw_limbs(faint, False, max(1, line // 2))
+    overlay = np.asarray(cv2.addWeighted(faint, 0.5, overlay, 0.5, 0), np.uint8)
+    draw_limbs(overlay, True, line)
+    for joint in sorted(range(len(joints)), key=lambda j: bool(certain[j])):  # certain joints are drawn on top
+        ring = max(1, line // 3)
+        layers = (
+            ((radius + rim, _DARK, -1), (radius, colours[joint], -1))
+            if certain[joint]
+            else ((radius, _DARK, ring + 2), (radius, colours[joint], ring))
+        )
+        for size, colour, thickness in layers:
+            cv2.circle(overlay, points[joint], size << SUBPIXEL_BITS, colour, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+    return overlay
 
 
 def _extent(joints: NDArray[np.float64], size: tuple[int, ...]) -> float:
-    """How large the person is, in pixels, whatever a stray joint or two say; at most the picture's longer side."""
+    """Size of the person in pixels, robust to an outlier or two; at most the image's longer side."""
     low, high = np.quantile(joints, (0.1, 0.9), axis=0)
     return float(min((high - low).max(), max(size)))
-
-
-def _limb_colour(a: Colour, b: Colour) -> Colour:
-    """Hip to pelvis and the like belong to the side that they lead to; hip to hip belongs to neither."""
-    if a == b:
-        return a
-    if MIDDLE in (a, b):
-        return b if a == MIDDLE else a
-    return MIDDLE

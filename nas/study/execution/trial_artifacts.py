@@ -24,8 +24,8 @@ from nas.architecture.cost import Cost
 from nas.architecture.summary import diagram, structure
 from nas.console import format_count, format_duration, stderr
 from nas.data.augmentation import fit_to_input
+from nas.data.media_io import encode_image
 from nas.data.packed.reader import PackedPeople
-from nas.data.visualization.contact_sheet import save_jpeg_or_png
 from nas.data.visualization.prediction_grid import heatmap_sheet, prediction_grid
 from nas.study.analysis.latency import MeasuredLatency
 from nas.study.execution.learning_curve import learning_curve
@@ -165,12 +165,12 @@ def render_files(experiment: Experiment, ended: TrainingSummary, people: PackedP
         if chosen:
             labels = [f"{kind} {errors[person]:.2f}" for kind, person in chosen]
             sheet = prediction_grid(people, [person for _, person in chosen], predicted, missed, labels)
-            files[PEOPLE] = save_jpeg_or_png(sheet, PEOPLE, QUALITY)
+            files[PEOPLE] = encode_image(sheet, PEOPLE, QUALITY)
             typical = chosen[len(chosen) // 2][1]
             size = experiment.config.data.input_size
             maps, picture = predict_heatmaps(trained.network, people, typical, ended.schedule, size)
             sheet = heatmap_sheet(picture.numpy(), maps.numpy(), people.skeleton)
-            files[HEATMAPS] = save_jpeg_or_png(sheet, HEATMAPS, QUALITY)
+            files[HEATMAPS] = encode_image(sheet, HEATMAPS, QUALITY)
     return files
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from nas.data.augmentation import PIXEL_MEAN, PIXEL_SCALE, Augmentation, augmented, cut, fit_to_input
+from nas.data.augmentation import PIXEL_MEAN, PIXEL_SCALE, Augmentation, cut_batch, fit_to_input, random_maps
 from nas.data.packed.options import PackOptions
 from nas.data.packed.packing import pack
 from nas.data.packed.reader import PackedPeople
@@ -18,7 +18,7 @@ from nas.data.skeletons import LSP
 
 
 def extremes(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Make every random draw of ``augmented`` one of its limits, in all combinations; how many there are."""
+    """Make every random draw of ``random_maps`` one of its limits, in all combinations; how many there are."""
     corners = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 5).T
     monkeypatch.setattr(torch, "rand", lambda *_, **__: corners)
     return corners.shape[1]
@@ -47,10 +47,10 @@ def test_no_black_corners(
     people = fit_to_input(white(tmp_path, box, jpeg), size)
     count = extremes(monkeypatch)
     limits = Augmentation(rotate=30, scale=0.25, shift=0, flip=0.5, colour=0)
-    maps, mirrored = augmented(people, count, size, limits, torch.Generator())
+    maps, mirrored = random_maps(people, count, size, limits, torch.Generator())
     assert mirrored.any()
     assert not mirrored.all()
-    batch = cut(people, torch.zeros(count, dtype=torch.long), size, maps, mirrored)
+    batch = cut_batch(people, torch.zeros(count, dtype=torch.long), size, maps, mirrored)
     pixels = batch.images * PIXEL_SCALE + PIXEL_MEAN
     assert pixels.min() > 250
 
@@ -59,7 +59,7 @@ def test_a_shift_on_top_reaches_beyond_by_no_more_than_itself(tmp_path: Path, mo
     """The margin is for rotation and scale; training's shift of 5 % can add a black corner where all three peak."""
     people = white(tmp_path, 64, None)
     count = extremes(monkeypatch)
-    maps, mirrored = augmented(people, count, 64, Augmentation(colour=0), torch.Generator())
-    batch = cut(people, torch.zeros(count, dtype=torch.long), 64, maps, mirrored)
+    maps, mirrored = random_maps(people, count, 64, Augmentation(colour=0), torch.Generator())
+    batch = cut_batch(people, torch.zeros(count, dtype=torch.long), 64, maps, mirrored)
     black = (batch.images * PIXEL_SCALE + PIXEL_MEAN < 250).any(1).float().mean((1, 2))
     assert black.max() < 0.02

@@ -8,21 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from nas.data.media_io import encode_image
 from nas.data.packed.format import PackedHeader, crop_side
 from nas.data.packed.reader import PackedPeople
 from nas.data.packed.validation import ValidationReport, check_packed
 from nas.data.packed.writer import PackedPerson, PackedWriter
 from nas.data.people import SPLITS
 from nas.data.skeletons import FLIC, LSP, MPII, Skeleton
-from nas.data.visualization.contact_sheet import (
-    LEFT,
-    MIDDLE,
-    RIGHT,
-    contact_sheet,
-    draw_person,
-    save_jpeg_or_png,
-    side_colours,
-)
+from nas.data.visualization.contact_sheet import contact_sheet
+from nas.data.visualization.drawing import LEFT, MIDDLE, RIGHT, draw_person, side_colours
 from nas.errors import UserError
 
 BOX = 32
@@ -165,6 +159,6 @@ def test_sheet(tmp_path: Path) -> None:
     assert not np.array_equal(one, other)
     assert torch.equal(people.crops, before)
     for name in ("sheet.jpg", "sheet.PNG"):
-        (tmp_path / name).write_bytes(save_jpeg_or_png(one, name))
+        (tmp_path / name).write_bytes(encode_image(one, name))
         assert cv2.imread(str(tmp_path / name)).shape == one.shape
     assert np.array_equal(cv2.imread(str(tmp_path / "sheet.PNG"))[:, :, ::-1], one)
