@@ -30,6 +30,7 @@ from nas.data.packed.summary import describe_packed
 from nas.data.packed.writer import PackedPerson, PackedWriter
 from nas.data.skeletons import MPII
 from nas.data.synthetic.render import render_person
+from nas.inference import network_export
 from nas.inference import onnx_export as exporting
 from nas.inference.model_card import LICENCES, example
 from nas.inference.onnx_export import TOLERANCE, ExportableNetwork, Session, compare, to_onnx
@@ -180,7 +181,7 @@ def test_the_card_tells_what_is_known(made) -> None:
 
 
 def test_people_of_whom_none_are_for_validation_tell_the_origin_alone(made, exported, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(export, "to_onnx", lambda *_: made.file.read_bytes())
+    monkeypatch.setattr(network_export, "to_onnx", lambda *_: made.file.read_bytes())
     data = tmp_path / "people.h5"
     with PackedWriter(data, PackedHeader(MPII, SIDE, {"dataset": "synthetic"}), 1) as writer:
         person = render_person(1, 0, SIDE, MARGIN)
@@ -217,7 +218,7 @@ def test_the_cards_example_runs(made) -> None:
 
 def test_a_card_without_any_knowledge_says_so(made, exported, tmp_path, monkeypatch) -> None:
     # The file itself is not at issue here, and takes seconds to make.
-    monkeypatch.setattr(export, "to_onnx", lambda *_: made.file.read_bytes())
+    monkeypatch.setattr(network_export, "to_onnx", lambda *_: made.file.read_bytes())
     alone = tmp_path / "checkpoint.pt"
     alone.write_bytes(made.checkpoint.read_bytes())
     code, out, _ = exported(alone, "--onnx", tmp_path / "a.onnx", "--uint8", "--joints")
@@ -237,7 +238,7 @@ def test_a_card_without_any_knowledge_says_so(made, exported, tmp_path, monkeypa
 def test_a_file_that_computes_something_else_is_not_written(made, exported, tmp_path, monkeypatch) -> None:
     wrong = lived_in(TINY)
     wrong.heads[0].heatmaps.weight.data *= 1.2
-    monkeypatch.setattr(export, "to_onnx", lambda *_: made.file.read_bytes())
+    monkeypatch.setattr(network_export, "to_onnx", lambda *_: made.file.read_bytes())
     checkpoint = save(tmp_path / "wrong.pt", wrong)
     code, out, err = exported(checkpoint, "--onnx", tmp_path / "a.onnx", "--uint8", "--joints")
     assert (code, out) == (2, "")
@@ -430,7 +431,7 @@ def test_what_is_refused(made, exported, tmp_path) -> None:
 
 
 def test_a_network_without_any_peak_cannot_be_compared(made, exported, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(export, "to_onnx", lambda *_: made.file.read_bytes())
+    monkeypatch.setattr(network_export, "to_onnx", lambda *_: made.file.read_bytes())
     monkeypatch.setattr(exporting, "_UNSTABLE", 0.0)
     code, _, err = exported(made.checkpoint, "--onnx", tmp_path / "a.onnx", "--uint8", "--joints")
     assert code == 2
