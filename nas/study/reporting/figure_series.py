@@ -99,9 +99,9 @@ def log_ticks(values: Sequence[float], most: int) -> list[int]:
 def label_offsets(
     results: StudyResults, axis: CostAxis, plot_size: tuple[float, float], letter_width: float
 ) -> list[tuple[int, int]]:
-    """Positions of the published networks' names that overlap few points and no other name.
+    """Positions of the published networks' names that cover few points, error bars, other names and leader lines.
 
-    Names are placed greedily, one after the other, each at the nearest of 50 positions with the fewest overlaps.
+    Names are placed greedily, the longest first, each at the nearest of 60 positions with the least overlap.
 
     Args:
         results: whose baselines are labelled.
@@ -112,55 +112,79 @@ def label_offsets(
     Returns:
         (dx, dy) in pixels from each baseline's point to the centre of its name, y downwards.
     """
-    points = _pixels(results, axis, plot_size)
-    candidates = [(dx, dy) for reach in (26, 44, 64, 88, 114) for dx in (0, 30, -30, 60, -60) for dy in (reach, -reach)]
-    occupied: list[_Box] = []
-    offsets = []
-    for baseline, anchor in zip(results.baselines, points[len(results.measured) :], strict=True):
-        half_width = letter_width * len(baseline.name) / 2 + 3
-        boxes = {(dx, dy): _Box(anchor[0] + dx, anchor[1] + dy, half_width) for dx, dy in candidates}
-
-        def penalty(offset: tuple[int, int], boxes: dict[tuple[int, int], _Box] = boxes) -> tuple[float, float]:
-            box = boxes[offset]
-            outside = max(0.0, -box.left) + max(0.0, box.right - plot_size[0] - 15)
-            overlaps = 100.0 * sum(box.overlaps(other) for other in occupied) + box.count_points(points)
-            return overlaps + outside / 10, abs(offset[0]) + abs(offset[1])
-
-        best = min(candidates, key=penalty)
-        occupied.append(boxes[best])
-        offsets.append(best)
-    return offsets
+    anchors, obstacles = _pixels(results, axis, plot_size)
+    names = [baseline.name for baseline in results.baselines]
+    reaches = (16, 26, 44, 64, 88, 114)
+    candidates = [(dx, dy) for reach in reaches for dx in (0, 30, -30, 60, -60) for dy in (reach, -reach)]
+    placed: dict[int, _Label] = {}
+    for index in sorted(range(len(names)), key=lambda i: -len(names[i])):
+        half_width = letter_width * len(names[index]) / 2 + 3
+        labels = [_Label(anchors[index], offset, half_width) for offset in candidates]
+        best = min(labels, key=lambda label: label.penalty(list(placed.values()), obstacles, plot_size))
+        placed[index] = best
+        obstacles = np.vstack([obstacles, best.leader])
+    return [placed[index].offset for index in range(len(names))]
 
 
 @dataclass(frozen=True)
-class _Box:
-    """The rectangle of a name: its centre and half its width in pixels, one line high."""
+class _Label:
+    """A name of one line of text, and the leader line from its point.
 
-    x: float
-    y: float
+    Attributes:
+        anchor: (2,) pixels of the point.
+        offset: from the point to the centre of the name.
+        half_width: of the name in pixels.
+    """
+
+    anchor: Floats
+    offset: tuple[int, int]
     half_width: float
 
     @property
-    def left(self) -> float:
-        return self.x - self.half_width
+    def centre(self) -> Floats:
+        return self.anchor + self.offset
 
     @property
-    def right(self) -> float:
-        return self.x + self.half_width
+    def leader(self) -> Floats:
+        """(8, 2) points along the leader line."""
+        return self.anchor + np.linspace(0.2, 0.9, 8)[:, None] * self.offset
 
-    def overlaps(self, other: _Box) -> bool:
-        return abs(self.x - other.x) < self.half_width + other.half_width and abs(self.y - other.y) < 16
+    def penalty(self, placed: Sequence[_Label], obstacles: Floats, plot_size: tuple[float, float]) -> float:
+        """What the label costs: overlaps with other names and their leader lines, covered points, and distance."""
+        (x, y), (width, height) = self.centre, plot_size
+        outside = max(0.0, self.half_width - x, x + self.half_width - width) + max(0.0, 8 - y, y + 8 - height)
+        crossings = sum(10 * self._overlaps(other) + other._count_inside(self.leader) for other in placed)
+        distance = abs(self.offset[0]) + abs(self.offset[1])
+        return float(10 * crossings + self._count_inside(obstacles) + outside / 4 + distance / 30)
 
-    def count_points(self, points: Floats) -> int:
+    def _overlaps(self, other: _Label) -> bool:
+        distance = np.abs(self.centre - other.centre)
+        return bool(distance[0] < self.half_width + other.half_width and distance[1] < 16)
+
+    def _count_inside(self, points: Floats) -> int:
         """How many of (n, 2) points the name would cover, with a margin for their markers."""
-        inside = (np.abs(points[:, 0] - self.x) < self.half_width + 5) & (np.abs(points[:, 1] - self.y) < 15)
-        return int(inside.sum())
+        distance = np.abs(points - self.centre)
+        return int(((distance[:, 0] < self.half_width + 5) & (distance[:, 1] < 15)).sum())
 
 
-def _pixels(results: StudyResults, axis: CostAxis, plot_size: tuple[float, float]) -> Floats:
-    """(n, 2) pixels of the finished networks, then of the baselines, y downwards."""
-    points = [m.point for m in results.measured] + [b.point for b in results.baselines]
-    values = np.array([(np.log(getattr(p, axis)), p.pckh) for p in points])
-    spread = np.maximum(np.ptp(values, axis=0), 1e-9)
-    scaled = (values - values.min(axis=0)) / spread * plot_size
-    return np.asarray(scaled * np.array([1, -1]) + np.array([0, plot_size[1]]))
+def _pixels(results: StudyResults, axis: CostAxis, plot_size: tuple[float, float]) -> tuple[Floats, Floats]:
+    """Pixels, y downwards, of the baselines' points (n, 2), and of all points and error bars (m, 2)."""
+    baselines, errors = [b.point for b in results.baselines], {m.number for m in results.front}
+    errors |= {p.number for p in baselines}
+    points, bars = [m.point for m in results.measured] + baselines, np.linspace(-1, 1, 5)
+    anchors = np.array([(np.log(getattr(p, axis)), p.pckh) for p in baselines]).reshape(-1, 2)
+    obstacles = np.array(
+        [
+            (np.log(getattr(p, axis)), p.pckh + bar * results.error(p.number))
+            for p in points
+            for bar in (bars if p.number in errors else (0.0,))
+        ]
+    )
+    low, spread = obstacles.min(axis=0), np.maximum(np.ptp(obstacles, axis=0), 1e-9)
+
+    def to_pixels(values: Floats) -> Floats:
+        scaled = 0.05 + 0.9 * (values - low) / spread  # both libraries leave a margin of 5% around the data
+        scaled[:, 1] = 1 - scaled[:, 1]
+        return np.asarray(scaled * plot_size)
+
+    return to_pixels(anchors), to_pixels(obstacles)

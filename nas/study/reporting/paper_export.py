@@ -113,7 +113,7 @@ def _draw_front(results: StudyResults, cost: CostAxis, axes: Axes) -> None:
         fmt="o",
         ms=3.5,
         color=BLUE,
-        label="found",
+        label="front",
         **_ERROR_BARS,
     )
     if series.published:
@@ -139,7 +139,7 @@ def _draw_published(results: StudyResults, series: FrontSeries, axes: Axes) -> N
         label="published",
         **_ERROR_BARS,
     )
-    offsets = label_offsets(results, series.axis, plot_size=(185.0, 115.0), letter_width=4.4)
+    offsets = label_offsets(results, series.axis, plot_size=(200.0, 125.0), letter_width=4.4)
     for baseline, (dx, dy) in zip(series.published, offsets, strict=True):
         axes.annotate(
             baseline.name,
@@ -151,7 +151,7 @@ def _draw_published(results: StudyResults, series: FrontSeries, axes: Axes) -> N
             fontsize=7,
             arrowprops={"arrowstyle": "-", "lw": 0.4, "color": ORANGE, "shrinkA": 0, "shrinkB": 3},
         )
-    axes.legend(frameon=False, loc="lower right", handletextpad=0.3)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, handletextpad=0.3)
 
 
 def _draw_history(results: StudyResults, axes: Axes) -> None:
@@ -170,7 +170,7 @@ def _draw_importance(results: StudyResults, axes: Axes) -> None:
         axes.barh(row, percent(choice.share), height=0.65, linewidth=0.5, **style)
     axes.plot([percent(c.noise) for c in choices], range(len(choices)), "|", color="black", ms=6, mew=0.8)
     axes.set_yticks(range(len(choices)), [choice.name for choice in choices])
-    axes.set_xlabel("explained share of the variance at equal cost (%)")
+    axes.set_xlabel("explained variance at equal cost (%)")
 
 
 def _draw_rank_correlation(results: StudyResults, axes: Axes) -> None:

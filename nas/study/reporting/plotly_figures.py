@@ -131,7 +131,7 @@ def _add_published(figure: go.Figure, results: StudyResults, series: FrontSeries
         text=[_published_hover_text(results, b) for b in series.published],
         hovertemplate=_TEXT_ONLY,
     )
-    offsets = label_offsets(results, series.axis, plot_size=(330.0, 270.0), letter_width=6.3)
+    offsets = label_offsets(results, series.axis, plot_size=(360.0, 280.0), letter_width=6.3)
     for baseline, (dx, dy) in zip(series.published, offsets, strict=True):
         figure.add_annotation(
             x=np.log10(getattr(baseline.point, series.axis)),
@@ -173,11 +173,13 @@ def front_3d_figure(results: StudyResults) -> go.Figure:
     """The front in all three objectives."""
     series = FrontSeries.of(results, "params")
     published = [m for m in results.measured if m.number in results.published]
+    on_front = {m.number for m in results.front}
+    published_symbols = ["diamond" if m.number in on_front else "diamond-open" for m in published]
     figure = _new_figure("The front in three objectives")
     for name, symbol, colour, size, networks in (
         ("dominated", "circle-open", GREY, 3, series.dominated),
         ("front", "circle", BLUE, 5, series.front),
-        ("published", "diamond", ORANGE, 6, published),
+        ("published", published_symbols, ORANGE, 6, published),
     ):
         if networks:
             figure.add_scatter3d(
@@ -196,7 +198,7 @@ def front_3d_figure(results: StudyResults) -> go.Figure:
             "xaxis": {"title": "params", "type": "log", **_tick_labels(params, most=5)},
             "yaxis": {"title": "MAdds", "type": "log", **_tick_labels(madds, most=5)},
             "zaxis": {"title": "PCKh"},
-            "camera": {"eye": {"x": -1.5, "y": -1.6, "z": 0.8}},
+            "camera": {"eye": {"x": -1.6, "y": -1.7, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.15}},
         },
         margin={"l": 0, "r": 0, "b": 40},
     )
@@ -232,7 +234,7 @@ def history_figure(results: StudyResults) -> go.Figure:
             "side": "right",
             "rangemode": "tozero",
             "showgrid": False,
-            "title": "networks on the front",
+            "title": {"text": "networks on the front", "standoff": 8},
             "tickmode": "auto",
             "nticks": 6,
             "tickformat": "d",
@@ -275,7 +277,7 @@ def importance_figure(choices: Sequence[Importance]) -> go.Figure:
         hovertemplate="%{y}: 95% of random permutations explain less than %{x:.1f}%<extra></extra>",
     )
     figure.update_layout(height=150 + 22 * len(choices), bargap=0.25, margin={"l": 105})
-    figure.update_xaxes(title="explained share of the variance at equal cost (%)", rangemode="tozero")
+    figure.update_xaxes(title="explained variance at equal cost (%)", rangemode="tozero")
     figure.update_yaxes(categoryorder="array", categoryarray=[choice.name for choice in rows], showgrid=False)
     return figure
 

@@ -42,7 +42,7 @@ def _meaning(name: str) -> str:
         return RULES[name].meaning.replace("`", "")
     if name in LEVELS:
         return f"block at level {name.removeprefix('level_')}; level 1 has the highest resolution"
-    return "block at the neck" if name == "neck" else "option of the blocks that have it"
+    return "block at the neck" if name == "neck" else "option of the blocks that support it"
 
 
 def _values(distribution: BaseDistribution) -> str:
@@ -85,11 +85,10 @@ def describe_method(results: StudyResults) -> list[tuple[str, str]]:
 def _early_stopping(results: StudyResults) -> str:
     config = results.experiment.config
     return (
-        f"decided after epochs {', '.join(map(str, config.rung_epochs()))}, once {config.stopping.least:,} networks "
-        "have finished: a trial is stopped if, even with the "
-        f"{100 * config.stopping.quantile:.0f}% quantile of the gains seen from that epoch on, a finished network of "
-        f"at most its costs would be more accurate; {results.counts.pruned} of {results.counts.done} trials were "
-        "stopped early or rejected"
+        f"checked after epochs {', '.join(map(str, config.rung_epochs()))}, once {config.stopping.least:,} networks "
+        f"have finished: a trial is stopped if its PCKh, plus the {100 * config.stopping.quantile:.0f}% quantile of "
+        "the gains of finished trials from that epoch to the end, does not exceed that of a finished network with at "
+        f"most its costs; {results.counts.pruned} of {results.counts.done} trials were stopped early or rejected"
     )
 
 
