@@ -59,23 +59,23 @@ def release_person(
 ANNORECT = ("x1", "y1", "x2", "y2", "annopoints", "scale", "objpos")
 
 
-def save_release(path: Path, pictures: Sequence[tuple[str, Any, int]], compress: bool = True) -> Path:
+def save_release(path: Path, images: Sequence[tuple[str, Any, int]], compress: bool = True) -> Path:
     """Write ``RELEASE`` in MPII's structure.
 
     Args:
         path: the file.
-        pictures: name, ``annorect`` (rows for :func:`structs`, or any value) and ``img_train`` of each.
+        images: name, ``annorect`` (rows for :func:`structs`, or any value) and ``img_train`` of each.
         compress: as MATLAB does by default.
     """
     rows = []
-    for name, people, _ in pictures:
+    for name, people, _ in images:
         found = (
             structs(people, [f for f in ANNORECT if any(f in p for p in people)]) if type(people) is list else people
         )
         rows.append({"image": structs([{"name": name}], ["name"]), "annorect": found, "frame_sec": 3, "vididx": EMPTY})
     release = {
         "annolist": structs(rows, ["image", "annorect", "frame_sec", "vididx"]),
-        "img_train": np.array([[float(flag) for _, _, flag in pictures]]),
+        "img_train": np.array([[float(flag) for _, _, flag in images]]),
         "version": "12",
         "single_person": np.array([[1.0], [2.0]]),
     }
@@ -83,7 +83,7 @@ def save_release(path: Path, pictures: Sequence[tuple[str, Any, int]], compress:
     return path
 
 
-def sixteen(seed: int = 0) -> dict[int, list[float]]:
+def mpii_joints(seed: int = 0) -> dict[int, list[float]]:
     """All 16 joints of MPII, anywhere."""
     places = np.random.default_rng(seed).integers(100, 400, (16, 2)).astype(float).tolist()
     return dict(enumerate(places))
@@ -103,7 +103,7 @@ def save_json(path: Path, content: object) -> Path:
 
 def hrnet(image: str = "a.jpg", seed: int = 0, **changes: Any) -> dict[str, Any]:
     """One person in HRNet's JSON."""
-    joints = list(sixteen(seed).values())
+    joints = list(mpii_joints(seed).values())
     person = {"image": image, "joints": joints, "joints_vis": [1] * 16, "center": [300.0, 200.0], "scale": 1.5}
     return {**person, **changes}
 
@@ -116,7 +116,7 @@ def pytorch_pose(image: str = "a.jpg", seed: int = 0, **changes: Any) -> dict[st
         "isValidation": 0.0,
         "img_paths": image,
         "objpos": [300.0, 200.0],
-        "joint_self": [[x, y, 1.0] for x, y in sixteen(seed).values()],
+        "joint_self": [[x, y, 1.0] for x, y in mpii_joints(seed).values()],
         "scale_provided": 1.5,
         "joint_others": nothing,
         "people_index": 1.0,
@@ -192,7 +192,7 @@ wrist = ["left wrist", "right wrist"]
 
 
 def coco(people: int = 2) -> dict[str, Any]:
-    """Annotations in COCO's layout, one person a picture, with one keypoint (the nose) that the skeleton lacks."""
+    """Annotations in COCO's layout, one person per image, with one keypoint (the nose) that the skeleton lacks."""
     keypoints = [60, 20, 2, 40, 40, 2, 30, 80, 1, 80, 40, 2, 90, 80, 2, 45, 90, 2, 75, 90, 1]
     names = ["nose", "left shoulder", "left wrist", "right shoulder", "right wrist", "left hip", "right hip"]
     return {

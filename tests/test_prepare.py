@@ -22,13 +22,13 @@ from annotation_files import (
     flic_examples,
     hrnet,
     lsp_content,
+    mpii_joints,
     pytorch_pose,
     release_person,
     save_examples,
     save_h5,
     save_json,
     save_release,
-    sixteen,
 )
 
 from nas import console, prepare
@@ -52,7 +52,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
 
 @pytest.fixture
 def lspet(tmp_path: Path) -> tuple[Path, Path]:
-    """A small dataset in LSPET's layout, its last picture missing: the pictures' folder and the annotations."""
+    """A small dataset in LSPET's layout whose last image is missing: the folder of the images, and the annotations."""
     folder = tmp_path / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -65,7 +65,7 @@ def lspet(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def hourglass(tmp_path: Path, lspet: tuple[Path, Path]) -> Path:
-    """Annotations in the hourglass layout for the same pictures."""
+    """Annotations in the hourglass layout for the same images."""
     return save_hourglass(tmp_path / "annotations.h5", range(1, 40))
 
 
@@ -96,7 +96,7 @@ def test_lsp(lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFix
     )  # fmt: skip
     assert (code, errors) == (0, "")
     summary = describe_packed(out)
-    assert apart(out).keys() == {split for split in SPLITS if summary.counts[split]}
+    assert images_by_split(out).keys() == {split for split in SPLITS if summary.counts[split]}
     assert (summary.people, summary.box, summary.skeleton.name) == (39, 32, "lsp")
     assert summary.source["dataset"] == "lspet"
     assert "39 people (train " in text
@@ -108,7 +108,7 @@ def test_lsp(lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFix
     assert files(out.parent) == {"people.h5", listed.name}
 
 
-def test_a_missing_picture_stops_it(
+def test_a_missing_image_stops_packing(
     lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, annotations = lspet
@@ -142,10 +142,10 @@ def test_mpii_with_both_splits(lspet: tuple[Path, Path], tmp_path: Path, capsys:
     assert "32 people, the hourglass code's HDF5" in text
     assert "left out: 3, training people in a validation image" in text
     assert describe_packed(out).source["train"] == "one.h5"
-    apart(out)
+    images_by_split(out)
 
 
-def test_mpii_with_one_file_is_divided_and_says_so(
+def test_mpii_with_one_file_is_divided_by_hash(
     lspet: tuple[Path, Path], hourglass: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "mpii.h5"
@@ -155,22 +155,22 @@ def test_mpii_with_one_file_is_divided_and_says_so(
     assert all(describe_packed(out).counts[split] for split in SPLITS)
 
 
-def apart(packed: Path) -> dict[str, set[str]]:
-    """The pictures of each split, which share none."""
+def images_by_split(packed: Path) -> dict[str, set[str]]:
+    """The images of each split; no image is in two splits."""
     counts = describe_packed(packed).counts
-    pictures = {split: set(PackedPeople.load(packed, split).images) for split in SPLITS if counts[split]}
-    assert sum(map(len, pictures.values())) == len(set().union(*pictures.values()))
-    return pictures
+    photos = {split: set(PackedPeople.load(packed, split).images) for split in SPLITS if counts[split]}
+    assert sum(map(len, photos.values())) == len(set().union(*photos.values()))
+    return photos
 
 
 def release(path: Path) -> Path:
-    """Two people on each of the pictures 1 to 39, in MPII's original structure."""
-    people = [release_person(sixteen(), (x, 41), 0.48, (40, 10, 50, 20)) for x in (20, 50)]
+    """Two people on each of the images 1 to 39, in MPII's original structure."""
+    people = [release_person(mpii_joints(), (x, 41), 0.48, (40, 10, 50, 20)) for x in (20, 50)]
     return save_release(path, [(f"im{number:05d}.jpg", people, 1) for number in range(1, 40)])
 
 
 @pytest.mark.parametrize("kind", ["text", "hourglass", "pytorch-pose"])
-def test_the_release_and_a_list_of_who_is_validated(
+def test_the_release_with_a_validation_list(
     kind: str, lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     listed = tmp_path / "valid list"
@@ -191,7 +191,7 @@ def test_the_release_and_a_list_of_who_is_validated(
         "--out", out, "--box", 32,
     )  # fmt: skip
     assert (code, errors) == (0, "")
-    assert apart(out)["valid"] == {"im00003.jpg", "im00004.jpg"}
+    assert images_by_split(out)["valid"] == {"im00003.jpg", "im00004.jpg"}
     everybody = kind == "text"
     assert describe_packed(out).counts["valid"] == (4 if everybody else 2)
     assert f"{4 if everybody else 2} of these people are in the validation split" in text
@@ -200,7 +200,7 @@ def test_the_release_and_a_list_of_who_is_validated(
     assert describe_packed(out).source["valid list"] == "valid list"
 
 
-def test_the_release_alone_and_a_second_file_of_the_same_people(
+def test_the_release_alone_and_with_a_second_file_of_the_same_people(
     lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     again = [hrnet(f"im{number:05d}.jpg", center=[50, 41], scale=0.48) for number in (1, 2)]
@@ -214,11 +214,11 @@ def test_the_release_alone_and_a_second_file_of_the_same_people(
     assert "81 people (train " in text
     assert "left out: 2, also in an earlier file" in text
     assert text.count("does not define the validation people") == 2
-    assert apart(out).keys() == set(SPLITS)
+    assert images_by_split(out).keys() == set(SPLITS)
     assert describe_packed(out).source["annotations 2"] == "j.json"
 
 
-def test_pytorch_pose_says_who_is_validated(
+def test_pytorch_pose_defines_the_validation_people(
     lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
@@ -233,7 +233,7 @@ def test_pytorch_pose_says_who_is_validated(
         "--box", 32,
     )  # fmt: skip
     assert code == 0
-    assert apart(out)["valid"] == {f"im{number:05d}.jpg" for number in range(1, 6)}
+    assert images_by_split(out)["valid"] == {f"im{number:05d}.jpg" for number in range(1, 6)}
     assert describe_packed(out).counts["valid"] == 9
     assert "left out: 1, training people in a validation image" in text
     assert "divided" not in text
@@ -267,16 +267,16 @@ def test_lsp_joined_with_its_extended_set(
         capsys, *arguments, "--extended-images", extended_images, "--extended-annotations", extended
     )  # fmt: skip
     assert code == 0
-    pictures = apart(out)
-    assert pictures["valid"] == {f"lsp/images/im{number}.jpg" for number in (1001, 1002, 2000)}
-    assert len(pictures["train"] | pictures["holdout"]) == 2 + 39
-    assert "images/im00039.jpg" in pictures["train"] | pictures["holdout"]
+    photos = images_by_split(out)
+    assert photos["valid"] == {f"lsp/images/im{number}.jpg" for number in (1001, 1002, 2000)}
+    assert len(photos["train"] | photos["holdout"]) == 2 + 39
+    assert "images/im00039.jpg" in photos["train"] | photos["holdout"]
     assert "divided" not in text
     assert describe_packed(out).source["dataset"] == "lsp and lspet"
 
     code, text, _ = call(capsys, *arguments)
     assert code == 0
-    assert apart(out)["valid"] == {f"im{number}.jpg" for number in (1001, 1002, 2000)}
+    assert images_by_split(out)["valid"] == {f"im{number}.jpg" for number in (1001, 1002, 2000)}
     assert describe_packed(out).source["dataset"] == "lsp"
 
     arguments[arguments.index(annotations)] = extended
@@ -303,7 +303,7 @@ def test_flic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "divided" not in text
     summary = describe_packed(out)
     assert summary.counts["valid"] == 5
-    assert len(apart(out)["valid"]) == 5
+    assert len(images_by_split(out)["valid"]) == 5
     assert summary.skeleton == FLIC
     assert summary.source["left and right"] == "person-centric or observer-centric"
 
@@ -323,7 +323,7 @@ def test_flic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "train.h5 does not define the validation people" in text
 
 
-def test_coco_with_pictures_in_two_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_coco_with_images_in_two_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "skeleton.toml").write_text(SKELETON)
     for folder in ("train2017", "val2017"):
         (tmp_path / folder).mkdir()
@@ -336,9 +336,9 @@ def test_coco_with_pictures_in_two_folders(tmp_path: Path, capsys: pytest.Captur
         "--valid", valid, "--skeleton", tmp_path / "skeleton.toml", "--out", out, "--box", 32,
     )  # fmt: skip
     assert (code, errors) == (0, "")
-    pictures = apart(out)
-    assert pictures["valid"] == {f"val2017/{number:012d}.jpg" for number in range(10)}
-    assert len(pictures["train"] | pictures["holdout"]) == 40
+    images = images_by_split(out)
+    assert images["valid"] == {f"val2017/{number:012d}.jpg" for number in range(10)}
+    assert len(images["train"] | images["holdout"]) == 40
     summary = describe_packed(out)
     assert summary.skeleton.name == "arm"
     assert summary.skeleton.torso == (0, 5)
@@ -351,14 +351,14 @@ def test_coco_with_pictures_in_two_folders(tmp_path: Path, capsys: pytest.Captur
     )  # fmt: skip
     assert code == 0
     assert "train.json does not define the validation people" in text
-    assert apart(out).keys() == set(SPLITS)
+    assert images_by_split(out).keys() == set(SPLITS)
 
 
 @pytest.mark.parametrize(
     "name", ["../secret.jpg", "/etc/secret.jpg", "a/../../secret.jpg", "..\\secret.jpg", "a\0.jpg"]
 )
 @pytest.mark.parametrize("extra", [False, True])
-def test_pictures_outside_their_folder_are_refused(
+def test_images_outside_their_folder_are_refused(
     name: str, extra: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "skeleton.toml").write_text(SKELETON)
@@ -385,7 +385,11 @@ def test_synthetic(tmp_path: Path, command: Command) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "10 people (train 5, holdout 3, valid 2)" in done.stdout
     assert len(PackedPeople.load(out, SPLITS)) == 10
-    assert {split: len(names) for split, names in apart(out).items()} == {"train": 5, "holdout": 3, "valid": 2}
+    assert {split: len(names) for split, names in images_by_split(out).items()} == {
+        "train": 5,
+        "holdout": 3,
+        "valid": 2,
+    }
     assert files(tmp_path) == {"people.h5"}
 
 
@@ -519,10 +523,10 @@ PICTURES_OUTSIDE = ["mpii h5", "mpii json", "mpii mat", "flic h5", "flic mat", "
 
 
 @pytest.mark.parametrize("kind", PICTURES_OUTSIDE)
-def test_every_format_is_refused_pictures_outside_their_folder(
+def test_every_format_is_refused_images_outside_their_folder(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """LSP's pictures have no names: they are numbered."""
+    """LSP's images have no names: they are numbered."""
     name = "../secret.jpg"
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "secret.jpg"), np.full((100, 120, 3), 90, np.uint8))
@@ -534,7 +538,7 @@ def test_every_format_is_refused_pictures_outside_their_folder(
     elif kind == "mpii json":
         save_json(path, [hrnet(name)])
     elif kind == "mpii mat":
-        save_release(path, [(name, [release_person(sixteen(), (50, 41), 0.48, (40, 10, 50, 20))], 1)])
+        save_release(path, [(name, [release_person(mpii_joints(), (50, 41), 0.48, (40, 10, 50, 20))], 1)])
     elif kind == "flic h5":
         content = flic_content(20)
         content["imgname"] = np.array([name.encode()] * len(content["imgname"]))
@@ -561,7 +565,7 @@ PEOPLE = ["synthetic", "--people", "800", "--holdout", "0", "--valid", "0", "--b
 
 @pytest.mark.slow
 @pytest.mark.parametrize("after", ["the start", "some people"])
-def test_ctrl_c_and_the_same_command_again(tmp_path: Path, after: str, command: Command) -> None:
+def test_ctrl_c_then_resume(tmp_path: Path, after: str, command: Command) -> None:
     out = tmp_path / "people.h5"
     out.write_bytes(b"what was there")
     process = subprocess.Popen(

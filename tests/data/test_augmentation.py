@@ -51,7 +51,7 @@ def dotted(count: int, box: int, side: int, seed: int = 0, spread: float = 2.0) 
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Normalised pictures → 0 to 255."""
+    """Normalised images → 0 to 255."""
     return images * PIXEL_SCALE + PIXEL_MEAN
 
 
@@ -123,7 +123,7 @@ def test_joints_land_where_their_dots_land(changes: Augmentation, size: int) -> 
     assert torch.equal(batch.labelled, labelled)
 
 
-def test_a_mirrored_picture_is_the_mirror_image() -> None:
+def test_a_mirrored_image_is_the_mirror_image() -> None:
     people = noisy(2, 64, 110)
     to_crop, mirrored = seeded_maps(people, 64, replace(NOTHING, flip=1.0))
     assert mirrored.all()
@@ -170,7 +170,7 @@ def test_to_original_undoes_the_cut() -> None:
     assert (back - people.original_joints()[indices]).abs().max() < 1e-3 * 3.7
 
 
-def test_to_original_of_a_mirrored_picture_leaves_positions_where_they_are_seen() -> None:
+def test_to_original_of_a_mirrored_image_leaves_positions_where_they_are_seen() -> None:
     people = dotted(32, 64, 110)
     to_crop, mirrored = seeded_maps(people, 64, replace(Augmentation(), flip=1.0))
     batch = cut_batch(people, torch.arange(32), 64, to_crop, mirrored)
@@ -190,7 +190,7 @@ def test_fit_to_input_averages_areas() -> None:
     assert torch.allclose(small.original_joints(), people.original_joints(), atol=1e-2)
 
 
-def test_fit_to_input_keeps_what_is_small_enough() -> None:
+def test_fit_to_input_keeps_small_crops() -> None:
     people = dotted(2, 64, 110)
     assert fit_to_input(people, 64) is people
     assert fit_to_input(people, 256) is people
@@ -207,7 +207,7 @@ def test_fitted_joints_stay_on_their_dots(box: int, side: int, size: int) -> Non
     assert (back - people.original_joints()).abs().max() < 0.01
 
 
-def test_colour_changes_are_one_draw_a_picture_and_bounded() -> None:
+def test_colour_changes_are_one_draw_per_image_and_bounded() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.full((500, 3, 4, 4), 1.5)
     images[:, :, 0, 0] = -0.5

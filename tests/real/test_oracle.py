@@ -1,6 +1,6 @@
-"""What the way of a joint through a network's crop and heatmap and back costs, were the network perfect.
+"""Error of a joint's path through crop, input, heatmap and back, for a perfect network.
 
-The 2,958 validation people of MPII: joints → crop → heatmap → decoder → original picture. Pictures play no part. Joints
+The 2,958 validation people of MPII: joints → crop → heatmap → decoder → original image. Images play no part. Joints
 outside the person's box have no place on a heatmap; they count like all others.
 
 ``python -m pytest tests/real/test_oracle.py -n 0 -s`` prints the table.
@@ -50,7 +50,7 @@ def persons(shared_data: Path) -> list[Person]:
 
 
 def geometry(person: Person, box: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """The joints and the map back that ``crop_person`` gives, without the picture."""
+    """The joints and the map back that ``crop_person`` gives, without the image."""
     scale = box / person.size
     shift = crop_side(box) / 2 - scale * person.center.astype(np.float64)
     joints = (person.joints.astype(np.float64) * scale + shift).astype(np.float32)
@@ -58,7 +58,7 @@ def geometry(person: Person, box: int) -> tuple[NDArray[np.float32], NDArray[np.
 
 
 def packed(persons: list[Person], box: int) -> PackedPeople:
-    """Everybody, in black pictures that take no memory."""
+    """Everybody, in black images that take no memory."""
     joints, back = (np.stack(parts) for parts in zip(*(geometry(person, box) for person in persons), strict=True))
     labelled = np.stack([person.labelled for person in persons])
     side = crop_side(box)
@@ -76,7 +76,7 @@ def packed(persons: list[Person], box: int) -> PackedPeople:
 
 
 def in_input(people: PackedPeople, size: int) -> Tensor:
-    """(N, 16, 2): the joints that ``cut_batch`` gives beside the pictures, which take long."""
+    """(N, 16, 2): the joints of ``cut_batch``, without the images, which are slow."""
     to_crop = centred_maps(people, len(people), size)
     return (people.joints - to_crop[:, None, :, 2]) / to_crop[:, 0, 0, None, None]
 
@@ -144,7 +144,7 @@ def test_the_oracle_table(persons: list[Person]) -> None:
 
 
 class Oracle(nn.Module):
-    """Answers perfect maps for everybody in order, each batch twice: as it is, then mirrored."""
+    """Returns perfect heatmaps for everybody in order, each batch twice: unchanged, then mirrored."""
 
     def __init__(self, people: PackedPeople, size: int, kind: HeatmapLoss, batch: int) -> None:
         super().__init__()

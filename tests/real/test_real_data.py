@@ -1,4 +1,4 @@
-"""Readers and packing on the real pictures and annotations in ../shared/data."""
+"""Readers and packing on the real images and annotations in ../shared/data."""
 
 from __future__ import annotations
 
@@ -77,18 +77,18 @@ def test_mpii_agrees_with_the_other_formats(shared_data: Path, mpii_five: list[P
 def five_in_every_format(
     shared_data: Path, mpii: list[Person], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, Person]]:
-    """Format → picture → person. The original file is made of the others: joints, box and raw values as it has them."""
+    """Format → image → person. The original file is made of the others: joints, box and raw values as it has them."""
     folder = shared_data / "mpii" / "annot"
     heads = scipy.io.loadmat(folder / "valid_head_boxes.mat")["headboxes_src"].transpose(2, 0, 1)
     head_of = {person.image: box for person, box in zip(mpii, heads, strict=True)}
-    pictures: list[tuple[str, Any, int]] = [("000000001.jpg", EMPTY, 1), ("000000002.jpg", EMPTY, 0)]
+    photos: list[tuple[str, Any, int]] = [("000000001.jpg", EMPTY, 1), ("000000002.jpg", EMPTY, 0)]
     for raw in json.loads((folder / "valid.json").read_text()):
         joints = {j: xy for j, xy in enumerate(raw["joints"]) if raw["joints_vis"][j]}
         known = release_person(joints, raw["center"], raw["scale"], head_of[raw["image"]].ravel())
         head_only = {name: known[name] for name in ("x1", "y1", "x2", "y2")}
-        pictures.append((raw["image"], [head_only, known], 1))
+        photos.append((raw["image"], [head_only, known], 1))
     paths = {
-        "release": save_release(tmp_path_factory.mktemp("mpii") / "release.mat", pictures),
+        "release": save_release(tmp_path_factory.mktemp("mpii") / "release.mat", photos),
         "hourglass": folder / "valid.h5",
         "HRNet": folder / "valid.json",
         "pytorch-pose": folder / "mpii_annotations.json",
@@ -115,8 +115,8 @@ def test_the_five_people_are_the_same_in_every_format(
         assert same.size == pytest.approx(person.size, rel=2e-4)
         assert same.head_size == pytest.approx(person.head_size, abs=0.013)  # 25 × a scale of three decimals
         assert same.split == person.split == "valid"
-        picture = cv2.imread(str(shared_data / "mpii" / "images" / image))
-        crops = [crop_person(picture, one, 256)[0].astype(float) for one in (person, same)]
+        photo = cv2.imread(str(shared_data / "mpii" / "images" / image))
+        crops = [crop_person(photo, one, 256)[0].astype(float) for one in (person, same)]
         assert np.abs(crops[0] - crops[1]).mean() < 0.2  # of 255
 
 
@@ -137,7 +137,7 @@ def test_flic_people(shared_data: Path) -> None:
             assert np.abs(person.joints - person.center).max() < 1.71 * person.size / 2
 
 
-def test_flic_has_pictures_on_both_sides_and_they_are_kept_apart(shared_data: Path) -> None:
+def test_flic_images_in_both_splits_are_removed_from_training(shared_data: Path) -> None:
     folder = shared_data / "flic" / "annot"
     train, _ = read_flic(folder / "train.h5", {"train": 1.0})
     valid, _ = read_flic(folder / "valid.h5", {"valid": 1.0})
@@ -161,7 +161,7 @@ def test_mpii_people_are_in_their_crops(shared_data: Path, mpii_five: list[Perso
         assert ((inside > (110 - 64) / 2) & (inside < (110 + 64) / 2)).all()
         mapped = packed.original_joints()[row].numpy()
         assert np.abs(mapped - person.joints)[person.labelled].max() < 1e-3
-        # Every one of these people stands on a lit picture: their joints are not in the black margin.
+        # Every one of these people stands on a lit image: their joints are not in the black margin.
         x, y = inside.long().T
         assert packed.crops[row, :, y, x].float().mean() > 20
 

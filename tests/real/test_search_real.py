@@ -1,4 +1,4 @@
-"""The search loop on real pictures: what a person with LSPET or MPII runs, with the schedule cut to seconds."""
+"""The search on real images: the commands of a user of LSPET or MPII, with a schedule of seconds."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_search_on_leeds_sports_pose(shared_data: Path, command: Command, tmp_pa
 
 @pytest.mark.slow
 def test_search_on_mpii(shared_data: Path, command: Command, tmp_path: Path) -> None:
-    """Five pictures are at hand; their hashes put all of them into one split, so they are dealt out by hand."""
+    """Five images are available; their hashes put all of them into one split, so the splits are assigned here."""
     images = shared_data / "mpii" / "images"
     people, _ = read_mpii_hourglass_h5(shared_data / "mpii" / "annot" / "valid.h5", {"valid": 1.0})
     missing = {person.image for person in people if not (images / person.image).is_file()}

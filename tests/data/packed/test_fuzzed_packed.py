@@ -65,7 +65,7 @@ def damaged(content: bytes, seed: int, data: range) -> tuple[str, bytes]:
 
 
 def same(people: PackedPeople, good: PackedPeople) -> bool:
-    """Everything that training, scores and the way back to the pictures depend on."""
+    """Everything that training, scores and the way back to the images depend on."""
     tensors = ("crops", "joints", "labelled", "head_size", "to_original")
     return (
         all(getattr(people, name).equal(getattr(good, name)) for name in tensors)

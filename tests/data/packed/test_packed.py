@@ -55,7 +55,7 @@ def test_crop_side_is_the_even_number_nearest_the_margin(box: int, side: int) ->
     assert abs(side - box * MARGIN) <= 1
 
 
-def test_what_was_put_is_loaded(packed: Path) -> None:
+def test_written_people_are_loaded(packed: Path) -> None:
     people = PackedPeople.load(packed, ["holdout", "valid"])
     assert len(people) == 5
     assert people.skeleton == MPII
@@ -116,7 +116,7 @@ def test_describe(packed: Path) -> None:
     assert len(summary.checksum) == 64
 
 
-def test_an_interrupted_writer_leaves_nothing_and_spares_what_was_there(tmp_path: Path) -> None:
+def test_an_interrupted_writer_leaves_nothing_and_keeps_the_existing_file(tmp_path: Path) -> None:
     target = write(tmp_path / "people.h5")
     before = target.read_bytes()
 
@@ -134,7 +134,7 @@ def test_an_interrupted_writer_leaves_nothing_and_spares_what_was_there(tmp_path
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_complete_writer_replaces_what_was_there(tmp_path: Path) -> None:
+def test_a_complete_writer_replaces_the_existing_file(tmp_path: Path) -> None:
     target = tmp_path / "people.h5"
     target.write_bytes(b"something else")
     write(target)
@@ -292,7 +292,7 @@ def test_wrong_content(
     check_refused(path, *words)
 
 
-def test_a_claim_of_more_people_than_the_file_can_hold(packed: Path, tmp_path: Path) -> None:
+def test_more_people_than_the_file_can_hold_are_refused(packed: Path, tmp_path: Path) -> None:
     path = tmp_path / "people.h5"
     path.write_bytes(packed.read_bytes())
     with h5py.File(path, "r+") as file:

@@ -1,4 +1,4 @@
-"""Crops stored as JPEG, digests, and files from before there were any."""
+"""Crops stored as JPEG, digests, and old files without digests."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_crop_is_just_what_the_jpeg_holds(both: tuple[Path, Path]) -> None:
     assert np.array_equal(people.crops[1].permute(1, 2, 0).numpy(), want)
 
 
-def test_what_jpeg_files_say_of_themselves(both: tuple[Path, Path], tmp_path: Path) -> None:
+def test_summary_of_jpeg_files(both: tuple[Path, Path], tmp_path: Path) -> None:
     raw, jpeg = map(describe_packed, both)
     assert (raw.jpeg, jpeg.jpeg) == (None, 95)
     assert raw.checksum != jpeg.checksum
@@ -93,7 +93,7 @@ def test_synthetic_people_are_those_of_the_first_version(tmp_path: Path) -> None
         assert file["crops"].shape == (3, crop_side(16), crop_side(16), 3)
 
 
-def test_raw_files_of_before_there_were_digests(both: tuple[Path, Path], tmp_path: Path) -> None:
+def test_raw_files_without_digests(both: tuple[Path, Path], tmp_path: Path) -> None:
     path = tmp_path / "old.h5"
     path.write_bytes(both[0].read_bytes())
     with h5py.File(path, "r+") as file:

@@ -39,7 +39,7 @@ def someone(image: str, at: tuple[float, float], size: float, center: tuple[floa
 
 
 def dot(width: int, height: int, at: tuple[float, float], sigma: float) -> NDArray[np.uint8]:
-    """A bright Gaussian spot, its centre at ``at``; pixel centres are at +0.5."""
+    """A bright Gaussian spot centred at ``at``; pixel centres are at +0.5."""
     x, y = np.arange(width) + 0.5 - at[0], np.arange(height) + 0.5 - at[1]
     spot = 255 * np.exp(-(x[None, :] ** 2 + y[:, None] ** 2) / (2 * sigma**2))
     return np.repeat(spot.round().astype(np.uint8)[..., None], 3, axis=2)
@@ -55,12 +55,12 @@ def centroid(crop: NDArray[np.uint8]) -> NDArray[np.float64]:
 @pytest.mark.parametrize("at", [(300.5, 200.5), (301.0, 202.0), (288.27, 215.91)])
 def test_a_dot_lands_where_its_joint_does(size: float, at: tuple[float, float]) -> None:
     box = 64
-    picture = dot(640, 480, at, sigma=max(2.0, 1.5 * size / box))
+    image = dot(640, 480, at, sigma=max(2.0, 1.5 * size / box))
     person = someone("a.png", at, size, (295.3, 207.8), "train")
-    crop, joints, to_original = crop_person(picture, person, box)
+    crop, joints, to_original = crop_person(image, person, box)
     assert crop.shape == (crop_side(box),) * 2 + (3,)
     assert crop.dtype == np.uint8
-    if size < 3000:  # a larger spot does not fit the picture
+    if size < 3000:  # a larger spot does not fit the image
         assert np.abs(centroid(crop) - joints[0]).max() < 0.1
     back = to_original[:, :2] @ joints[0] + to_original[:, 2]
     assert np.abs(back - np.array(at, np.float32)).max() < 1e-3
@@ -82,16 +82,16 @@ def test_shrinking_does_not_alias() -> None:
 
 
 def test_same_scale_copies_pixels() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
-    crop, _, to_original = crop_person(picture, someone("a", (100, 100), 64, (100, 90), "train"), 64)
+    image = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    crop, _, to_original = crop_person(image, someone("a", (100, 100), 64, (100, 90), "train"), 64)
     half = crop_side(64) // 2
-    assert np.array_equal(crop, picture[90 - half : 90 + half, 100 - half : 100 + half])
+    assert np.array_equal(crop, image[90 - half : 90 + half, 100 - half : 100 + half])
     assert np.allclose(to_original, [[1, 0, 100 - half], [0, 1, 90 - half]])
 
 
-def test_black_beyond_the_picture() -> None:
-    picture = np.full((100, 100, 3), 200, np.uint8)
-    crop, _, _ = crop_person(picture, someone("a", (0, 0), 64, (0, 0), "train"), 64)
+def test_black_beyond_the_image() -> None:
+    image = np.full((100, 100, 3), 200, np.uint8)
+    crop, _, _ = crop_person(image, someone("a", (0, 0), 64, (0, 0), "train"), 64)
     half = crop_side(64) // 2
     assert not crop[:half].any()
     assert not crop[:, :half].any()
@@ -105,7 +105,7 @@ def test_enormous_boxes_stay_within_memory() -> None:
 
 @pytest.fixture
 def album(tmp_path: Path) -> tuple[Path, list[Person]]:
-    """Pictures with a dot for each of their people, two of them in one picture, named out of order."""
+    """Images with a dot for each of their people, two of them in one image, named out of order."""
     folder = tmp_path / "album"
     (folder / "sub").mkdir(parents=True)
     people = []
@@ -153,9 +153,9 @@ def test_people_shrunk_to_half_and_less_land_where_their_joints_do(tmp_path: Pat
         for i, size in enumerate(sizes):
             at = (301.3 + i, 202.8 - i)
             people.append(someone(image, at, size, (295.3, 207.8), "train"))
-        picture = dot(width, height, (301.8, 202.3), 12)
-        picture[..., 1] //= 2
-        cv2.imwrite(str(tmp_path / image), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])
+        photo = dot(width, height, (301.8, 202.3), 12)
+        photo[..., 1] //= 2
+        cv2.imwrite(str(tmp_path / image), photo[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])
     pack(people, tmp_path, tmp_path / "people.h5", LSP, {"kind": "test"}, PackOptions(64, 2))
     packed = PackedPeople.load(tmp_path / "people.h5", "train")
     for i, person in enumerate(people):
@@ -164,7 +164,7 @@ def test_people_shrunk_to_half_and_less_land_where_their_joints_do(tmp_path: Pat
         weight = np.maximum(crop.astype(np.float64) - 20, 0)  # what JPEG leaves of black
         assert np.abs(centroid(weight.astype(np.uint8)) - expected).max() < 0.1
         assert abs(int(crop[..., 1].max()) - int(crop[..., 0].max()) / 2) < 8
-    # One scene in two pictures, decoded apart: the same person looks the same.
+    # One scene in two images, decoded separately: the same person looks the same.
     half, whole = (packed.crops[i].numpy().astype(float) for i in (1, 2))
     assert np.abs(half - whole).max() < 8
 
@@ -181,9 +181,9 @@ def test_shrinking_a_jpeg_does_not_alias(tmp_path: Path) -> None:
 
 
 def test_colours_are_red_green_blue(tmp_path: Path) -> None:
-    picture = np.zeros((50, 50, 3), np.uint8)
-    picture[..., 2] = 255  # red, in OpenCV's order
-    cv2.imwrite(str(tmp_path / "red.png"), picture)
+    image = np.zeros((50, 50, 3), np.uint8)
+    image[..., 2] = 255  # red, in OpenCV's order
+    cv2.imwrite(str(tmp_path / "red.png"), image)
     pack(
         [someone("red.png", (25, 25), 20, (25, 25), "train")],
         tmp_path,
@@ -195,7 +195,7 @@ def test_colours_are_red_green_blue(tmp_path: Path) -> None:
     assert PackedPeople.load(tmp_path / "out.h5", "train").crops[0, :, 14, 14].tolist() == [255, 0, 0]
 
 
-def test_missing_pictures_are_counted_before_anything_is_written(
+def test_missing_images_are_counted_before_anything_is_written(
     album: tuple[Path, list[Person]], tmp_path: Path
 ) -> None:
     folder, people = album
@@ -209,8 +209,8 @@ def test_missing_pictures_are_counted_before_anything_is_written(
     assert broken_list(tmp_path / "out.h5").read_text() == "c.png\tno such image\ne.png\tno such image\n"
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n", "half a JPEG", "most of a JPEG"])
-def test_unreadable_pictures_are_named(
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n", "half a JPEG", "most of a JPEG"])
+def test_unreadable_images_are_named(
     album: tuple[Path, list[Person]], tmp_path: Path, content: bytes | str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder, people = album
@@ -249,7 +249,7 @@ def test_names_that_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
         pack([someone(name, (5, 5), 20, (5, 5), "train")], tmp_path, tmp_path / "out.h5", LSP, {}, PackOptions(16, 1))
 
 
-def test_picture_split_is_fixed_and_keeps_its_shares() -> None:
+def test_image_split_is_fixed_and_keeps_its_shares() -> None:
     shares = {"holdout": 0.1, "valid": 0.1, "train": 0.8}
     names = [f"im{i:05d}.jpg" for i in range(10_000)]
     found = [image_split(name, shares) for name in names]
@@ -257,7 +257,7 @@ def test_picture_split_is_fixed_and_keeps_its_shares() -> None:
         assert abs(found.count(split) / len(names) - share) < 3 * math.sqrt(share * (1 - share) / len(names))
     assert found[:5] == [image_split(name, shares) for name in names[:5]]
     assert image_split("im00001.jpg", {"valid": 1.0}) == "valid"
-    # What is held out stays so when there are no valid pictures to take away.
+    # What is held out stays so when there are no valid images to take away.
     fewer = [image_split(name, {"holdout": 0.1, "train": 0.9}) for name in names]
     assert all((a == "holdout") == (b == "holdout") for a, b in zip(found, fewer, strict=True))
 
@@ -281,7 +281,7 @@ def test_synthetic_people_depend_on_the_seed_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
-def test_a_pipe_in_place_of_a_picture_does_not_block(album: tuple[Path, list[Person]], tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_a_image_does_not_block(album: tuple[Path, list[Person]], tmp_path: Path) -> None:
     folder, people = album
     (folder / "d.png").unlink()
     os.mkfifo(folder / "d.png")

@@ -1,4 +1,4 @@
-"""Packing that was cut off: the same again goes on, anything else begins anew, nothing is half-written."""
+"""Interrupted packing: the same run resumes, any other starts again, and no file is incomplete."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ pack(people, folder / "album", folder / "out.h5", LSP, {}, PackOptions(64, 2, ev
 
 
 def people_of(folder: Path) -> list[Person]:
-    """The people whose pictures are in ``album`` already."""
+    """The people whose images are in ``album`` already."""
     other = folder / f"again-{os.getpid()}"
     people = make_album(other)
     for path in other.iterdir():
@@ -126,7 +126,7 @@ def test_killed_again_and_again(album: tuple[Path, list[Person]], tmp_path: Path
     assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
-def begun(album: tuple[Path, list[Person]], out: Path, jpeg: int | None = None) -> None:
+def interrupt_run(album: tuple[Path, list[Person]], out: Path, jpeg: int | None = None) -> None:
     folder, people = album
     with pytest.raises(StoppedError):
         pack(people, folder, out, LSP, {"annotations": "one"}, PackOptions(32, 2, jpeg=jpeg), stop_after(20))
@@ -138,7 +138,7 @@ def begun(album: tuple[Path, list[Person]], out: Path, jpeg: int | None = None) 
 def test_other_inputs_are_not_continued(album: tuple[Path, list[Person]], tmp_path: Path, other: str) -> None:
     folder, people = album
     out = tmp_path / "out.h5"
-    begun(album, out, jpeg=90)
+    interrupt_run(album, out, jpeg=90)
     box, jpeg, skeleton, source = 32, 90, LSP, {"annotations": "one"}
     if other == "box":
         box = 34
@@ -165,14 +165,14 @@ def test_other_inputs_are_not_continued(album: tuple[Path, list[Person]], tmp_pa
 
 
 @pytest.mark.parametrize("jpeg", SETTINGS)
-@pytest.mark.parametrize("what", ["a picture", "the data", "the journal", "the journal's end", "no data", "no journal"])
-def test_what_changed_in_between_is_packed_again(
+@pytest.mark.parametrize("what", ["an image", "the data", "the journal", "the journal's end", "no data", "no journal"])
+def test_changed_data_is_packed_again(
     album: tuple[Path, list[Person]], tmp_path: Path, jpeg: int | None, what: str
 ) -> None:
     folder, people = album
     out, part, journal = tmp_path / "out.h5", tmp_path / ".out.h5.part", tmp_path / ".out.h5.journal"
-    begun(album, out, jpeg)
-    if what == "a picture":
+    interrupt_run(album, out, jpeg)
+    if what == "an image":
         changed = folder / "004.jpg"  # of the split that comes second, so that some before it are kept
         cv2.imwrite(str(changed), np.full((300, 400, 3), 77, np.uint8))
         os.utime(changed, (1, 1))
@@ -196,7 +196,7 @@ def test_what_changed_in_between_is_packed_again(
 
 
 @pytest.mark.parametrize("jpeg", SETTINGS)
-def test_a_broken_picture_stops_it_and_its_repair_lets_it_go_on(
+def test_a_broken_image_stops_packing_and_its_repair_resumes_it(
     album: tuple[Path, list[Person]], tmp_path: Path, jpeg: int | None
 ) -> None:
     folder, people = album
@@ -257,7 +257,7 @@ def test_interrupted_while_it_is_finished(
     assert out.read_bytes() == (tmp_path / "whole.h5").read_bytes()
 
 
-def test_two_at_once(album: tuple[Path, list[Person]], tmp_path: Path) -> None:
+def test_two_runs_cannot_write_the_same_file(album: tuple[Path, list[Person]], tmp_path: Path) -> None:
     folder, people = album
     out = tmp_path / "out.h5"
     inside, leave = threading.Event(), threading.Event()
@@ -277,7 +277,7 @@ def test_two_at_once(album: tuple[Path, list[Person]], tmp_path: Path) -> None:
     assert leftovers(tmp_path) == {"out.h5"}
 
 
-def test_synthetic_people_go_on(tmp_path: Path) -> None:
+def test_synthetic_packing_resumes(tmp_path: Path) -> None:
     counts = {"train": 70, "holdout": 3, "valid": 2}
     out = tmp_path / "out.h5"
     with pytest.raises(StoppedError):

@@ -24,7 +24,7 @@ SIDE = crop_side(BOX)
 
 
 def write(path: Path, jpeg: int | None = None, **changes: object) -> Path:
-    """Ten people, six to train, two held out, two validated; ``changes``: column → row → value."""
+    """Ten people, six to train, two held out, two for validation; ``changes``: column → row → value."""
     rng = np.random.default_rng(0)
     with PackedWriter(path, PackedHeader(MPII, BOX, {"dataset": "test"}, jpeg), 10) as writer:
         for row in range(10):
@@ -43,7 +43,7 @@ def write(path: Path, jpeg: int | None = None, **changes: object) -> Path:
 
 
 def change(path: Path, name: str, row: int, value: object) -> Path:
-    """Change a row behind the writer's back, and take away what would tell."""
+    """Change a stored row, and remove the digests that would reveal it."""
     with h5py.File(path, "r+") as file:
         file[name][row] = value
         if "digest" in file:
@@ -69,7 +69,7 @@ def check(path: Path, *problems: str) -> ValidationReport:
     return found
 
 
-def test_what_is_wrong_is_said(tmp_path: Path) -> None:
+def test_problems_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "people.h5"
     checksum = "the checksum is not that of the people"
     check(
@@ -101,7 +101,7 @@ def test_a_crop_that_never_was_a_jpeg(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "10 people have no readable crop: 0, 1, 2 and 7 more" in found.problems
 
 
-def test_what_is_worth_knowing_is_noted(tmp_path: Path) -> None:
+def test_notes_are_reported(tmp_path: Path) -> None:
     black = np.zeros((SIDE, SIDE, 3), np.uint8)
     nobody = np.zeros(16, np.bool_)
     found = check(
@@ -123,7 +123,7 @@ def test_what_is_worth_knowing_is_noted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"people", b"\x89HDF\r\n\x1a\n"])
-def test_no_packed_file(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_packed_files(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "people.h5").write_bytes(content)
     with pytest.raises(UserError, match=r"people\.h5: not HDF5, truncated or damaged"):
         check_packed(tmp_path / "people.h5")

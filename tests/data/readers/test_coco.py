@@ -21,7 +21,7 @@ def skeleton(tmp_path: Path) -> Skeleton:
     return read_skeleton(tmp_path / "skeleton.toml")
 
 
-def test_a_skeleton_of_ones_own(skeleton: Skeleton) -> None:
+def test_a_custom_skeleton(skeleton: Skeleton) -> None:
     assert skeleton == Skeleton(
         name="arm",
         joints=("left shoulder", "left wrist", "right shoulder", "right wrist", "left hip", "right hip"),
@@ -87,7 +87,7 @@ def test_wrong_skeletons(old: str, new: str, words: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("content", [b"\xff", b"a = " + b"[" * 10_000, b"a = 1" + b"0" * 10_000, b"\x00"])
-def test_what_is_no_skeleton_at_all(content: bytes, tmp_path: Path) -> None:
+def test_files_that_are_not_skeletons(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "skeleton.toml").write_bytes(content)
     for path in (tmp_path / "skeleton.toml", tmp_path, tmp_path / "none"):
         with pytest.raises(UserError, match="correct the skeleton"):

@@ -25,13 +25,13 @@ from annotation_files import (
     flic_examples,
     hrnet,
     lsp_content,
+    mpii_joints,
     points,
     pytorch_pose,
     release_person,
     save_examples,
     save_h5,
     save_release,
-    sixteen,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -119,7 +119,7 @@ def damaged(content: bytes, seed: int) -> bytes:
 
 
 def mat_release(path: Path) -> None:
-    person = release_person(sixteen())
+    person = release_person(mpii_joints())
     other = {**person, "annopoints": points({3: (5, 6)})}
     save_release(path, [("a.jpg", [person, other], 1), ("b.jpg", np.zeros((0, 0)), 0)], compress=False)
 

@@ -12,13 +12,13 @@ import scipy.io
 from annotation_files import (
     EMPTY,
     hrnet,
+    mpii_joints,
     points,
     pytorch_pose,
     release_person,
     save_h5,
     save_json,
     save_release,
-    sixteen,
     structs,
 )
 
@@ -47,7 +47,7 @@ def one(path: Path, splits: dict[str, float] = VALID) -> Person:
 
 
 def test_the_release(tmp_path: Path) -> None:
-    joints = sixteen()
+    joints = mpii_joints()
     del joints[3]
     person = one(save_release(tmp_path / "release.mat", [("a.jpg", [release_person(joints)], 1)]))
     assert person.image == "a.jpg"
@@ -61,12 +61,12 @@ def test_the_release(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_from_the_release_leaves_out_the_person_and_nobody_else(tmp_path: Path) -> None:
-    good = release_person(sixteen())
+    good = release_person(mpii_joints())
 
     def without(*names: str) -> dict[str, Any]:
         return {name: value for name, value in good.items() if name not in names}
 
-    pictures = [
+    images = [
         ("none.jpg", EMPTY, 1),
         ("no people, as a struct.jpg", structs([], ["x1", "scale"]), 1),
         ("only a head box.jpg", [without("annopoints", "scale", "objpos")], 1),
@@ -76,10 +76,10 @@ def test_what_is_missing_from_the_release_leaves_out_the_person_and_nobody_else(
         ("no scale.jpg", [without("scale")], 1),
         ("no position.jpg", [without("objpos"), {**good, "objpos": structs([{}], ["x", "y"])}], 1),
         ("no head box.jpg", [without("x1", "y1", "x2", "y2")], 1),
-        ("a test picture.jpg", [without("annopoints", "x1", "y1", "x2", "y2"), without("annopoints")], 0),
+        ("a test image.jpg", [without("annopoints", "x1", "y1", "x2", "y2"), without("annopoints")], 0),
         ("the name is there.jpg", [good, good, good], 1),
     ]
-    found = read_mpii(save_release(tmp_path / "release.mat", pictures), VALID)
+    found = read_mpii(save_release(tmp_path / "release.mat", images), VALID)
     assert [person.image for person in found.people] == ["some have no joints.jpg", *["the name is there.jpg"] * 3]
     assert found.dropped == {
         "no labelled joint": 4,
@@ -94,7 +94,7 @@ def test_what_is_missing_from_the_release_leaves_out_the_person_and_nobody_else(
 @pytest.mark.parametrize("visible", [(), (1,), ("1",), ("",), (EMPTY,), (1, "0", EMPTY, 0)])
 def test_one_joint_or_two_and_any_visibility(visible: tuple[Any, ...], tmp_path: Path) -> None:
     for joints in ({5: (10, 20)}, {5: (10, 20), 7: (30, 40)}):
-        person = {**release_person(sixteen()), "annopoints": points(joints, visible)}
+        person = {**release_person(mpii_joints()), "annopoints": points(joints, visible)}
         read = one(save_release(tmp_path / "release.mat", [("a.jpg", [person], 1)]))
         assert np.flatnonzero(read.labelled).tolist() == list(joints)
         assert np.array_equal(read.joints[5], (9.5, 19.5))
@@ -116,7 +116,7 @@ def test_one_joint_or_two_and_any_visibility(visible: tuple[Any, ...], tmp_path:
     ],
 )
 def test_wrong_content_of_the_release(person: dict[str, Any], train: int, words: str, tmp_path: Path) -> None:
-    row = {**release_person(sixteen()), **person}
+    row = {**release_person(mpii_joints()), **person}
     refused(save_release(tmp_path / "release.mat", [("a.jpg", [row], train)]), words)
 
 
@@ -131,7 +131,7 @@ def test_other_structures_of_the_release(tmp_path: Path) -> None:
     refused(saved(structs([{"a": 1}], ["a"])), "RELEASE.annolist is not a list of images")
     refused(saved(structs([{"annolist": np.ones((2, 2))}], ["annolist"])), "RELEASE.annolist is not a list of images")
     refused(save_release(tmp_path / "r.mat", [("a.jpg", "people", 1)]), "annolist(1).annorect is 'people'")
-    refused(save_release(tmp_path / "r.mat", [("", [release_person(sixteen())], 1)]), "image.name is None")
+    refused(save_release(tmp_path / "r.mat", [("", [release_person(mpii_joints())], 1)]), "image.name is None")
 
 
 def test_hrnet(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def person(image: str, split: str = "train", x: float = 10) -> Person:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from(["train", "holdout", "valid"]))))
-def test_nobody_learns_from_a_validation_picture(rows: list[tuple[str, str]]) -> None:
+def test_no_training_person_is_in_a_validation_image(rows: list[tuple[str, str]]) -> None:
     people = [person(image, split) for image, split in rows]
     kept, dropped = remove_split_overlap(people)
     splits = defaultdict(set)
@@ -37,7 +37,7 @@ def test_nobody_learns_from_a_validation_picture(rows: list[tuple[str, str]]) ->
     assert len(kept) + sum(dropped.values()) == len(people)
 
 
-def test_training_people_of_one_picture_stay_together_and_a_tenth_is_held_out() -> None:
+def test_training_people_of_one_image_stay_together_and_a_tenth_is_held_out() -> None:
     people = validate_images([person(f"{i // 2}.jpg") for i in range(8000)], frozenset({"7.jpg"}))
     splits = defaultdict(set)
     for one in people:
@@ -48,7 +48,7 @@ def test_training_people_of_one_picture_stay_together_and_a_tenth_is_held_out() 
     assert all(one.split in ("valid", image_split(one.image, TRAINING)) for one in people)
 
 
-def test_only_listed_people_are_validated_and_others_in_their_pictures_left_out() -> None:
+def test_only_listed_people_are_validated_and_others_in_their_images_are_left_out() -> None:
     people = [person("a", x=10), person("a", x=50), person("b", "valid"), person("c", x=10)]
     listed = [person("a", "valid", 10.4), person("c", "valid", 12)]
     split = validate_people(people, listed)
@@ -69,7 +69,7 @@ def test_people_of_two_files_are_taken_once() -> None:
     assert [(one.image, one.split) for one in people] == [("b", "valid"), ("a", "train"), ("a", "train")]
 
 
-def test_names_of_pictures(tmp_path: Path) -> None:
+def test_names_of_images(tmp_path: Path) -> None:
     path = tmp_path / "names.txt"
     path.write_text("# validation\n\n a.jpg \nfolder/b.jpg\n")
     assert read_image_names(path) == {"a.jpg", "folder/b.jpg"}

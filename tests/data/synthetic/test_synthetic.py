@@ -1,4 +1,4 @@
-"""Drawn people: what a trainer may rely on."""
+"""Synthetic people: properties that training relies on."""
 
 from dataclasses import replace
 
@@ -99,7 +99,7 @@ def test_head_size_fits_the_head_and_the_body() -> None:
 
 
 def test_right_is_the_persons_right() -> None:
-    """Somebody whose right shoulder is left in the picture shows a face under the hair; others hair alone."""
+    """People whose right shoulder is at the image's left show a face under the hair; others show hair only."""
     faces, backs = [], []
     for person in people(120, replace(BARE, pose=0), box=128):
         neck, top = person.joints[NECK], person.joints[TOP]
