@@ -398,7 +398,7 @@ def test_synthetic(tmp_path: Path, command: Command) -> None:
     [
         ([], "Missing command; see --help"),
         (["lspet"], "No such command 'lspet'"),
-        (["lsp"], "Missing option '--images'"),
+        (["lsp"], "Missing option '--annotations'"),
         (["lsp", "--imges", "x"], "No such option"),
         (["synthetic", "--out", "OUT", "--people", "many"], "'--people'"),
         (["synthetic", "--out", "OUT", "--people", "-1"], "'--people'"),
