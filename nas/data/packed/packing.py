@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -102,18 +102,32 @@ def pack(
         stamps=[stamps[person.image] or b"" for person in ordered],
     )
     cut = partial(_cut_image, ordered, paths, _smallest_sizes(ordered), options.box, writer)
+    report = _write_people(writer, ordered, cut, broken, options.workers, on_progress)
+    broken.write()
+    return replace(report, left_out=len(people) - report.people)
+
+
+def _write_people(
+    writer: PackedWriter,
+    people: Sequence[Person],
+    cut: Callable[[list[int]], _CutImage],
+    broken: _BrokenImages,
+    workers: int,
+    on_progress: Progress,
+) -> PackReport:
+    """Cut and write everybody whom an interrupted run has not written; ``left_out`` is still 0."""
     decoding, working = 0.0, 1e-9
-    with quiet_opencv(), writer, ThreadPoolExecutor(options.workers) as pool:
+    with quiet_opencv(), writer, ThreadPoolExecutor(workers) as pool:
         resumed = writer.done
         done = len(resumed)
         rows_of: dict[str, list[int]] = {}
-        for row, person in enumerate(ordered):
+        for row, person in enumerate(people):
             if row not in resumed:
                 rows_of.setdefault(person.image, []).append(row)
         on_progress(done)
-        for result in map_in_order(pool, cut, rows_of.values(), 4 * options.workers):
+        for result in map_in_order(pool, cut, rows_of.values(), 4 * workers):
             if result.error is not None:
-                broken.add(ordered[result.rows[0]].image, result.error)
+                broken.add(people[result.rows[0]].image, result.error)
                 broken.check()
                 for row in result.rows:
                     writer.skip(row)
@@ -122,13 +136,12 @@ def pack(
             done += len(result.rows)
             decoding, working = decoding + result.decoding, working + result.working
             on_progress(done)
-        packed = len(writer.done)
-    broken.write()
+        written = len(writer.done)
     return PackReport(
-        people=packed,
+        people=written,
         resumed=len(resumed),
         images=len(rows_of),
-        left_out=len(people) - packed,
+        left_out=0,
         broken=broken.reasons,
         decoding=decoding / working,
     )
