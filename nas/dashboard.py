@@ -35,7 +35,7 @@ def main(
     from nas.study.analysis.results import load_results
     from nas.study.experiment import load
     from nas.study.reporting.dashboard import save_panels, serve_dashboard
-    from nas.study.storage.study_store import mask_password
+    from nas.study.storage.engine import mask_password
 
     experiment, opened = load(study, location.runs, location.storage)
     save_panels(load_results(experiment, opened))

@@ -17,7 +17,8 @@ from nas.options import command, new_app
 from nas.study.experiment import stored_study
 from nas.study.storage.heartbeat import worker_heartbeats
 from nas.study.storage.retry import retry_while_unavailable
-from nas.study.storage.study_store import Owner, engine_of, masked_url, requeue_stale_trials, stale_trials, study_lock
+from nas.study.storage.study_store import StudyStore
+from nas.study.storage.trial_queue import Owner, requeue_stale_trials, stale_trials
 
 app = new_app()
 
@@ -39,7 +40,7 @@ def main(
     Example: python -m nas.workers --study mpii --storage postgresql+psycopg://me@host/nas
     """
     opened = stored_study(study, runs, storage)
-    url = masked_url(opened._storage)
+    url = StudyStore(opened).url
     workers, stale = retry_while_unavailable(url, lambda: _standing(opened))
     reaped: list[int] = []
     if reap:
@@ -66,14 +67,14 @@ def main(
 
 
 def _reap(study: Study) -> list[int]:
-    with study_lock(study._storage):
+    with StudyStore(study).lock():
         return requeue_stale_trials(study)
 
 
 def _standing(study: Study) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Workers and stale trials, as plain values."""
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    signs = worker_heartbeats(engine_of(study._storage), study.study_name)
+    signs = worker_heartbeats(StudyStore(study).engine, study.study_name)
     owners = {trial.number: Owner.of(trial) for trial in running}
     current = {owner.worker: number for number, owner in owners.items() if owner is not None and owner.worker}
     workers = [

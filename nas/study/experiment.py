@@ -20,8 +20,6 @@ import torch
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 from upath import UPath
 
 from nas import __version__
@@ -43,16 +41,10 @@ from nas.study.pareto import HypervolumeScale, Point
 from nas.study.space.candidate import Candidate
 from nas.study.space.published import named
 from nas.study.space.search_space import SearchSpace
-from nas.study.storage.study_store import (
-    DONE,
-    create_study,
-    database_url,
-    default_url,
-    load_study,
-    mask_password,
-    open_storage,
-    study_lock,
-)
+from nas.study.storage.backend import create_study, database_file, database_url, default_url, load_study, open_storage
+from nas.study.storage.engine import mask_password
+from nas.study.storage.locks import database_lock
+from nas.study.storage.trial_queue import DONE
 from nas.training.checkpoint import AnyPath
 from nas.training.devices import training_dtype
 from nas.training.host_prefetch import place_people
@@ -142,11 +134,16 @@ class Experiment:
         return all(most is None or value <= most for value, most in limits)
 
     @property
+    def masked_url(self) -> str:
+        """The URL of the storage, without its password."""
+        return mask_password(self.url)
+
+    @property
     def location_flags(self) -> str:
         """Flags that another command needs to find a study that is not where it would look; with a leading space."""
         flags = "" if self.folder.parent == Path("runs") else f" --runs {self.folder.parent}"
         if self.url != default_url(self.folder):
-            flags += f" --storage {mask_password(self.url)}"
+            flags += f" --storage {self.masked_url}"
         return flags
 
     def candidate_of(self, trial: FrozenTrial) -> Candidate:
@@ -218,7 +215,7 @@ class Experiment:
         storage = open_storage(self.url)
         _make(self.folder)
         identity = self.config.identity(self.space, self.summary.checksum)
-        with study_lock(storage):
+        with database_lock(storage.engine):
             study = create_study(storage, self.config.name, self.config.objectives, sampler)
             stored = study.user_attrs.get("identity")
             if stored is None:
@@ -331,15 +328,6 @@ def _make(folder: Path) -> None:
         raise UserError(
             f"--runs {folder.parent}: folder cannot be made: {error.strerror}; choose a writable one"
         ) from error
-
-
-def database_file(url: str) -> Path | None:
-    """The file of an SQLite database; None for any other, and for what is no URL."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        return None  # open_storage says what is wrong with it
-    return Path(parsed.database) if parsed.get_backend_name() == "sqlite" and parsed.database else None
 
 
 def load(name: str, runs: Path, storage: str | None = None) -> tuple[Experiment, Study]:

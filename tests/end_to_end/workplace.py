@@ -20,7 +20,8 @@ from optuna_dashboard import get_note
 
 from nas.study.config import StudyConfig
 from nas.study.experiment import prepare
-from nas.study.storage.study_store import engine_of, open_storage
+from nas.study.storage.backend import open_storage
+from nas.study.storage.study_store import StudyStore
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # One thread a process, no GPU, wide lines; and nothing of what a developer may have set.
@@ -182,7 +183,7 @@ class Workplace:
         """Create the study in its storage, without a trial."""
         with chdir(self.folder):
             study = prepare(StudyConfig.read(self.file.name), Path("runs")).open_study()
-        engine_of(study._storage).dispose()
+        StudyStore(study).engine.dispose()
 
     def tree(self) -> dict[str, bytes]:
         """Every file and folder, with the files' contents."""

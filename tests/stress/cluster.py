@@ -29,12 +29,14 @@ from failures import SPACE
 from optuna.trial import FrozenTrial, TrialState
 from postgres import PASSWORD, Server
 
+from nas.study.storage.study_store import StudyStore
+from nas.study.storage.trial_queue import Owner, earlier_numbers
+
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "end_to_end")]
 from workplace import DONE, ENVIRONMENT, LONGER, REPOSITORY, STUDY, Workplace, study_at, until
 
 from nas.study.space.candidate import Candidate
-from nas.study.storage.study_store import Owner, earlier_numbers, engine_of
 
 SCRIPT = REPOSITORY / "studies" / "cluster" / "search.sbatch"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
@@ -278,7 +280,7 @@ class Search:
         if any(PASSWORD in text for text in self.logs().values()):
             report.losses.append("a log shows the password")
         if self._study is not None:
-            engine_of(self._study._storage).dispose()
+            StudyStore(self._study).engine.dispose()
 
     def logs(self) -> dict[str, str]:
         """What each task wrote."""

@@ -31,13 +31,15 @@ import typer
 from optuna.trial import FrozenTrial, TrialState
 from postgres import Server
 
+from nas.study.storage.study_store import StudyStore
+from nas.study.storage.trial_queue import DONE, Owner, earlier_numbers
+
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "end_to_end")]
 from workplace import ENVIRONMENT, STUDY, Workplace, living, study_at
 
 from nas.study.space.candidate import Candidate
 from nas.study.storage.retry import retry_while_unavailable
-from nas.study.storage.study_store import DONE, Owner, earlier_numbers, engine_of, masked_url
 
 SPACE = """\
 [choices]
@@ -119,7 +121,7 @@ class Run:
         study = self._study = self._study or study_at(self.url)
         if study is None:
             return []
-        return retry_while_unavailable(masked_url(study._storage), lambda: study.get_trials(deepcopy=False))
+        return retry_while_unavailable(StudyStore(study).url, lambda: study.get_trials(deepcopy=False))
 
     def watch(self) -> list[FrozenTrial]:
         """Look at all trials: what was recorded must be as it was."""
@@ -284,7 +286,7 @@ class Run:
         if "Traceback" in (errors := (self.place.folder / "errors").read_text()):
             report.losses.append("a worker crashed: " + errors.strip().splitlines()[-1])
         if self._study is not None:
-            engine_of(self._study._storage).dispose()
+            StudyStore(self._study).engine.dispose()
 
 
 def _essence(trial: FrozenTrial) -> str:

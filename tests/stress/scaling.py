@@ -40,19 +40,13 @@ from nas.architecture.cost import Cost, Shape, add_to_cache, cached_costs
 from nas.data.augmentation import fit_to_input
 from nas.study.config import StudyConfig
 from nas.study.execution import trial_session as objective
-from nas.study.execution.worker_pool import SAMPLED, context_for
+from nas.study.execution.worker_pool import SAMPLED_NETWORKS, context_for
 from nas.study.experiment import Experiment, prepare
-from nas.study.storage import study_store as storage
+from nas.study.storage import locks
+from nas.study.storage.engine import mask_password
 from nas.study.storage.retry import retry_while_unavailable
-from nas.study.storage.study_store import (
-    claim,
-    count,
-    engine_of,
-    lease_of,
-    mask_password,
-    polling_interval,
-    release_connections,
-)
+from nas.study.storage.study_store import StudyStore
+from nas.study.storage.trial_queue import claim, count, lease_of, polling_interval
 from nas.training.loop import Epoch, TrainingResult
 
 PROCESSES = 8
@@ -166,22 +160,22 @@ def _process(
             if trial is None:
                 if retry_while_unavailable(url, lambda: count(study)).done >= total:
                     break
-                release_connections(study._storage)
+                StudyStore(study).release_connections()
                 time.sleep(polling_interval(time.time() - idle))
                 continue
             times.claiming.append(time.perf_counter() - began)
-            objective.run_trial(study, trial, experiment, people, people, lease=lease)
+            objective.TrialSession(study, trial, experiment, people, people, lease=lease).run()
             last = idle = time.time()
             times.told.append(last)
         times.working.append(last - first)
         lease.end()
-        engine_of(study._storage).dispose()
+        StudyStore(study).engine.dispose()
 
     answers.put("ready")
     go.wait()
     # From here on: what opened the study before is not counted.
-    storage._server_lock = _timed(storage._server_lock, times)
-    storage._file_lock = _timed(storage._file_lock, times)
+    locks.server_lock = _timed(locks.server_lock, times)
+    locks.file_lock = _timed(locks.file_lock, times)
     threads = [threading.Thread(target=work, args=(start,)) for start in starts]
     for thread in threads:
         thread.start()
@@ -221,7 +215,7 @@ def measure(
         total = filled + workers * rounds
         starts = [seconds * i / workers if many else 0.0 for i in range(workers)]
         context = context_for(["cpu"])
-        experiment.sample(SAMPLED)
+        experiment.sample(SAMPLED_NETWORKS)
         known = cached_costs()
         go, answers = context.Event(), context.Queue()
         shares = [starts[i :: min(PROCESSES, workers)] for i in range(min(PROCESSES, workers))]
@@ -249,7 +243,7 @@ def measure(
         study = experiment.open_study()
         states = [t.state for t in study.get_trials(deepcopy=False)]
         networks = {t.params and experiment.candidate_of(t).id for t in study.get_trials(deepcopy=False)}
-        engine_of(study._storage).dispose()
+        StudyStore(study).engine.dispose()
     told = sorted(moment for times in found for moment in times.told)
     slept = [s for times in found for s in times.slept]
     if many:

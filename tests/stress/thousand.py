@@ -39,7 +39,8 @@ from nas.study.config import StudyConfig
 from nas.study.execution import trial_session
 from nas.study.experiment import Experiment, finished_of, prepare
 from nas.study.pareto import Point, hypervolume
-from nas.study.storage.study_store import Owner, claim, engine_of, lease_of
+from nas.study.storage.study_store import StudyStore
+from nas.study.storage.trial_queue import Owner, claim, lease_of
 
 STUDY = """\
 name = "thousand"
@@ -87,8 +88,8 @@ def fill(experiment: Experiment, trials: int, seed: int = 0) -> None:
             continue
         seen.add(candidate.id)
         written.append(_trial(experiment, point, candidate, cost, len(written), rng))
-    _write(engine_of(study._storage), study._study_id, there, written)
-    engine_of(study._storage).dispose()
+    _write(StudyStore(study).engine, study._study_id, there, written)
+    StudyStore(study).engine.dispose()
 
 
 def _write(engine: Engine, study: int, first: int, trials: list[FrozenTrial]) -> None:
@@ -282,7 +283,7 @@ def measure(experiment: Experiment, folder: Path, trials: int) -> dict[str, Any]
     trial = step("third claim", lambda: claim(study, trials + 4, experiment.space.choices, lease))
     tell(trial)
     lease.end()
-    engine_of(study._storage).dispose()
+    StudyStore(study).engine.dispose()
     return {"steps": steps, "proposal_seconds": proposals}
 
 

@@ -16,7 +16,7 @@ from nas.study.optimization.samplers import Problem
 from nas.study.pareto import HypervolumeScale
 from nas.study.space.candidate import Candidate
 from nas.study.space.search_space import SearchSpace
-from nas.study.storage.study_store import default_url
+from nas.study.storage.backend import default_url
 
 SPACE = """
 [choices]

@@ -33,7 +33,7 @@ def loads(path: Path) -> set[str | None]:
 def test_only_retraining_and_evaluation_see_the_validation_people() -> None:
     found = {str(path.relative_to(NAS)): loads(path) for path in NAS.rglob("*.py")}
     assert {name: splits for name, splits in found.items() if splits} == {
-        "study/execution/worker_pool.py": {"train", "holdout"},
+        "study/execution/worker.py": {"train", "holdout"},
         "study/execution/full_training.py": {"train", "holdout", "valid"},
         "study/experiment.py": {None},  # load_people itself
         "benchmark/workloads.py": {"train"},  # to measure speed

@@ -20,7 +20,7 @@ from scipy.stats import kendalltau, rankdata
 
 from nas.study.experiment import Experiment
 from nas.study.space.candidate import Candidate
-from nas.study.storage.study_store import study_lock
+from nas.study.storage.study_store import StudyStore
 
 TIMES = 4
 """How many times longer the other schedule is."""
@@ -90,7 +90,7 @@ def queue(experiment: Experiment, count: int) -> int:
         how many trials the companion study has when all are done.
     """
     study = experiment.open_study()
-    with study_lock(study._storage):
+    with StudyStore(study).lock():
         there = {_key(t.user_attrs) for t in study.get_trials(deepcopy=False) if t.state != TrialState.FAIL}
         for candidate in spread(experiment, count):
             for times in (TIMES, 1):  # the long ones first: workers end together

@@ -30,7 +30,8 @@ from nas.study.optimization.samplers import EHVISampler, Problem, make_sampler
 from nas.study.pareto import HypervolumeScale, Point, hypervolume
 from nas.study.space.candidate import Candidate
 from nas.study.space.search_space import SearchSpace
-from nas.study.storage.study_store import DIRECTIONS
+from nas.study.storage.backend import DIRECTIONS
+from nas.study.storage.study_store import StudyStore
 
 Floats = NDArray[np.float64]
 FORMAT = "hourglass-nas record 1"
@@ -335,7 +336,7 @@ class TabularBenchmark:
             asked = study.ask(dict(self.space.choices))
             seconds.append(time.perf_counter() - began)
             wanted = place.features(asked.params)
-            attributes = study._storage.get_trial(asked._trial_id).system_attrs
+            attributes = StudyStore(study).read(asked).system_attrs
             study.tell(asked, state=TrialState.FAIL)  # samplers do not look at these
             distances = np.where(left, ((features - wanted) ** 2).sum(-1), np.inf)
             index = int(np.argmin(distances))

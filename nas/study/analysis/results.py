@@ -19,7 +19,8 @@ from nas.study.analysis.rank_correlation import Estimate
 from nas.study.analysis.seed_noise import ASSUMED, SeedStatistics, seed_statistics
 from nas.study.experiment import Experiment, point_of
 from nas.study.pareto import Point, front, hypervolume
-from nas.study.storage.study_store import DONE, Counts, companion_of, count
+from nas.study.storage.study_store import StudyStore
+from nas.study.storage.trial_queue import DONE, Counts, count
 
 _RESAMPLES = 2000
 
@@ -160,7 +161,7 @@ class StudyResults:
     @cached_property
     def full(self) -> list[FullTrainingResult]:
         """Networks of the companion study of full trainings, cheapest first; of several of one, the longest."""
-        other = companion_of(self.study, f"{self.name}-full")
+        other = StudyStore(self.study).companion(f"{self.name}-full")
         if other is None:
             return []
         longest: dict[str, FrozenTrial] = {}

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from nas.study.experiment import Experiment, points_of
 from nas.study.pareto import Point
 from nas.study.space.candidate import Candidate
-from nas.study.storage.study_store import companion_of, study_lock
+from nas.study.storage.study_store import StudyStore
 
 SEEDS = 2
 """New seeds that a network is trained under each time that it is chosen."""
@@ -76,7 +76,7 @@ def repeats_experiment(experiment: Experiment) -> Experiment:
 
 def repeats_of(experiment: Experiment, study: Study) -> dict[str, list[float]]:
     """Candidate id → its PCKh under other seeds, in the order of the trials."""
-    other = companion_of(study, repeats_experiment(experiment).config.name)
+    other = StudyStore(study).companion(repeats_experiment(experiment).config.name)
     repeats: dict[str, list[float]] = {}
     for trial in other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if other else ():
         repeats.setdefault(experiment.candidate_of(trial).id, []).append(trial.values[0])
@@ -176,7 +176,7 @@ def queue(experiment: Experiment, study: Study, count: int) -> int:
     """
     beside = repeats_experiment(experiment)
     other = beside.open_study()
-    with study_lock(other._storage):
+    with StudyStore(other).lock():
         there = [t for t in other.get_trials(deepcopy=False) if t.state != TrialState.FAIL]
         if not any(t.state in (TrialState.RUNNING, TrialState.WAITING) for t in there):
             trials = {t.number: t for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}

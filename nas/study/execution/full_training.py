@@ -1,9 +1,9 @@
-"""Full training of chosen networks, and what it writes back.
+"""Full training of chosen networks.
 
-Each network has a folder ``full/<label>`` in its study's: ``checkpoint.pt`` after every epoch, ``metrics.jsonl``,
-TensorBoard events, ``result.json`` at the end (``full/<label>-<images>x<epochs>`` where flags changed the schedule).
-Its final PCKh goes into a companion study ``<name>-full`` in the same storage. Networks learn from the training and the
-hold-out people and are scored on the validation people, which no search has seen.
+Each network has a folder ``full/<label>`` in the study's folder: ``checkpoint.pt`` after every epoch,
+``metrics.jsonl``, TensorBoard events, ``result.json`` at the end (``full/<label>-<images>x<epochs>`` where flags
+changed the schedule). The final PCKh is stored in a companion study ``<name>-full`` of the same storage. Networks are
+trained on the training and hold-out people and evaluated on the validation people, which no search has seen.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,6 @@ from typing import Any
 import optuna
 import torch
 import torch.distributed as dist
-from optuna.artifacts import get_all_artifact_meta
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from torch.utils.tensorboard import SummaryWriter
@@ -36,7 +35,8 @@ from nas.study.execution.trial_artifacts import CHECKPOINT, TrainingSummary, esc
 from nas.study.experiment import Experiment, record
 from nas.study.pareto import front
 from nas.study.space.candidate import Candidate
-from nas.study.storage.study_store import companion_of, create_study, database_of, study_lock
+from nas.study.storage.backend import create_study
+from nas.study.storage.study_store import StudyStore
 from nas.training.checkpoint import write_atomically
 from nas.training.evaluation import evaluate
 from nas.training.loop import Epoch, InterruptedTrainingError, TrainingHooks, TrainingResult, train
@@ -48,9 +48,9 @@ class Choice:
     """A network to train in full.
 
     Attributes:
-        label: names its folder.
+        label: name of its folder.
         candidate: what to train.
-        trial: the study's trial that found it, or None for a published one.
+        trial: that found it; None for a published network.
     """
 
     label: str
@@ -67,10 +67,10 @@ def choose(
     published: str | None,
     limits: Limits = Limits(),
 ) -> list[Choice]:
-    """The networks that a person asked for; exactly one of the four ways.
+    """Return the networks that the user selected, in exactly one of four ways.
 
     Raises:
-        UserError: none or several ways, no such trial, or an unfinished one, or nothing is within the limits.
+        UserError: no way or several, no such trial, an unfinished trial, or no network within the limits.
     """
     given = [trial is not None, pick is not None, all_front, published is not None]
     if sum(given) != 1:
@@ -99,48 +99,49 @@ def choose(
 
 
 def trained_in_full(experiment: Experiment, study: Study, choice: Choice) -> Path:
-    """The checkpoint of a network that was trained in full; of several trainings, the longest one's.
+    """Return the checkpoint of a network's full training; of several trainings, that of the longest.
 
     Raises:
-        UserError: it has not been, or its checkpoint is not there any more.
+        UserError: the network was not trained in full, or its checkpoint was removed.
     """
-    other = companion_of(study, f"{experiment.config.name}-full")
-    done = other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if other is not None else []
-    same = [t for t in done if experiment.candidate_of(t).id == choice.candidate.id]
-    which = f"--published {choice.label}" if choice.trial is None else f"--trial {choice.trial.number}"
-    command = f"python -m nas.retrain --study {experiment.config.name} {which}{experiment.location_flags}"
+    store = StudyStore(study)
+    full = store.companion(f"{experiment.config.name}-full")
+    finished = full.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if full is not None else []
+    same = [t for t in finished if experiment.candidate_of(t).id == choice.candidate.id]
+    flag = f"--published {choice.label}" if choice.trial is None else f"--trial {choice.trial.number}"
+    command = f"python -m nas.retrain --study {experiment.config.name} {flag}{experiment.location_flags}"
     if not same:
-        raise UserError(f"{which}: not trained in full yet; run `{command}`")
+        raise UserError(f"{flag}: not trained in full yet; run `{command}`")
     longest = max(same, key=lambda t: (t.user_attrs["images"], t.number))
-    # As it was written, from wherever; where it lies if the runs were moved; and the dashboard's copy.
+    # Where it was written; where it is if the runs folder was moved; the copy for the dashboard.
     written = Path(longest.user_attrs["checkpoint"])
     moved = experiment.folder / "full" / written.parent.name / written.name
-    kept = get_all_artifact_meta(longest, storage=study._storage)
-    copies = [experiment.artifacts_of(study) / m.artifact_id for m in kept if m.filename == CHECKPOINT]
+    artifacts = [meta.artifact_id for meta in store.artifacts(longest) if meta.filename == CHECKPOINT]
+    copies = [experiment.artifacts_of(study) / artifact for artifact in artifacts]
     for path in (moved, written, *copies):
         if path.is_file():
             return path
-    raise UserError(f"{which}: its checkpoint {written} is not there any more; run `{command}` again")
+    raise UserError(f"{flag}: its checkpoint {written} does not exist anymore; run `{command}` again")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What full training gave.
+    """The result of a full training.
 
     Attributes:
         label: of the choice.
         network: in words.
-        pckh: on the validation people, without flipping: comparable with the search's.
-        pckh_flipped: averaged with the mirrored picture, as papers print it.
-        pckh_by_count: without flipping, joints weighted by how often they are labelled.
-        groups: per joint group, without flipping.
-        stages: mean PCKh of every hourglass, without flipping.
+        pckh: on the validation people, without the flipped copy: comparable with the search's.
+        pckh_flipped: averaged with the mirrored image, as papers print it.
+        pckh_by_count: without the flipped copy, joints weighted by how often they are labelled.
+        groups: per joint group, without the flipped copy.
+        stages: mean PCKh of every hourglass, without the flipped copy.
         params: exact.
         madds: exact, at the study's input size.
-        short_pckh: what the search measured, on other people; None for a published network.
-        images: pictures trained on.
+        short_pckh: measured by the search, on other people; None for a published network.
+        images: trained on.
         seconds: of training.
-        people: validation people.
+        people: number of validation people.
         checkpoint: path of the weights.
     """
 
@@ -162,7 +163,7 @@ class Result:
 
 @contextmanager
 def processes(device: str) -> Iterator[tuple[int, str]]:
-    """Join the other processes of a ``torchrun``, if there are any.
+    """Join the process group of ``torchrun``, if this process is part of one.
 
     Args:
         device: "cpu" or "cuda".
@@ -196,51 +197,40 @@ def retrain(
 ) -> Result:
     """Train one network in full, from its last checkpoint if there is one, and store its result.
 
-    After a SIGTERM the checkpoint is written as it is, within the epoch; several processes lose the epoch.
+    After a SIGTERM the checkpoint is written at the current step; several processes lose the epoch.
 
     Args:
         experiment: of the study.
-        study: that found it.
+        study: that found the network.
         choice: what to train.
-        schedule: the full one.
+        schedule: of the full training.
         device: to train on.
         rank: of this process; only rank 0 writes.
         after_epoch: called with each epoch.
         after_step: called with the number of steps done.
 
     Raises:
-        UserError: the people have no validation split, the folder cannot be written, or training diverged.
+        UserError: the packed file has no validation people, the folder cannot be written, or training diverged.
         TerminatedError: after a SIGTERM.
     """
     if not experiment.summary.counts.get("valid"):
         raise UserError(f"{experiment.config.data.file}: no valid people to score on; make it again with nas.prepare")
-    # Another schedule has a folder of its own: it must not take the place of finished weights.
-    usual = schedule == experiment.config.full_schedule()
-    name = choice.label if usual else f"{choice.label}-{schedule.images}x{schedule.epochs}"
-    folder = experiment.folder / "full" / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made: {error.strerror}; choose another --runs") from error
+    folder = _training_folder(experiment, choice, schedule)
     size = experiment.config.data.input_size
     people = fit_to_input(experiment.load_people(("train", "holdout"), device), size)
     valid = fit_to_input(experiment.load_people("valid", device), size)
-    cost = experiment.cost(choice.candidate)
+    log = _TrainingLog(folder, schedule) if rank == 0 else None
+
+    def log_epoch(epoch: Epoch) -> None:
+        if log is not None:
+            log.append(epoch)
+        after_epoch(epoch)
+
     network = build_network(
         choice.candidate.architecture, experiment.joints, experiment.input_size, seed=experiment.config.seed
     )
-    board = SummaryWriter(str(folder)) if rank == 0 else None
-
-    def note(epoch: Epoch) -> None:
-        if board is not None:
-            line = _line(epoch.to_dict(), schedule)
-            lines = [*_earlier_lines(folder / "metrics.jsonl", epoch.number), json.dumps(line)]
-            write_atomically(folder / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
-            _to_board(board, line)
-        after_epoch(epoch)
-
     try:
-        with nullcontext(lambda: False) if dist.is_initialized() else deferred_sigterm() as asked:
+        with nullcontext(lambda: False) if dist.is_initialized() else deferred_sigterm() as should_stop:
             trained = train(
                 network,
                 choice.candidate.losses,
@@ -248,24 +238,52 @@ def retrain(
                 people,
                 valid,
                 seed=experiment.config.seed,
-                checkpoint=folder / "checkpoint.pt",
-                hooks=TrainingHooks(after_epoch=note, after_step=after_step, should_stop=asked),
+                checkpoint=folder / CHECKPOINT,
+                hooks=TrainingHooks(after_epoch=log_epoch, after_step=after_step, should_stop=should_stop),
             )
     except InterruptedTrainingError as error:
         raise TerminatedError from error
     finally:
-        if board is not None:
-            board.close()
-    if rank == 0:
-        # All of them once more: killed between a checkpoint and its line, a run lacks that line.
-        text = "".join(json.dumps(_line(figures, schedule)) + "\n" for figures in trained.history)
-        write_atomically(folder / "metrics.jsonl", text.encode())
+        if log is not None:
+            log.close()
+    if log is not None:
+        log.rewrite(trained.history)
     if trained.stopped or trained.evaluation is None:
         raise UserError(f"{choice.label}: {trained.stopped}; try a lower learning_rate in [full] of the study file")
-    flipped = evaluate(trained.network, valid, schedule, size, flip=True)
+    result = _result(experiment, choice, schedule, trained, valid, folder / CHECKPOINT)
+    if rank == 0:
+        content = {"result": asdict(result), "candidate": choice.candidate.to_dict(), "schedule": schedule.to_dict()}
+        write_atomically(folder / "result.json", json.dumps({**content, "record": record()}, indent=1).encode())
+        store_result(experiment, study, choice, result, schedule, trained, valid)
+    return result
+
+
+def _training_folder(experiment: Experiment, choice: Choice, schedule: ScheduleConfig) -> Path:
+    """Create the folder of a training. Another schedule than the study's has its own: it must not replace weights."""
+    usual = schedule == experiment.config.full_schedule()
+    name = choice.label if usual else f"{choice.label}-{schedule.images}x{schedule.epochs}"
+    folder = experiment.folder / "full" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be created: {error.strerror}; choose another --runs") from error
+    return folder
+
+
+def _result(
+    experiment: Experiment,
+    choice: Choice,
+    schedule: ScheduleConfig,
+    trained: TrainingResult,
+    valid: PackedPeople,
+    checkpoint: Path,
+) -> Result:
+    """Evaluate a trained network with the flipped copy, and collect the figures of its training."""
+    assert trained.evaluation is not None
     accuracy = trained.evaluation.accuracy
-    short = choice.trial.values[0] if choice.trial is not None and choice.trial.values else None
-    result = Result(
+    flipped = evaluate(trained.network, valid, schedule, experiment.config.data.input_size, flip=True)
+    cost = experiment.cost(choice.candidate)
+    return Result(
         label=choice.label,
         network=str(choice.candidate),
         pckh=accuracy.mean,
@@ -275,25 +293,55 @@ def retrain(
         stages=trained.evaluation.stages,
         params=cost.params,
         madds=cost.madds,
-        short_pckh=short,
+        short_pckh=choice.trial.values[0] if choice.trial is not None and choice.trial.values else None,
         images=schedule.steps * schedule.batch,
         seconds=trained.history[-1]["seconds"],
         people=len(valid),
-        checkpoint=str(folder / "checkpoint.pt"),
+        checkpoint=str(checkpoint),
     )
-    if rank == 0:
-        about = {"result": asdict(result), "candidate": choice.candidate.to_dict(), "schedule": schedule.to_dict()}
-        write_atomically(folder / "result.json", json.dumps({**about, "record": record()}, indent=1).encode())
-        write_back(experiment, study, choice, result, schedule, trained, valid)
-    return result
 
 
-def full_training_study(experiment: Experiment, study: Study) -> Study:
-    """The study that holds fully trained networks, in the same storage."""
-    return create_study(database_of(study._storage), f"{experiment.config.name}-full", experiment.config.objectives)
+class _TrainingLog:
+    """``metrics.jsonl`` and TensorBoard events of a training.
+
+    Args:
+        folder: to write to.
+        schedule: of the training.
+    """
+
+    def __init__(self, folder: Path, schedule: ScheduleConfig) -> None:
+        self.path, self.schedule = folder / "metrics.jsonl", schedule
+        self.board = SummaryWriter(str(folder))
+
+    def append(self, epoch: Epoch) -> None:
+        """Write an epoch, in place of what a killed process wrote beyond its last checkpoint."""
+        record = self._record(epoch.to_dict())
+        earlier = self.path.read_text().splitlines() if self.path.is_file() else []
+        lines = [line for line in earlier if line and json.loads(line)["epoch"] < epoch.number]
+        write_atomically(self.path, ("\n".join([*lines, json.dumps(record)]) + "\n").encode())
+        for name in ("loss", "learning_rate", "pckh"):
+            if name in record:
+                self.board.add_scalar(name, record[name], record["images"])
+        for group, value in record.get("groups", {}).items():
+            self.board.add_scalar(f"pckh/{group}", value, record["images"])
+        self.board.flush()
+
+    def rewrite(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Write all epochs: a process killed between a checkpoint and its line leaves that line out."""
+        lines = "".join(json.dumps(self._record(epoch)) + "\n" for epoch in history)
+        write_atomically(self.path, lines.encode())
+
+    def close(self) -> None:
+        """Close the TensorBoard file."""
+        self.board.close()
+
+    def _record(self, epoch: Mapping[str, Any]) -> dict[str, Any]:
+        steps = epoch["epoch"] * self.schedule.steps_per_epoch
+        learning_rate = self.schedule.learning_rate * self.schedule.lr_factor(steps - 1)
+        return {**epoch, "learning_rate": learning_rate, "seconds": round(epoch["seconds"], 2)}
 
 
-def write_back(
+def store_result(
     experiment: Experiment,
     study: Study,
     choice: Choice,
@@ -302,7 +350,7 @@ def write_back(
     trained: TrainingResult,
     valid: PackedPeople,
 ) -> None:
-    """Store a result in the companion study, once for each network and schedule, with note, pictures and weights.
+    """Store a result in the companion study, once for each network and schedule, with note, images and weights.
 
     Args:
         experiment: of the study.
@@ -311,27 +359,20 @@ def write_back(
         result: of the training.
         schedule: of the training.
         trained: the network and its history.
-        valid: the people that it was scored on, on the device.
+        valid: the people that it was evaluated on, on the device.
     """
     key = f"{choice.candidate.id}/{schedule.images}/{schedule.epochs}"
-    with study_lock(study._storage):
-        full = full_training_study(experiment, study)
-        there = [t for t in full.get_trials(deepcopy=False) if t.user_attrs.get("key") == key]
-        if any(t.state == TrialState.COMPLETE for t in there):
+    store = StudyStore(study)
+    with store.lock():
+        full = create_study(store.database, f"{experiment.config.name}-full", experiment.config.objectives)
+        same = [t for t in full.get_trials(deepcopy=False) if t.user_attrs.get("key") == key]
+        if any(t.state == TrialState.COMPLETE for t in same):
             return
-        if not there:  # else one who was killed has left it running
-            full.add_trial(_record_of(experiment, choice, result, key))
+        if not same:  # otherwise a process that was killed has left the trial running
+            full.add_trial(_running_trial(experiment, choice, result, key))
     stored = next(t for t in full.get_trials(deepcopy=False) if t.user_attrs.get("key") == key)
-    trial = optuna.Trial(full, stored._trial_id)
-    about = [f"Trained in full: {result.pckh_flipped:.1f} with the flipped copy, {result.people:,} validation people."]
-    if choice.trial is not None:
-        search = f"/dashboard/studies/{study._study_id}/trials?numbers={choice.trial.number}"
-        about.append(
-            f"Found by [trial {choice.trial.number} of {escape_markdown(experiment.config.name)}]({search})"
-            + ("" if result.short_pckh is None else f", PCKh {result.short_pckh:.1f} there on its hold-out people")
-            + "."
-        )
-    ended = TrainingSummary(
+    trial = StudyStore(full).handle(stored)
+    summary = TrainingSummary(
         title=str(choice.candidate) if choice.trial is not None else f"{choice.label}: {choice.candidate}",
         candidate=choice.candidate,
         cost=experiment.cost(choice.candidate),
@@ -339,16 +380,26 @@ def write_back(
         seed=experiment.config.seed,
         trained=trained,
         reason=None,
-        about=about,
+        about=_note_lines(experiment, store, choice, result),
     )
     weights = {CHECKPOINT: Path(result.checkpoint).read_bytes()}
-    save_artifacts(trial, experiment, ended, valid, experiment.artifacts_of(study), weights)
+    save_artifacts(full, trial, experiment, summary, valid, experiment.artifacts_of(study), weights)
     values = {"pckh": result.pckh, "params": result.params, "madds": result.madds}
     full.tell(trial, [values[o] for o in experiment.config.objectives])
 
 
-def _record_of(experiment: Experiment, choice: Choice, result: Result, key: str) -> FrozenTrial:
-    """A trial of the companion study, running, since one that has ended takes no artifacts."""
+def _note_lines(experiment: Experiment, store: StudyStore, choice: Choice, result: Result) -> list[str]:
+    lines = [f"Trained in full: {result.pckh_flipped:.1f} with the flipped copy, {result.people:,} validation people."]
+    if choice.trial is not None:
+        link = f"{store.dashboard_path}/trials?numbers={choice.trial.number}"
+        found = f"Found by [trial {choice.trial.number} of {escape_markdown(experiment.config.name)}]({link})"
+        short = "" if result.short_pckh is None else f", PCKh {result.short_pckh:.1f} there on its hold-out people"
+        lines.append(f"{found}{short}.")
+    return lines
+
+
+def _running_trial(experiment: Experiment, choice: Choice, result: Result, key: str) -> FrozenTrial:
+    """A trial of the companion study. It is running, since a finished one accepts no artifacts."""
     params = choice.trial.params if choice.trial is not None else {}
     return optuna.trial.create_trial(
         state=TrialState.RUNNING,
@@ -369,26 +420,3 @@ def _record_of(experiment: Experiment, choice: Choice, result: Result, key: str)
             "stored_at": round(time.time()),
         },
     )
-
-
-def _line(figures: Mapping[str, Any], schedule: ScheduleConfig) -> dict[str, Any]:
-    """An epoch's line of metrics.jsonl, from its record in a history."""
-    steps = figures["epoch"] * schedule.steps_per_epoch
-    learning_rate = schedule.learning_rate * schedule.lr_factor(steps - 1)
-    return {**figures, "learning_rate": learning_rate, "seconds": round(figures["seconds"], 2)}
-
-
-def _earlier_lines(path: Path, epoch: int) -> list[str]:
-    """The lines of earlier epochs; what a killed process wrote beyond its last checkpoint is dropped."""
-    if not path.is_file():
-        return []
-    return [line for line in path.read_text().splitlines() if line and json.loads(line)["epoch"] < epoch]
-
-
-def _to_board(board: SummaryWriter, line: dict[str, Any]) -> None:
-    for name in ("loss", "learning_rate", "pckh"):
-        if name in line:
-            board.add_scalar(name, line[name], line["images"])
-    for group, value in line.get("groups", {}).items():
-        board.add_scalar(f"pckh/{group}", value, line["images"])
-    board.flush()

@@ -1,4 +1,4 @@
-"""One trial: what the study's parameters mean, trained under the study's schedule, told to the study."""
+"""One trial, from its parameters to its result: prepare, then reject or train, then report."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.architecture.cost import Cost
 from nas.architecture.hourglass import build_network
 from nas.data.packed.reader import PackedPeople
 from nas.errors import UserError
@@ -23,29 +25,15 @@ from nas.study.optimization.early_stopping import StoppingRule
 from nas.study.pareto import Point, front, hypervolume
 from nas.study.space.candidate import Candidate
 from nas.study.storage.heartbeat import Lease
-from nas.study.storage.retry import retry_while_unavailable
-from nas.study.storage.study_store import (
-    DONE,
-    Owner,
-    attempt_of,
-    earlier_numbers,
-    masked_url,
-    owns_trial,
-    release_connections,
-    requeue,
-    study_lock,
-)
+from nas.study.storage.study_store import StudyStore, TrialLostError
+from nas.study.storage.trial_queue import DONE, Owner, attempt_of, earlier_numbers, owns_trial, requeue
 from nas.training.checkpoint import AnyPath
 from nas.training.devices import out_of_memory, release_memory
 from nas.training.loop import Epoch, InterruptedTrainingError, TrainingHooks, TrainingResult, train
 from nas.training.schedule import ScheduleConfig
 
-HANDED_BACK = "asked to stop: handed back"
-TAKEN_OVER = "taken over by another worker: result dropped"
-
-
-class TrialLostError(Exception):
-    """The trial is another worker's now: what this one found is of no use."""
+REQUEUED = "stopped on request: requeued"
+LOST = "continued by another worker: result dropped"
 
 
 @dataclass(frozen=True)
@@ -54,10 +42,10 @@ class Outcome:
 
     Attributes:
         number: of the trial.
-        pckh: its last measured PCKh, if any.
-        reason: why it ended early, or None if it ran to the end.
-        images: pictures trained on in this sitting.
-        seconds: this sitting took, everything included.
+        pckh: its last PCKh, if any was measured.
+        reason: why it ended early; None if it ran to the end.
+        images: trained on since it was claimed.
+        seconds: since it was claimed, everything included.
     """
 
     number: int
@@ -67,339 +55,407 @@ class Outcome:
     seconds: float
 
 
-def run_trial(
-    study: optuna.Study,
-    trial: optuna.Trial,
-    experiment: Experiment,
-    people: PackedPeople,
-    held_out: PackedPeople,
-    after_step: Callable[[int], None] = lambda step: None,
-    lease: Lease | None = None,
-    asked_to_stop: Callable[[], bool] = lambda: False,
-) -> Outcome:
-    """Train the trial's candidate and tell the study how it went.
+@dataclass(frozen=True)
+class TrialPlan:
+    """What a trial is to do, known before it trains.
 
-    A trial that was interrupted goes on from its last epoch's checkpoint. One that diverges, collapses, runs out of
-    memory or falls out of reach of the front is told as pruned, with the reason and its curve stored. A network
-    that was given, not proposed (a published baseline), always trains to the end; one over the budget is told as pruned
-    then: what may not be chosen must not be among the best.
+    Attributes:
+        number: of the trial.
+        title: its network in words, with the name of a published one.
+        candidate: what to train.
+        cost: of the network.
+        schedule: how to train.
+        seed: of weights, order and augmentation.
+        given: whether the network was given, not proposed. Then it is always trained to the end.
+        within_budget: whether the trial may be among the best.
+        latency: measured where the budget limits it.
+        attempt: how often it was started since it last finished an epoch.
+        restarted: whether it was started before, under another number.
+        owner: who claimed it.
+        checkpoint: file or URL of its state.
+    """
 
-    A database that is away is waited for. A trial that was handed to another worker meanwhile, since this one gave no
-    sign of life, is left to that one: nothing is told.
+    number: int
+    title: str
+    candidate: Candidate
+    cost: Cost
+    schedule: ScheduleConfig
+    seed: int
+    given: bool
+    within_budget: bool
+    latency: MeasuredLatency | None
+    attempt: int
+    restarted: bool
+    owner: Owner | None
+    checkpoint: AnyPath
+
+    def summary(self, result: TrainingResult | None, reason: str | None) -> TrainingSummary:
+        """What the dashboard shows of the trial once it has ended."""
+        return TrainingSummary(
+            self.title, self.candidate, self.cost, self.schedule, self.seed, result, reason, self.latency
+        )
+
+
+class TrialSession:
+    """A worker's session with one trial.
 
     Args:
-        study: where the trial was claimed.
+        study: that the trial was claimed from.
         trial: running, with all its parameters.
-        experiment: the study's parts.
+        experiment: the study's configuration, space and data.
         people: to train on, on the device.
-        held_out: to score on, on the device.
+        held_out: to evaluate on, on the device.
         after_step: called with the number of steps done.
         lease: under which the trial was claimed.
-        asked_to_stop: asked after each step; once it says yes, the trial's state is saved as it is and the trial
-            handed back, for whoever asks next.
+        should_stop: called after each step. Once it returns true, the trial's state is saved and the trial requeued.
     """
-    began = time.perf_counter()
-    if lease is not None:
-        lease.hold(trial._trial_id)
-    try:
-        return _run(study, trial, experiment, people, held_out, after_step, lease, asked_to_stop, began)
-    except TrialLostError:
-        return Outcome(trial.number, None, TAKEN_OVER, 0, time.perf_counter() - began)
-    finally:
-        if lease is not None:
-            lease.hold(None)
 
+    def __init__(
+        self,
+        study: Study,
+        trial: optuna.Trial,
+        experiment: Experiment,
+        people: PackedPeople,
+        held_out: PackedPeople,
+        *,
+        after_step: Callable[[int], None] = lambda step: None,
+        lease: Lease | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.study, self.store, self.trial, self.experiment = study, StudyStore(study), trial, experiment
+        self.people, self.held_out = people, held_out
+        self.after_step, self.lease, self.should_stop = after_step, lease, should_stop
 
-def _run(
-    study: optuna.Study,
-    trial: optuna.Trial,
-    experiment: Experiment,
-    people: PackedPeople,
-    held_out: PackedPeople,
-    after_step: Callable[[int], None],
-    lease: Lease | None,
-    asked_to_stop: Callable[[], bool],
-    began: float,
-) -> Outcome:
-    url = masked_url(study._storage)
-    frozen = retry_while_unavailable(url, lambda: study._storage.get_trial(trial._trial_id))
-    owner = Owner.of(frozen)
-    candidate = experiment.candidate_of(frozen)
-    cost = experiment.cost(candidate)
-    given = "given" in frozen.user_attrs
-    attempt = attempt_of(frozen)
-    seed = int(frozen.user_attrs.get("seed", experiment.config.seed))
-    schedule = experiment.schedule_of(frozen)
-    rule = StoppingRule(experiment.config.stopping.quantile, experiment.config.stopping.least)
-    rung_epochs = experiment.config.rung_epochs()
-    costs = {"params": cost.params, "madds": cost.madds, "layers": cost.layers}
-    set_attrs(trial, {"candidate": candidate.to_dict(), "network": str(candidate), "seed": seed, "cost": costs})
-    most = experiment.config.budget.max_latency_ms
-    speed = latency_of(study, experiment, candidate, str(people.crops.device)) if most is not None else None
-    slow = most is not None and speed is not None and speed.ms > most
-    refusal = (
-        None if given else retry_while_unavailable(url, lambda: rejection_reason(study, frozen, experiment, candidate))
-    )
-    if slow and refusal is None and not given:
-        refusal = f"over the budget: {speed}, more than {most:g} ms: not trained"
-    if speed is not None:
-        set_attrs(trial, {"latency": speed.to_dict()})
-    checkpoint = adopt_checkpoint(experiment.checkpoints_of(study), frozen)
-    title = experiment.title_of(frozen)
-    if refusal is not None:
-        set_attrs(trial, {"reason": refusal})
-        _keep(
-            study,
-            trial,
-            experiment,
-            TrainingSummary(title, candidate, cost, schedule, seed, None, refusal, speed),
-            held_out,
+    def run(self) -> Outcome:
+        """Train the trial's network and store the result.
+
+        An interrupted trial resumes from the checkpoint of its last epoch. A trial that diverges, collapses, runs out
+        of memory or can no longer reach the front is pruned, with the reason and its learning curve. A given network,
+        such as a published baseline, is always trained to the end; over the budget, it is then pruned, so that it is
+        not among the best.
+
+        The database is waited for while it is unavailable. If the trial was meanwhile requeued, because this worker had
+        no heartbeat, nothing is stored.
+        """
+        started = time.perf_counter()
+        if self.lease is not None:
+            self.lease.hold(self.store.trial_id(self.trial))
+        pckh, images = None, 0
+        try:
+            plan = self._prepare()
+            reason = self._rejection_reason(plan)
+            if reason is not None:
+                self._reject(plan, reason)
+            else:
+                result, reason, checkpoint_failure = self._train(plan)
+                pckh, reason, images = self._report(plan, result, reason, checkpoint_failure)
+        except InterruptedTrainingError:
+            self._requeue(plan.owner)
+            reason = REQUEUED
+        except TrialLostError:
+            reason = LOST
+        finally:
+            if self.lease is not None:
+                self.lease.hold(None)
+        return Outcome(self.trial.number, pckh, reason, images, time.perf_counter() - started)
+
+    def _prepare(self) -> TrialPlan:
+        """Work out what the trial is to do, and store it."""
+        experiment = self.experiment
+        trial = self.store.retry(lambda: self.store.read(self.trial))
+        candidate = experiment.candidate_of(trial)
+        cost = experiment.cost(candidate)
+        seed = int(trial.user_attrs.get("seed", experiment.config.seed))
+        costs = {"params": cost.params, "madds": cost.madds, "layers": cost.layers}
+        attributes = {"candidate": candidate.to_dict(), "network": str(candidate), "seed": seed, "cost": costs}
+        self.store.record(self.trial, attributes)
+        latency = self._latency(candidate)
+        if latency is not None:
+            self.store.record(self.trial, {"latency": latency.to_dict()})
+        return TrialPlan(
+            number=trial.number,
+            title=experiment.title_of(trial),
+            candidate=candidate,
+            cost=cost,
+            schedule=experiment.schedule_of(trial),
+            seed=seed,
+            given="given" in trial.user_attrs,
+            within_budget=experiment.within_budget(cost) and not self._too_slow(latency),
+            latency=latency,
+            attempt=attempt_of(trial),
+            restarted=bool(earlier_numbers(trial)),
+            owner=Owner.of(trial),
+            checkpoint=adopt_checkpoint(experiment.checkpoints_of(self.study), trial),
         )
-        report(study, trial, owner, None, lambda: {})
-        checkpoint.unlink(missing_ok=True)
-        return Outcome(trial.number, None, refusal, 0, time.perf_counter() - began)
 
-    def each_step(step: int) -> None:
-        after_step(step)
-        if lease is not None and lease.lost():
+    def _latency(self, candidate: Candidate) -> MeasuredLatency | None:
+        """The network's latency, as the study knows it or measured now; None where the budget does not limit it."""
+        if self.experiment.config.budget.max_latency_ms is None:
+            return None
+        device = str(self.people.crops.device)
+        known = self.store.retry(lambda: stored_latencies(self.experiment, self.study, device))
+        return known.get(candidate.architecture.id) or measure_candidate(self.experiment, candidate, device)
+
+    def _too_slow(self, latency: MeasuredLatency | None) -> bool:
+        limit = self.experiment.config.budget.max_latency_ms
+        return limit is not None and latency is not None and latency.ms > limit
+
+    def _rejection_reason(self, plan: TrialPlan) -> str | None:
+        """Why the network is not to be trained at all, or None. Samplers propose no such network, but users may."""
+        if plan.given:
+            return None
+        if not self.experiment.within_budget(plan.cost):
+            return "over the budget: not trained"
+        same = self.store.retry(lambda: self._earlier_trial(plan))
+        if same is not None:
+            return f"the network of trial {same}: not trained again"
+        if self._too_slow(plan.latency):
+            limit = self.experiment.config.budget.max_latency_ms
+            return f"over the budget: {plan.latency}, more than {limit:g} ms: not trained"
+        return None
+
+    def _earlier_trial(self, plan: TrialPlan) -> int | None:
+        """The number of an earlier trial that trains or has trained the same network."""
+        for other in self.study.get_trials(deepcopy=False, states=(*DONE, TrialState.RUNNING)):
+            trained = other.state == TrialState.RUNNING or other.user_attrs.get("images")
+            if other.number < plan.number and trained and self.experiment.candidate_of(other).id == plan.candidate.id:
+                return other.number
+        return None
+
+    def _reject(self, plan: TrialPlan, reason: str) -> None:
+        """Store that the trial was not trained."""
+        self.store.record(self.trial, {"reason": reason})
+        self._save_artifacts(plan, None, reason)
+        report(self.study, self.trial, plan.owner, None, lambda: {})
+        plan.checkpoint.unlink(missing_ok=True)
+
+    def _train(self, plan: TrialPlan) -> tuple[TrainingResult | None, str | None, str | None]:
+        """Train the network.
+
+        Returns:
+            the result, None if memory was too small; why training ended early, or None; what was wrong with the
+            checkpoint, or None.
+
+        Raises:
+            InterruptedTrainingError: ``should_stop`` returned true.
+            TrialLostError: the trial no longer runs.
+        """
+        rungs = self.experiment.config.rung_epochs()
+        failures: list[str] = []
+
+        def on_checkpoint_failure(failure: str) -> None:
+            # Printed once: a full disk fails in every epoch. The trial continues, but could not be resumed.
+            if not failures:
+                print(f"trial {plan.number} continues, but cannot be resumed from here: {failure}", file=sys.stderr)
+            failures.append(failure)
+
+        hooks = TrainingHooks(
+            evaluate_after=lambda epoch: epoch in rungs,
+            after_epoch=self._epoch_hook(plan, rungs),
+            after_step=self._after_step,
+            should_stop=self.should_stop,
+            on_checkpoint_failure=on_checkpoint_failure,
+        )
+        self.store.release_connections()
+        result, reason = None, None
+        try:
+            network = build_network(
+                plan.candidate.architecture, self.experiment.joints, self.experiment.input_size, seed=plan.seed
+            )
+            result = train(
+                network,
+                plan.candidate.losses,
+                plan.schedule,
+                self.people,
+                self.held_out,
+                seed=plan.seed,
+                checkpoint=plan.checkpoint,
+                hooks=hooks,
+            )
+            reason = result.stopped
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            # Pruned, not failed: samplers do not see failed trials and would propose similar networks again.
+            message = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = f"out of memory, with the smallest micro-batch too: {message}"
+        if result is None:
+            release_memory()
+        return result, reason, failures[0] if failures else None
+
+    def _after_step(self, step: int) -> None:
+        self.after_step(step)
+        if self.lease is not None and self.lease.lost():
             raise TrialLostError
 
-    def after_epoch(epoch: Epoch) -> str | None:
-        nonlocal attempt
-        if attempt > 1:
-            # Its workers died, but it goes forward: only one that stands still is to be given up.
-            attempt = 1
-            set_attrs(trial, {"attempt": attempt})
-        if given or epoch.number not in rung_epochs or epoch.evaluation is None:
-            return None
-        pckh = epoch.evaluation.accuracy.mean
-        finished = retry_while_unavailable(url, lambda: finished_of(study))
-        release_connections(study._storage)
-        return rule.reason(epoch.number, pckh, cost.params, cost.madds, finished)
+    def _epoch_hook(self, plan: TrialPlan, rungs: Sequence[int]) -> Callable[[Epoch], str | None]:
+        """The function that decides after an epoch whether to stop."""
+        settings = self.experiment.config.stopping
+        rule = StoppingRule(settings.quantile, settings.least)
+        attempt = plan.attempt
 
-    def without_checkpoint(trouble: str) -> None:
-        # Once: a disk that is full fails every epoch. What is lost is that the trial could be taken up here.
-        if not troubles:
-            print(f"trial {trial.number} goes on, but cannot be taken up where it is: {trouble}", file=sys.stderr)
-        troubles.append(trouble)
+        def after_epoch(epoch: Epoch) -> str | None:
+            nonlocal attempt
+            if attempt > 1:
+                # Earlier workers died, but the trial makes progress: only one without progress is given up.
+                attempt = 1
+                self.store.record(self.trial, {"attempt": attempt})
+            if plan.given or epoch.number not in rungs or epoch.evaluation is None:
+                return None
+            finished = self.store.retry(lambda: finished_of(self.study))
+            self.store.release_connections()
+            pckh = epoch.evaluation.accuracy.mean
+            return rule.reason(epoch.number, pckh, plan.cost.params, plan.cost.madds, finished)
 
-    release_connections(study._storage)
-    troubles: list[str] = []
-    trained = None
-    try:
-        network = build_network(candidate.architecture, experiment.joints, experiment.input_size, seed=seed)
-        trained = train(
-            network,
-            candidate.losses,
-            schedule,
-            people,
-            held_out,
-            seed=seed,
-            checkpoint=checkpoint,
-            hooks=TrainingHooks(
-                evaluate_after=lambda epoch: epoch in rung_epochs,
-                after_epoch=after_epoch,
-                after_step=each_step,
-                should_stop=asked_to_stop,
-                on_checkpoint_failure=without_checkpoint,
-            ),
-        )
-        reason = trained.stopped
-    except InterruptedTrainingError:
-        _hand_back(study, trial, owner)
-        return Outcome(trial.number, None, HANDED_BACK, 0, time.perf_counter() - began)
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        # Told as pruned, not failed: a sampler does not see failures and would propose the like again.
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        reason = f"out of memory, parts of a batch at a time too: {what}"
-    if trained is None:
-        release_memory()
+        return after_epoch
 
-    known = training_attrs(trained, schedule, bool(earlier_numbers(frozen)))
-    if troubles:
-        known["without_checkpoint"] = troubles[0]
-    measured = [epoch for epoch in known["curve"] if "pckh" in epoch]
-    pckh = measured[-1]["pckh"] if measured else None
-    if reason is None and pckh is not None and (slow or not experiment.within_budget(cost)):
-        known["final_pckh"] = pckh
-        reason = "over the budget: trained to the end for comparison only"
-    point = None
-    if reason is None and pckh is not None:
-        point = Point(trial.number, pckh, cost.params, cost.madds)
-        known["groups"] = measured[-1]["groups"]
-    else:
-        reason = reason or "nothing was measured"
-        known["reason"] = reason
+    def _report(
+        self, plan: TrialPlan, result: TrainingResult | None, reason: str | None, checkpoint_failure: str | None
+    ) -> tuple[float | None, str | None, int]:
+        """Store the result of training and end the trial.
 
-    def progress() -> dict[str, Any]:
-        # How far the search has come, so that its progress can be drawn; its reference point is the study file's.
-        points = [*points_of(study), *([point] if point else [])]
-        volume = hypervolume(points, experiment.scale)
+        Returns:
+            the last PCKh, if any; why the trial ended early, or None; images trained on in this session.
+        """
+        attributes = training_attrs(result, plan.schedule, plan.restarted)
+        if checkpoint_failure is not None:
+            attributes["without_checkpoint"] = checkpoint_failure
+        evaluated = [epoch for epoch in attributes["curve"] if "pckh" in epoch]
+        pckh = evaluated[-1]["pckh"] if evaluated else None
+        if reason is None and pckh is not None and not plan.within_budget:
+            attributes["final_pckh"] = pckh
+            reason = "over the budget: trained to the end for comparison only"
+        if reason is None and pckh is None:
+            reason = "nothing was measured"
+        point = None
+        if reason is None and pckh is not None:
+            point = Point(plan.number, pckh, plan.cost.params, plan.cost.madds)
+            attributes["groups"] = evaluated[-1]["groups"]
+        else:
+            attributes["reason"] = reason
+        self.store.record(self.trial, attributes)
+        self._save_artifacts(plan, result, reason)
+        values = [getattr(point, objective) for objective in self.experiment.config.objectives] if point else None
+        progress = lambda: self._progress(point, attributes["images"])  # noqa: E731
+        report(self.study, self.trial, plan.owner, values, progress)
+        # Not if the trial was lost: its new owner may still need the checkpoint.
+        plan.checkpoint.unlink(missing_ok=True)
+        resumed_images = result.resumed_step * plan.schedule.batch if result else 0
+        return pckh, reason, attributes["images"] - resumed_images
+
+    def _progress(self, point: Point | None, images: int) -> dict[str, Any]:
+        """Progress of the whole search, as attributes of the trial that ends."""
+        points = [*points_of(self.study), *([point] if point else [])]
         return {
-            "hypervolume": volume,
+            "hypervolume": hypervolume(points, self.experiment.scale),
             "front_size": len(front(points)),
-            "images_so_far": images_of(study) + known["images"],
+            "images_so_far": images_of(self.study) + images,
         }
 
-    set_attrs(trial, known)
-    _keep(
-        study,
-        trial,
-        experiment,
-        TrainingSummary(title, candidate, cost, schedule, seed, trained, reason, speed),
-        held_out,
-    )
-    values = [getattr(point, objective) for objective in experiment.config.objectives] if point else None
-    report(study, trial, owner, values, progress)
-    checkpoint.unlink(missing_ok=True)  # not where it was taken over: whoever did may still have to take this up
-    images = known["images"] - (trained.resumed_step * schedule.batch if trained else 0)
-    return Outcome(trial.number, pckh, reason, images, time.perf_counter() - began)
+    def _save_artifacts(self, plan: TrialPlan, result: TrainingResult | None, reason: str | None) -> None:
+        folder = self.store.retry(lambda: self.experiment.artifacts_of(self.study))
+        try:
+            save_artifacts(self.study, self.trial, self.experiment, plan.summary(result, reason), self.held_out, folder)
+        except UpdateFinishedTrialError as error:
+            raise TrialLostError from error
+
+    def _requeue(self, owner: Owner | None) -> None:
+        """Requeue the unfinished trial, if it is still this worker's."""
+
+        def attempt() -> None:
+            with self.store.lock():
+                if owns_trial(self.study, self.trial, owner):
+                    requeue(self.study, self.trial, stopped_on_purpose=True)
+
+        self.store.retry(attempt)
 
 
-def training_attrs(trained: TrainingResult | None, schedule: ScheduleConfig, begun_before: bool) -> dict[str, Any]:
-    """The attributes that training gives a trial; ``trained`` is None where memory was too small for it."""
-    history = trained.history if trained else []
-    known: dict[str, Any] = {
+def training_attrs(result: TrainingResult | None, schedule: ScheduleConfig, restarted: bool) -> dict[str, Any]:
+    """User attributes that a trial gets from its training.
+
+    Args:
+        result: of training; None if memory was too small.
+        schedule: of training.
+        restarted: whether the trial was started before, under another number.
+    """
+    history = result.history if result else []
+    attributes: dict[str, Any] = {
         "rungs": {str(epoch["epoch"]): epoch["pckh"] for epoch in history if "pckh" in epoch},
         "curve": history,
         "images": int(history[-1]["images"]) if history else 0,
     }
-    if trained is not None and trained.resumed_step:
-        known |= {"resumed_after_epoch": trained.resumed_at, "resumed_after_step": trained.resumed_step}
-    elif begun_before:
-        known["started_again"] = True  # no checkpoint of it was found
-    if trained is not None and trained.micro_batch < schedule.batch:
-        known["pictures_at_once"] = trained.micro_batch
-    return known
-
-
-def _hand_back(study: optuna.Study, trial: optuna.Trial, owner: Owner | None) -> None:
-    """Give a trial back that is not at its end, if it is still its owner's."""
-
-    def attempt() -> None:
-        with study_lock(study._storage):
-            if owns_trial(study, trial, owner):
-                requeue(study, trial, ended_by_us=True)
-
-    retry_while_unavailable(masked_url(study._storage), attempt)
-
-
-def set_attrs(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
-    """Write attributes of a running trial, waiting for a database that is away.
-
-    Raises:
-        TakenOverError: it runs no longer: another worker has taken it over.
-    """
-    url = masked_url(trial.storage)
-    for name, value in attributes.items():
-
-        def write(name: str = name, value: Any = value) -> None:
-            trial.storage.set_trial_user_attr(trial._trial_id, name, value)
-
-        try:
-            retry_while_unavailable(url, write)
-        except UpdateFinishedTrialError as error:
-            raise TrialLostError from error
-
-
-def _keep(
-    study: optuna.Study, trial: optuna.Trial, experiment: Experiment, ended: TrainingSummary, people: PackedPeople
-) -> None:
-    """Leave note and pictures of a running trial. Raises TakenOverError if it runs no longer."""
-    folder = retry_while_unavailable(masked_url(study._storage), lambda: experiment.artifacts_of(study))
-    try:
-        save_artifacts(trial, experiment, ended, people, folder)
-    except UpdateFinishedTrialError as error:
-        raise TrialLostError from error
+    if result is not None and result.resumed_step:
+        attributes |= {"resumed_after_epoch": result.resumed_at, "resumed_after_step": result.resumed_step}
+    elif restarted:
+        attributes["started_again"] = True  # its checkpoint was not found
+    if result is not None and result.micro_batch < schedule.batch:
+        attributes["pictures_at_once"] = result.micro_batch
+    return attributes
 
 
 def report(
-    study: optuna.Study,
+    study: Study,
     trial: optuna.Trial,
     owner: Owner | None,
     values: Sequence[float] | None,
-    progress: Callable[[], Mapping[str, Any]],
+    attributes: Callable[[], Mapping[str, Any]],
 ) -> None:
-    """Tell a trial's end, once, if it is still its owner's.
+    """End a trial, once, if it still has this owner.
 
     Args:
-        study: the trial's.
-        trial: that ended.
+        study: of the trial.
+        trial: to end.
         owner: who trained it.
-        values: its objectives; None if it is pruned.
-        progress: attributes that are worked out inside the lock.
+        values: its objectives; None to prune it.
+        attributes: returns user attributes that are computed inside the lock.
 
     Raises:
-        TakenOverError: it is not its owner's any more: nothing was told.
+        TrialLostError: the trial has another owner, or was ended by somebody else.
     """
+    store = StudyStore(study)
     state = TrialState.PRUNED if values is None else TrialState.COMPLETE
-    begun = False  # whether an earlier attempt may have told it, and lost the answer
+    expected = None if values is None else [float(value) for value in values]
+    submitted = False  # an earlier attempt may have ended the trial and lost the answer
 
     def attempt() -> None:
-        nonlocal begun
-        with study_lock(study._storage):
+        nonlocal submitted
+        with store.lock():
             if not owns_trial(study, trial, owner):
-                there = study._storage.get_trial(trial._trial_id)
-                if begun and there.state == state and Owner.of(there) == owner and there.values == _floats(values):
+                stored = store.read(trial)
+                if submitted and stored.state == state and Owner.of(stored) == owner and stored.values == expected:
                     return
                 raise TrialLostError
-            for name, value in progress().items():
-                trial.storage.set_trial_user_attr(trial._trial_id, name, value)
-            begun = True
+            store.set_attrs(trial, attributes())
+            submitted = True
             study.tell(trial, values, state=state)
 
-    retry_while_unavailable(masked_url(study._storage), attempt)
+    store.retry(attempt)
 
 
-def _floats(values: Sequence[float] | None) -> list[float] | None:
-    return None if values is None else [float(value) for value in values]
-
-
-def rejection_reason(
-    study: optuna.Study, trial: FrozenTrial, experiment: Experiment, candidate: Candidate
-) -> str | None:
-    """Why a network is not to be trained at all, or None. Samplers propose no such network; people who queue may."""
-    if not experiment.within_budget(experiment.cost(candidate)):
-        return "over the budget: not trained"
-    for other in study.get_trials(deepcopy=False, states=(*DONE, TrialState.RUNNING)):
-        begun = other.state == TrialState.RUNNING or other.user_attrs.get("images")
-        if other.number < trial.number and begun and experiment.candidate_of(other).id == candidate.id:
-            return f"the network of trial {other.number}: not trained again"
-    return None
-
-
-def latency_of(study: optuna.Study, experiment: Experiment, candidate: Candidate, device: str) -> MeasuredLatency:
-    """A network's speed on a device: as the study knows it, so that it is measured once, else measured now."""
-    there = retry_while_unavailable(masked_url(study._storage), lambda: stored_latencies(experiment, study, device))
-    return there.get(candidate.architecture.id) or measure_candidate(experiment, candidate, device)
-
-
-def checkpoint_of(folder: AnyPath, number: int) -> AnyPath:
-    """Where the state of an unfinished trial is kept: under its own number, so that no other worker writes to it."""
+def checkpoint_path(folder: AnyPath, number: int) -> AnyPath:
+    """The file of an unfinished trial's state. Its name has the trial's number, so that no other worker writes it."""
     return folder / f"trial-{number}.pt"
 
 
 def adopt_checkpoint(folder: AnyPath, trial: FrozenTrial) -> AnyPath:
-    """A trial's checkpoint: its predecessor's, if there is one, moved to this trial's name.
+    """Return a trial's checkpoint, after renaming the one that it had under an earlier number.
 
-    A predecessor's worker that was only frozen may write its own again; nobody reads that.
+    A suspended worker may write a file of the earlier number again; nobody reads it.
 
     Raises:
-        UserError: the folder cannot be made or written to.
+        UserError: the folder cannot be created or written.
     """
-    mine = checkpoint_of(folder, trial.number)
+    checkpoint = checkpoint_path(folder, trial.number)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for number in reversed(earlier_numbers(trial)):
-            if mine.exists():
+            if checkpoint.exists():
                 break
-            before: Any = checkpoint_of(folder, number)
+            earlier: Any = checkpoint_path(folder, number)
             with suppress(FileNotFoundError):
-                before.rename(mine)
+                earlier.rename(checkpoint)
     except OSError as error:
         raise UserError(
-            f"--checkpoints {folder}: cannot be written to here: {error.strerror}; give one that all workers reach"
+            f"--checkpoints {folder}: cannot be written: {error.strerror}; give a folder that all workers can write"
         ) from error
-    return mine
+    return checkpoint

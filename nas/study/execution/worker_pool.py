@@ -1,7 +1,7 @@
-"""Workers: processes that claim trials, train them, and can be killed at any moment.
+"""The coordinator of a search: starts workers, replaces those that die, and reports their progress.
 
-The coordinator only starts them, restarts those that die, and shows what they say. The truth is in the storage: what is
-done, what is running, by whom. A trial whose process is gone is handed back by whoever asks next.
+It holds no state of the search: which trials are done or running, and who runs them, is in the storage. A trial whose
+process has ended is requeued by the next worker that asks for one.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ import os
 import signal
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
-from multiprocessing import forkserver, get_context, parent_process, resource_tracker
+from multiprocessing import forkserver, get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -24,39 +22,27 @@ from typing import Any
 import torch
 from optuna.trial import TrialState
 
-from nas.architecture.cost import Cost, Shape, add_to_cache, cached_costs
-from nas.console import TERMINATED, deferred_sigterm
-from nas.data.augmentation import fit_to_input
+from nas.architecture.cost import cached_costs
 from nas.errors import TerminatedError, UserError
-from nas.study.execution.trial_session import run_trial
-from nas.study.experiment import Experiment, database_file
-from nas.study.optimization.samplers import NoCandidateLeftError
+from nas.study.execution import worker
+from nas.study.execution.worker import worker_main
+from nas.study.experiment import Experiment
+from nas.study.storage.backend import database_file
 from nas.study.storage.retry import retry_while_unavailable
-from nas.study.storage.study_store import (
-    claim,
-    count,
-    lease_of,
-    mask_password,
-    polling_interval,
-    purge_dead_workers,
-    release_connections,
-    requeue_stale_trials,
-    study_lock,
-)
-from nas.training.allocator import trim_heap
-from nas.training.devices import use_threads
+from nas.study.storage.study_store import StudyStore
+from nas.study.storage.trial_queue import purge_dead_workers, requeue_stale_trials
 
-GRACE = float(os.environ.get("HOURGLASS_GRACE", "20"))
-"""Seconds that workers have to hand their trials back after a SIGTERM; schedulers kill after 30 or more."""
+GRACE_SECONDS = float(os.environ.get("HOURGLASS_GRACE", "20"))
+"""Time that workers have to requeue their trials after a SIGTERM; schedulers kill after 30 s or more."""
 
-RESTARTS = 5
-"""How often a worker that dies before it has trained for an epoch is replaced; after that something is wrong with the
-machine, not with a trial."""
+MAX_RESTARTS = 5
+"""How often a worker that dies before it has trained for an epoch is replaced. After that, the machine is at fault and
+not a trial."""
 
-SAMPLED = 1000
-"""Networks whose blocks are counted before any worker starts, so that none counts them while all others wait."""
+SAMPLED_NETWORKS = 1000
+"""Networks whose blocks are counted before workers start, so that none counts them while the others wait."""
 
-NEEDED = (
+PRELOADED = (
     "alembic.command",
     "sqlalchemy.dialects.postgresql",
     "sqlalchemy.dialects.sqlite",
@@ -65,28 +51,25 @@ NEEDED = (
     "torch._dynamo",
     "torch.fx.experimental.symbolic_shapes",
 )
-"""What a worker's first trial imports: seconds of each start."""
+"""Modules that the first trial of a worker imports, which takes seconds."""
 
-_KEPT = 10**9
-"""Bytes that a worker may keep from one trial to the next: small networks' memory need not be taken anew each time."""
-
-TIDY = 10.0
-"""Seconds that a database which is away is waited for at the end of a search that is broken off."""
+CLEANUP_SECONDS = 10.0
+"""How long an unavailable database is waited for at the end of a search that was stopped."""
 
 
 @dataclass
-class WorkerView:
+class WorkerStatus:
     """What the coordinator knows of one worker.
 
     Attributes:
         index: its number, from 0.
-        device: what it trains on.
-        trial: number of the trial that it is training, or None.
-        network: that trial's network in words.
-        done: fraction of the schedule that this trial has done.
-        rate: pictures a second.
-        note: what it does when it is not training.
-        began: that fraction when it was first heard of.
+        device: that it trains on.
+        trial: number of the trial that it trains, or None.
+        network: of that trial, in words.
+        done: fraction of the trial's schedule.
+        rate: images per second.
+        note: what it does while it trains nothing.
+        first_done: ``done`` when the worker first reported it; above 0 for a resumed trial.
     """
 
     index: int
@@ -96,12 +79,12 @@ class WorkerView:
     done: float = 0.0
     rate: float = 0.0
     note: str = "starting"
-    began: float | None = None
+    first_done: float | None = None
 
     @property
     def advanced(self) -> float:
-        """The fraction of the schedule that was done in this sitting."""
-        return 0.0 if self.began is None else self.done - self.began
+        """The fraction of the schedule that this worker has trained."""
+        return 0.0 if self.first_done is None else self.done - self.first_done
 
 
 @dataclass
@@ -110,19 +93,38 @@ class PoolProgress:
 
     Attributes:
         workers: by index.
-        ended: (number, pckh, reason) of trials that ended in this sitting, in order.
-        images: pictures trained on in this sitting.
-        trial_seconds: of the trials that ended in this sitting.
+        ended: (number, pckh, reason) of the trials that have ended since the pool started, in order.
+        images: trained on since the pool started.
+        trial_seconds: durations of the trials that have ended since the pool started.
     """
 
-    workers: list[WorkerView]
+    workers: list[WorkerStatus]
     ended: list[tuple[int, float | None, str | None]] = field(default_factory=list)
     images: int = 0
     trial_seconds: list[float] = field(default_factory=list)
 
+    def update(self, index: int, kind: str, content: Any) -> None:
+        """Apply a message of a worker."""
+        status = self.workers[index]
+        if kind == "training":
+            status.trial, status.network = content
+            status.done, status.rate, status.note, status.first_done = 0.0, 0.0, "", None
+        elif kind == "step":
+            status.done, status.rate = content
+            if status.first_done is None:
+                status.first_done = status.done
+        elif kind == "waiting":
+            status.trial, status.note = None, "waiting for the others"
+        elif kind == "ended":
+            status.trial = None
+            number, pckh, reason, images, seconds = content
+            self.ended.append((number, pckh, reason))
+            self.images += images
+            self.trial_seconds.append(seconds)
+
 
 def devices_for(device: str, workers: int) -> list[str]:
-    """The device of each worker: the CPU, or "cuda": GPUs in turn."""
+    """The device of each worker: the CPU, or for "cuda" the GPUs in turn."""
     if device == "cuda":
         return [f"cuda:{i % torch.cuda.device_count()}" for i in range(workers)]
     return [device] * workers
@@ -131,31 +133,31 @@ def devices_for(device: str, workers: int) -> list[str]:
 def context_for(devices: Sequence[str]) -> ForkServerContext | SpawnContext:
     """How workers on these devices are started.
 
-    On Linux CPUs they are forked from a server that imports what they need, from now on, beside this process. CUDA
-    does not outlive a fork once anything has asked for it, so there they start anew.
+    On Linux CPUs, workers are forked from a server process that has imported what they need; it starts importing now.
+    CUDA cannot be used after a fork, so workers on GPUs are spawned.
     """
     if sys.platform != "linux" or set(devices) != {"cpu"}:
         return get_context("spawn")
     context = get_context("forkserver")
-    context.set_forkserver_preload([__name__, *NEEDED])
-    with _signals_held():
+    context.set_forkserver_preload([worker.__name__, *PRELOADED])
+    with _blocked_signals():
         forkserver.ensure_running()
     return context
 
 
 @contextmanager
-def _signals_held() -> Iterator[None]:
-    """Let processes inherit that Ctrl-C and SIGTERM are blocked.
+def _blocked_signals() -> Iterator[None]:
+    """Block Ctrl-C and SIGTERM, so that processes started meanwhile inherit the block.
 
-    Ctrl-C is the coordinator's alone, where it only waits for this. A SIGTERM waits until a worker can note it, and
-    never ends the server that forks them.
+    Ctrl-C is handled by the coordinator only. SIGTERM stays pending until a worker can handle it, and never ends the
+    server process that forks workers.
     """
     resource_tracker.ensure_running()  # starting it with the first process would lift the block
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def search(
@@ -165,233 +167,169 @@ def search(
     show: Callable[[PoolProgress], None],
     interval: float = 0.5,
 ) -> PoolProgress:
-    """Run workers until the study has ``total`` trials that are done.
+    """Run workers until ``total`` trials of the study are done.
 
     Args:
-        experiment: the study; created in its storage before.
-        total: trials, over all workers and sittings.
-        devices: one worker for each.
-        show: called after every message, and every ``interval`` seconds.
-        interval: seconds.
+        experiment: the study, which exists in its storage.
+        total: number of trials, of all workers and runs of the command.
+        devices: one for each worker.
+        show: called after each message of a worker, and every ``interval`` seconds.
+        interval: in seconds.
 
     Raises:
         UserError: workers keep dying, or the space is exhausted.
-        KeyboardInterrupt: after the workers were ended and their trials handed back.
-        TerminatedError: after a SIGTERM: the workers have saved their trials as they were, and handed them back.
+        KeyboardInterrupt: after workers were ended and their trials requeued.
+        TerminatedError: after a SIGTERM; the workers have saved and requeued their trials.
     """
-    context = context_for(devices)
-    progress = PoolProgress([WorkerView(i, device) for i, device in enumerate(devices)])
-    processes: dict[int, tuple[BaseProcess, Connection]] = {}
-    restarts = [0] * len(devices)
-    epoch = 1 / experiment.config.short_schedule().epochs
-    trouble: str | None = None
-    deadline: float | None = None  # after a SIGTERM
+    pool = WorkerPool(experiment, total, devices)
+    previous_handler = signal.signal(signal.SIGTERM, pool.terminate)
+    try:
+        show(pool.progress)
+        pool.start()
+        while pool.is_running:
+            pool.receive(interval)
+            show(pool.progress)
+        pool.raise_errors()
+    except BaseException:
+        pool.kill()
+        with suppress(UserError):  # the database stays unavailable: the leases of the trials will expire
+            _cleanup(experiment, CLEANUP_SECONDS)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous_handler)
+    _cleanup(experiment)
+    return pool.progress
 
-    def start(index: int) -> None:
-        mine, theirs = context.Pipe(duplex=False)
-        process = context.Process(
-            target=_worker_main,
-            args=(experiment, total, devices[index], known, theirs),
+
+class WorkerPool:
+    """The worker processes of a search.
+
+    Args:
+        experiment: the study.
+        total: number of trials that are to be done.
+        devices: one for each worker.
+
+    Attributes:
+        progress: what the workers have reported.
+    """
+
+    def __init__(self, experiment: Experiment, total: int, devices: list[str]) -> None:
+        self.experiment, self.total, self.devices = experiment, total, devices
+        self.progress = PoolProgress([WorkerStatus(i, device) for i, device in enumerate(devices)])
+        self._context = context_for(devices)
+        self._processes: dict[int, tuple[BaseProcess, Connection]] = {}
+        self._restarts = [0] * len(devices)
+        self._one_epoch = 1 / experiment.config.short_schedule().epochs
+        self._error: str | None = None
+        self._deadline: float | None = None  # after a SIGTERM
+
+    @property
+    def is_running(self) -> bool:
+        """Whether workers are running, and may go on."""
+        return bool(self._processes) and (self._deadline is None or time.monotonic() <= self._deadline)
+
+    def start(self) -> None:
+        """Start all workers."""
+        self.experiment.sample(SAMPLED_NETWORKS)
+        self._known_costs = cached_costs()
+        for index in range(len(self.devices)):
+            self._start(index)
+
+    def _start(self, index: int) -> None:
+        ours, theirs = self._context.Pipe(duplex=False)
+        process = self._context.Process(
+            target=worker_main,
+            args=(self.experiment, self.total, self.devices[index], self._known_costs, theirs),
             daemon=True,
             name=f"worker-{index}",
         )
-        with _signals_held():
+        with _blocked_signals():
             process.start()
-            processes[index] = (process, mine)
+            self._processes[index] = (process, ours)
         theirs.close()
 
-    def pass_on(*_: object) -> None:
-        nonlocal deadline
-        deadline = deadline or time.monotonic() + GRACE
-        for process, _pipe in processes.values():
+    def receive(self, timeout: float) -> None:
+        """Handle the workers' messages, and the ends of workers; wait ``timeout`` seconds for one."""
+        ready = wait([connection for _, connection in self._processes.values()], timeout=timeout)
+        for index, (_, connection) in list(self._processes.items()):
+            if connection not in ready:
+                continue
+            try:
+                kind, content = connection.recv()
+            except (EOFError, OSError):
+                self._handle_end(index)
+                continue
+            if kind == "error":
+                self._error = content
+                continue
+            self.progress.update(index, kind, content)
+            if kind == "ended" or self.progress.workers[index].advanced >= self._one_epoch:
+                self._restarts[index] = 0
+
+    def _handle_end(self, index: int) -> None:
+        """Note that a worker has ended, and replace it if it died."""
+        process, _ = self._processes.pop(index)
+        process.join()
+        status = self.progress.workers[index]
+        status.trial = None
+        if process.exitcode == 0:
+            status.note = self._error or "done"
+        elif self._deadline is not None:
+            status.note = "ended"
+        elif self._restarts[index] < MAX_RESTARTS:
+            self._restarts[index] += 1
+            status.note = f"died (exit code {process.exitcode}); restarting"
+            self._start(index)
+        else:
+            raise UserError(
+                f"worker {index} died {self._restarts[index] + 1} times, the last time with exit code "
+                f"{process.exitcode}; its message is printed above; try --workers 1 and check the memory"
+            )
+
+    def raise_errors(self) -> None:
+        """Raise what ended the search early, once all workers have ended.
+
+        Raises:
+            TerminatedError: after a SIGTERM.
+            UserError: a worker reported an error; the others have finished their trials.
+        """
+        if self._deadline is not None:
+            raise TerminatedError
+        if self._error:
+            raise UserError(self._error)
+
+    def terminate(self, *_: object) -> None:
+        """Ask all workers to requeue their trials and end. A handler of SIGTERM."""
+        self._deadline = self._deadline or time.monotonic() + GRACE_SECONDS
+        for process, _connection in self._processes.values():
             process.terminate()
 
-    before_us = signal.signal(signal.SIGTERM, pass_on)
-    try:
-        show(progress)
-        experiment.sample(SAMPLED)
-        known = cached_costs()
-        for index in range(len(devices)):
-            start(index)
-        while processes:
-            if deadline is not None and time.monotonic() > deadline:
-                break
-            ready = wait([connection for _, connection in processes.values()], timeout=interval)
-            for index, (process, connection) in list(processes.items()):
-                if connection not in ready:
-                    continue
-                try:
-                    kind, content = connection.recv()
-                    if kind == "trouble":
-                        trouble = content
-                    else:
-                        _receive(progress, progress.workers[index], kind, content)
-                        if kind == "ended" or progress.workers[index].advanced >= epoch:
-                            restarts[index] = 0
-                except (EOFError, OSError):
-                    process.join()
-                    del processes[index]
-                    progress.workers[index].trial = None
-                    if process.exitcode == 0:
-                        progress.workers[index].note = trouble or "done"
-                    elif deadline is not None:
-                        progress.workers[index].note = "ended"
-                    elif restarts[index] < RESTARTS:
-                        restarts[index] += 1
-                        progress.workers[index].note = f"died (exit code {process.exitcode}); starting again"
-                        start(index)
-                    else:
-                        raise UserError(
-                            f"worker {index} died {restarts[index] + 1} times, the last time with exit code "
-                            f"{process.exitcode}; its message stands above; try --workers 1 and look at the memory"
-                        ) from None
-            show(progress)
-        if deadline is not None:
-            raise TerminatedError
-        if trouble:  # the others have finished what they were training
-            raise UserError(trouble)
-    except BaseException:
-        _end(processes)
-        with suppress(UserError):  # a database that stays away: the trials' leases end by themselves
-            _cleanup(experiment, TIDY)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before_us)
-    _cleanup(experiment)
-    return progress
+    def kill(self) -> None:
+        """Kill all workers."""
+        for process, _ in self._processes.values():
+            process.kill()
+        for process, _ in self._processes.values():
+            process.join()
 
 
-def _end(processes: dict[int, tuple[BaseProcess, Connection]]) -> None:
-    for process, _ in processes.values():
-        process.kill()
-    for process, _ in processes.values():
-        process.join()
+def _cleanup(experiment: Experiment, seconds: float | None = None) -> None:
+    """Requeue the trials of workers that have ended, and delete checkpoints that nobody will resume from.
 
-
-def _receive(progress: PoolProgress, worker: WorkerView, kind: str, content: Any) -> None:
-    if kind == "training":
-        worker.trial, worker.network = content
-        worker.done, worker.rate, worker.note, worker.began = 0.0, 0.0, "", None
-    elif kind == "step":
-        worker.done, worker.rate = content
-        if worker.began is None:
-            worker.began = worker.done
-    elif kind == "waiting":
-        worker.trial, worker.note = None, "waiting for the others"
-    elif kind == "ended":
-        worker.trial = None
-        number, pckh, reason, images, seconds = content
-        progress.ended.append((number, pckh, reason))
-        progress.images += images
-        progress.trial_seconds.append(seconds)
-
-
-def _cleanup(experiment: Experiment, patience: float | None = None) -> None:
-    """Hand back what the workers just ended were training, and drop checkpoints that nobody will take up."""
-
+    Args:
+        experiment: the study.
+        seconds: how long an unavailable database is waited for; None for the default.
+    """
     file = database_file(experiment.url)
     if file is not None and not file.is_file():
-        return  # removed meanwhile; opening it would make another
+        return  # it was removed; opening it would create another one
 
-    def tidy() -> None:
+    def cleanup() -> None:
         study = experiment.open_study()
-        with study_lock(study._storage):
-            requeue_stale_trials(study, ended_by_us=True)
+        with StudyStore(study).lock():
+            requeue_stale_trials(study, stopped_on_purpose=True)
             purge_dead_workers(study)
             if not study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-                for stale in experiment.checkpoints_of(study).glob("trial-*"):
-                    stale.unlink(missing_ok=True)
+                for checkpoint in experiment.checkpoints_of(study).glob("trial-*"):
+                    checkpoint.unlink(missing_ok=True)
 
-    retry_while_unavailable(mask_password(experiment.url), tidy, patience)
-
-
-def _worker_main(experiment: Experiment, total: int, device: str, known: Mapping[Shape, Cost], say: Connection) -> None:
-    """A worker's life. Its coordinator's death ends it; its own death loses at most the epoch that it was in."""
-    with deferred_sigterm() as asked_to_stop:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        add_to_cache(known)
-        _run_worker(experiment, total, device, say, asked_to_stop)
-
-
-def _run_worker(
-    experiment: Experiment, total: int, device: str, say: Connection, asked_to_stop: Callable[[], bool]
-) -> None:
-    def tell(kind: str, content: object) -> None:
-        try:
-            say.send((kind, content))
-        except (BrokenPipeError, OSError):
-            os._exit(1)
-
-    try:
-        if device == "cpu":
-            # Small networks on many threads crawl; workers side by side do not.
-            use_threads(1)
-        else:
-            torch.cuda.set_device(device)  # nothing of this worker's on another's GPU
-        size = experiment.config.data.input_size
-        people = fit_to_input(experiment.load_people("train", device), size)
-        held_out = fit_to_input(experiment.load_people("holdout", device), size)
-        url = mask_password(experiment.url)
-        study = retry_while_unavailable(url, lambda: experiment.open_study(experiment.sampler()))
-        lease = lease_of(study, device)
-        retry_while_unavailable(url, lease.start)
-        waiting_since = next_look = 0.0
-        while True:
-            if _orphaned():
-                os._exit(1)
-            if asked_to_stop():
-                lease.end()
-                os._exit(TERMINATED)
-            if (early := next_look - time.monotonic()) > 0:
-                time.sleep(min(1.0, early))
-                continue
-            trial = claim(study, total, experiment.space.choices, lease)
-            if trial is None:
-                if retry_while_unavailable(url, lambda: count(study)).done >= total:
-                    break
-                release_connections(study._storage)
-                tell("waiting", None)
-                now = time.monotonic()
-                waiting_since = waiting_since or now
-                next_look = now + polling_interval(now - waiting_since)
-                continue
-            waiting_since = 0.0
-            frozen = retry_while_unavailable(url, partial(study._storage.get_trial, trial._trial_id))
-            tell("training", (trial.number, experiment.title_of(frozen)))
-            schedule = experiment.schedule_of(frozen)
-            clock = _StepClock(schedule.steps, schedule.batch, tell)
-            outcome = run_trial(study, trial, experiment, people, held_out, clock, lease, asked_to_stop)
-            trim_heap(above=_KEPT)  # the next network may be small, and other workers' large
-            tell("ended", (outcome.number, outcome.pckh, outcome.reason, outcome.images, outcome.seconds))
-        lease.end()
-    except UserError as error:
-        tell("trouble", str(error))
-    except NoCandidateLeftError:
-        tell("trouble", "no untried network within budget was found in the space; lower --trials or widen the space")
-    except Exception:
-        traceback.print_exc()
-        os._exit(70)
-
-
-def _orphaned() -> bool:
-    """Whether the coordinator is gone: the parent of this process need not be it."""
-    coordinator = parent_process()
-    return coordinator is not None and not coordinator.is_alive()
-
-
-class _StepClock:
-    """Called after each step: reports now and then, and ends the process when its coordinator is gone."""
-
-    def __init__(self, steps: int, batch: int, tell: Callable[[str, object], None]) -> None:
-        self.steps, self.batch, self.tell = steps, batch, tell
-        self.last, self.last_step = time.monotonic(), 0
-
-    def __call__(self, step: int) -> None:
-        now = time.monotonic()
-        if now - self.last < 0.5:
-            return
-        if _orphaned():
-            os._exit(1)
-        rate = (step - self.last_step) * self.batch / (now - self.last)
-        self.last, self.last_step = now, step
-        self.tell("step", (step / self.steps, rate))
+    retry_while_unavailable(experiment.masked_url, cleanup, seconds)

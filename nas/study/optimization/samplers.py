@@ -14,6 +14,7 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,7 @@ from nas.architecture.cost import Cost
 from nas.study.pareto import HypervolumeScale
 from nas.study.space.candidate import Candidate
 from nas.study.space.search_space import LEVELS, SearchSpace, Value
+from nas.study.storage.study_view import StudyView
 
 Floats = NDArray[np.float64]
 
@@ -545,28 +547,12 @@ class RejectionSampler(BaseSampler):
 
 
 def _log_costs(study: Study) -> Any:
-    return LogCostStudy(study)
-
-
-class LogCostStudy:
-    """A study seen through log10 costs: what Optuna's samplers read of a study, with the values changed.
+    """The study with log10 costs, as Optuna's samplers read it.
 
     Given networks that the space does not hold are left out: a trial without parameters leaves these samplers, which
     model the parameters that all trials share, with none.
     """
-
-    def __init__(self, study: Study) -> None:
-        self._study = study
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
-
-    def get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
-        """The trials inside the space, with the logarithms of their costs."""
-        return _inside(self._study.get_trials(*args, **kwargs))
-
-    def _get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
-        return _inside(self._study._get_trials(*args, **kwargs))
+    return StudyView(study, _inside)
 
 
 def _inside(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
@@ -576,20 +562,8 @@ def _inside(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 def _with_log_costs(trial: FrozenTrial) -> FrozenTrial:
     if trial.values is None:
         return trial
-    seen = FrozenTrial(
-        number=trial.number,
-        state=trial.state,
-        value=None,
-        values=[trial.values[0], *(math.log10(max(v, 1)) for v in trial.values[1:])],
-        datetime_start=trial.datetime_start,
-        datetime_complete=trial.datetime_complete,
-        params=trial.params,
-        distributions=trial.distributions,
-        user_attrs=trial.user_attrs,
-        system_attrs=trial.system_attrs,
-        intermediate_values=trial.intermediate_values,
-        trial_id=trial._trial_id,
-    )
+    seen = copy(trial)
+    seen.values = [trial.values[0], *(math.log10(max(v, 1)) for v in trial.values[1:])]
     return seen
 
 

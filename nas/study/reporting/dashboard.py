@@ -17,7 +17,7 @@ from nas.study.analysis.results import StudyResults
 from nas.study.execution.trial_artifacts import escape_markdown
 from nas.study.experiment import Experiment, images_of
 from nas.study.reporting.plotly_figures import study_figures
-from nas.study.storage.study_store import database_of
+from nas.study.storage.study_store import StudyStore
 
 PANEL_HEIGHT = 450
 """Pixels; the dashboard cuts off what is below."""
@@ -99,14 +99,14 @@ def serve_dashboard(experiment: Experiment, study: Study, port: int) -> Iterator
     artifacts = experiment.artifacts_of(study)
     with suppress(OSError):  # without the folder, the dashboard shows no artifacts
         artifacts.mkdir(parents=True, exist_ok=True)
-    app = optuna_dashboard.wsgi(database_of(study._storage), artifact_store=FileSystemArtifactStore(artifacts))
+    app = optuna_dashboard.wsgi(StudyStore(study).database, artifact_store=FileSystemArtifactStore(artifacts))
     try:
         server = make_server("127.0.0.1", port, app, server_class=_Server, handler_class=_Handler)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"--port {port}: cannot listen on it: {reason}; choose another port") from error
     with server:
-        yield f"http://127.0.0.1:{server.server_port}/dashboard/studies/{study._study_id}", server.serve_forever
+        yield f"http://127.0.0.1:{server.server_port}{StudyStore(study).dashboard_path}", server.serve_forever
 
 
 class _Server(ThreadingMixIn, WSGIServer):

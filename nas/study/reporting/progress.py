@@ -17,8 +17,10 @@ from nas.console import format_count, format_duration
 from nas.study.execution.worker_pool import PoolProgress
 from nas.study.experiment import Experiment, points_of
 from nas.study.pareto import Point, front, hypervolume
+from nas.study.storage.engine import mask_password
 from nas.study.storage.retry import retry_while_unavailable
-from nas.study.storage.study_store import count, mask_password, release_connections
+from nas.study.storage.study_store import StudyStore
+from nas.study.storage.trial_queue import count
 
 
 class SearchProgress:
@@ -47,7 +49,7 @@ class SearchProgress:
         self.points, self.done = retry_while_unavailable(
             mask_password(self.experiment.url), lambda: (points_of(self.study), count(self.study).done)
         )
-        release_connections(self.study._storage)
+        StudyStore(self.study).release_connections()
         self.hypervolume = hypervolume(self.points, self.experiment.scale)
 
     def time_left(self, progress: PoolProgress) -> float | None:
@@ -93,7 +95,7 @@ class SearchProgress:
         trials = retry_while_unavailable(
             mask_password(self.experiment.url), lambda: self.study.get_trials(deepcopy=False)
         )
-        release_connections(self.study._storage)
+        StudyStore(self.study).release_connections()
         trial = next(t for t in trials if t.number == number)
         cost = trial.user_attrs.get("cost", {})
         value = "no PCKh" if pckh is None else f"PCKh {pckh:5.1f}"

@@ -25,7 +25,8 @@ from nas.study.execution.worker_pool import search
 from nas.study.experiment import Experiment, points_of
 from nas.study.reporting.progress import SearchProgress, live_progress
 from nas.study.reporting.tables import baseline_table, front_records, front_table, near_front_table
-from nas.study.storage.study_store import count, mask_password
+from nas.study.storage.engine import mask_password
+from nas.study.storage.trial_queue import count
 
 
 @dataclass(frozen=True)

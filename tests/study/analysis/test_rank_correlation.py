@@ -26,7 +26,8 @@ from nas.study.analysis.rank_correlation import (
 )
 from nas.study.config import StudyConfig
 from nas.study.experiment import Experiment, prepare
-from nas.study.storage.study_store import claim, count, requeue, study_lock
+from nas.study.storage.study_store import StudyStore
+from nas.study.storage.trial_queue import claim, count, requeue
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_what_a_dead_worker_had_keeps_its_schedule(experiment: Experiment) -> No
     trial = claim(study, 100, beside.space.choices)
     assert trial is not None
     before = study.trials[trial.number].user_attrs
-    with study_lock(study._storage):
+    with StudyStore(study).lock():
         requeue(study, study.trials[trial.number])
     again = study.trials[-1]
     assert again.state == TrialState.WAITING

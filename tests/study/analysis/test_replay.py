@@ -32,7 +32,7 @@ from nas.study.experiment import prepare
 from nas.study.optimization.early_stopping import StoppingRule
 from nas.study.pareto import HypervolumeScale, Point, hypervolume
 from nas.study.space.search_space import SearchSpace
-from nas.study.storage.study_store import claim
+from nas.study.storage.trial_queue import claim
 
 EPOCHS, IMAGES = 4, 400
 

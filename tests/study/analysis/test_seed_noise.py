@@ -34,7 +34,7 @@ from nas.study.config import StudyConfig
 from nas.study.experiment import Experiment, prepare
 from nas.study.pareto import Point, front
 from nas.study.reporting.tables import front_records, near_front_records
-from nas.study.storage.study_store import claim, count
+from nas.study.storage.trial_queue import claim, count
 
 
 @pytest.fixture

@@ -14,11 +14,12 @@ from nas.data.augmentation import fit_to_input
 from nas.errors import UserError
 from nas.study.analysis.baselines import baselines_of, pick
 from nas.study.config import StudyConfig
-from nas.study.execution.trial_session import run_trial
+from nas.study.execution.trial_session import TrialSession
 from nas.study.experiment import Experiment, prepare
 from nas.study.optimization.samplers import evaluated_ids
 from nas.study.space.published import named
-from nas.study.storage.study_store import claim, count, requeue, study_lock
+from nas.study.storage.study_store import StudyStore
+from nas.study.storage.trial_queue import claim, count, requeue
 
 SPACE = """
 [choices]
@@ -156,7 +157,7 @@ def test_a_baseline_of_a_dead_worker_is_handed_back_as_what_it_was(name: str, ma
     experiment = make((name,))
     study = begin(experiment)
     trial = next_trial(experiment, study)
-    with study_lock(study._storage):
+    with StudyStore(study).lock():
         requeue(study, study.trials[trial.number])
     again = next_trial(experiment, study)
     frozen = study.trials[again.number]
@@ -190,7 +191,9 @@ def test_they_train_to_the_end_and_one_over_the_budget_is_no_result_of_the_searc
                 },
             )
         )
-    outcomes = [run_trial(study, next_trial(experiment, study), experiment, people, held_out) for _ in range(2)]
+    outcomes = [
+        TrialSession(study, next_trial(experiment, study), experiment, people, held_out).run() for _ in range(2)
+    ]
     dear_trial, cheap_trial = study.trials[0], study.trials[1]
     assert dear_trial.state == TrialState.PRUNED
     assert (

@@ -16,10 +16,11 @@ from nas.data.augmentation import fit_to_input
 from nas.study.analysis.latency import MeasuredLatency, measure_candidate
 from nas.study.config import StudyConfig
 from nas.study.execution import trial_session as objective
-from nas.study.execution.trial_session import run_trial
+from nas.study.execution.trial_session import TrialSession
 from nas.study.experiment import Experiment, prepare
 from nas.study.space.candidate import Candidate
-from nas.study.storage.study_store import claim, requeue, study_lock
+from nas.study.storage.study_store import StudyStore
+from nas.study.storage.trial_queue import claim, requeue
 
 
 @pytest.mark.slow
@@ -43,7 +44,7 @@ def test_what_is_too_slow_is_not_trained(
     def one() -> FrozenTrial:
         trial = claim(study, 9, experiment.space.choices)
         assert trial is not None
-        number = run_trial(study, trial, experiment, people, held_out).number
+        number = TrialSession(study, trial, experiment, people, held_out).run().number
         return study.trials[number]
 
     given = one()
@@ -67,9 +68,9 @@ def test_what_is_too_slow_is_not_trained(
     with monkeypatch.context() as context:
         context.setattr(objective, "_taken_up", _interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run_trial(study, lost, experiment, people, held_out)
+            TrialSession(study, lost, experiment, people, held_out).run()
     assert len(measured) == 3
-    with study_lock(study._storage):
+    with StudyStore(study).lock():
         requeue(study, study.trials[lost.number])
     again = one()
     assert again.user_attrs["first_number"] == lost.number

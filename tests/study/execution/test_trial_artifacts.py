@@ -26,9 +26,9 @@ from nas.study.config import StudyConfig
 from nas.study.execution import trial_session as objective
 from nas.study.execution.learning_curve import learning_curve
 from nas.study.execution.trial_artifacts import TrainingSummary, best_median_worst, save_artifacts
-from nas.study.execution.trial_session import run_trial
+from nas.study.execution.trial_session import TrialSession
 from nas.study.experiment import prepare
-from nas.study.storage.study_store import claim
+from nas.study.storage.trial_queue import claim
 
 FILES = ["config.json", "heatmaps.jpg", "learning-curve.svg", "people.jpg"]
 
@@ -65,7 +65,7 @@ def test_a_trial_leaves_a_note_and_pictures(
     def one() -> int:
         trial = claim(study, 9, experiment.space.choices)
         assert trial is not None
-        return run_trial(study, trial, experiment, people, held_out).number
+        return TrialSession(study, trial, experiment, people, held_out).run().number
 
     number = one()
     stored = study.trials[number]
@@ -97,7 +97,7 @@ def test_a_trial_leaves_a_note_and_pictures(
     assert lost is not None
     study._storage.set_trial_state_values(lost._trial_id, TrialState.FAIL)
     with pytest.raises(UpdateFinishedTrialError):
-        save_artifacts(lost, experiment, kept[0], held_out, folder)
+        save_artifacts(study, lost, experiment, kept[0], held_out, folder)
     assert (names(study, lost.number), note_of(study, lost.number)) == ([], "")
 
     # What is refused has a note alone.

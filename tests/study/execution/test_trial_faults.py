@@ -24,11 +24,12 @@ from nas.data.augmentation import fit_to_input
 from nas.data.packed.reader import PackedPeople
 from nas.errors import UserError
 from nas.study.config import StudyConfig
-from nas.study.execution.trial_session import HANDED_BACK, Outcome, run_trial
+from nas.study.execution.trial_session import REQUEUED, Outcome, TrialSession
 from nas.study.execution.worker_pool import devices_for
 from nas.study.experiment import Experiment, prepare
 from nas.study.files import checkpoint_folder
-from nas.study.storage.study_store import ATTEMPTS, Counts, Owner, claim, count, engine_of, requeue, study_lock
+from nas.study.storage.study_store import StudyStore
+from nas.study.storage.trial_queue import MAX_ATTEMPTS, Counts, Owner, claim, count, requeue
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Place:
         return trial
 
     def run(self, trial: optuna.Trial, stop: Callable[[], bool] = lambda: False) -> Outcome:
-        return run_trial(self.study, trial, self.experiment, self.people, self.held_out, asked_to_stop=stop)
+        return TrialSession(self.study, trial, self.experiment, self.people, self.held_out, should_stop=stop).run()
 
     def steps_until(self, step: int) -> Callable[[], bool]:
         """Says yes when it is asked for the so manyth time."""
@@ -75,7 +76,7 @@ def place(
     study = experiment.open_study(RandomSampler(seed=0))
     people, held_out = (fit_to_input(experiment.load_people(split, "cpu"), 32) for split in ("train", "holdout"))
     yield Place(experiment, study, people, held_out)
-    engine_of(study._storage).dispose()
+    StudyStore(study).engine.dispose()
 
 
 def no_room_for(monkeypatch: pytest.MonkeyPatch, more_than: int) -> None:
@@ -118,7 +119,7 @@ def test_a_trial_that_never_fits_is_pruned_with_its_reason(place: Place, monkeyp
 def test_who_is_asked_to_stop_hands_its_trial_back_as_it_is(place: Place) -> None:
     trial = place.claim()
     outcome = place.run(trial, place.steps_until(5))
-    assert outcome.reason == HANDED_BACK
+    assert outcome.reason == REQUEUED
     assert place.study.trials[trial.number].state == TrialState.FAIL
     assert count(place.study) == Counts(complete=0, pruned=0, running=0, waiting=1)
     assert place.kept() == [f"trial-{trial.number}.pt"]
@@ -152,14 +153,14 @@ def test_only_a_trial_that_stands_still_is_given_up(place: Place) -> None:
 
         trial = place.claim()
         with pytest.raises(KeyboardInterrupt):
-            run_trial(place.study, trial, place.experiment, place.people, place.held_out, killed)
-        with study_lock(place.study._storage):
+            TrialSession(place.study, trial, place.experiment, place.people, place.held_out, after_step=killed).run()
+        with StudyStore(place.study).lock():
             requeue(place.study, place.study.trials[trial.number])
 
     for at in (1, 1, 3, 3, 5, 5):  # an epoch has two steps
         die(at)
     assert count(place.study) == Counts(complete=0, pruned=0, running=0, waiting=1)
-    for _ in range(ATTEMPTS - 2):  # two have died there already
+    for _ in range(MAX_ATTEMPTS - 2):  # two have died there already
         die(5)
     assert count(place.study) == Counts(complete=0, pruned=1, running=0, waiting=0)
     assert "given up" in place.study.trials[-1].user_attrs["reason"]
@@ -200,7 +201,7 @@ def test_a_study_that_was_removed_is_not_made_again(place: Place, tmp_path: Path
     database.unlink()
     with pytest.raises(UserError, match=r"study\.db was removed while it was in use"):
         place.run(trial)
-    with pytest.raises(UserError, match="was removed"), study_lock(place.study._storage):
+    with pytest.raises(UserError, match="was removed"), StudyStore(place.study).lock():
         pass
     assert not database.exists()
 

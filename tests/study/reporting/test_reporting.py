@@ -41,7 +41,8 @@ from nas.study.reporting.paper_export import COLUMN_WIDTH, write_figures
 from nas.study.reporting.plotly_figures import study_figures
 from nas.study.reporting.study_description import to_toml
 from nas.study.space.candidate import Candidate
-from nas.study.storage.study_store import create_study, database_of, engine_of
+from nas.study.storage.backend import create_study
+from nas.study.storage.study_store import StudyStore
 
 HOSTILE = '<script>alert("1")</script> & </table>|x|_y_'
 BEGAN = datetime(2026, 1, 2, 3, 4)
@@ -75,7 +76,7 @@ def add_trials(experiment: Experiment) -> None:
         cost = experiment.cost(candidate)
         pckh = 6 * np.log(cost.params) + noise.normal() + (6 if point["block"] == "separable" else 0)
         add_trial(experiment, study, point, float(pckh), len(study.trials))
-    engine_of(study._storage).dispose()
+    StudyStore(study).engine.dispose()
 
 
 def add_trial(
@@ -331,7 +332,7 @@ def test_limits_below_every_network_name_the_closest_one(searched: tuple[Experim
 
 def test_full_training_is_compared_with_the_search(searched: tuple[Experiment, optuna.Study]) -> None:
     experiment, study = searched
-    full = create_study(database_of(study._storage), "tiny-full", experiment.config.objectives)
+    full = create_study(StudyStore(study).database, "tiny-full", experiment.config.objectives)
     for number, pckh in ((5, 80.0), (9, 81.0), (12, 90.0), (1, 85.0)):
         add_full_training(full, study.trials[number], pckh, 1000)
     add_full_training(full, study.trials[5], 70.0, 500)  # shorter than another training of the same network
@@ -355,7 +356,7 @@ def test_full_training_is_compared_with_the_search(searched: tuple[Experiment, o
 
 def test_html_report_shows_a_single_full_training(searched: tuple[Experiment, optuna.Study]) -> None:
     experiment, study = searched
-    full = create_study(database_of(study._storage), "tiny-full", experiment.config.objectives)
+    full = create_study(StudyStore(study).database, "tiny-full", experiment.config.objectives)
     add_full_training(full, study.trials[5], 80.0, 1000)
     results = load_results(experiment, study)
     assert results.agreement is None

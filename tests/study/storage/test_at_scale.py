@@ -24,20 +24,14 @@ from nas.architecture import cost
 from nas.data.augmentation import fit_to_input
 from nas.study.config import StudyConfig
 from nas.study.execution import trial_session as objective
-from nas.study.execution.trial_session import run_trial
-from nas.study.execution.worker_pool import SAMPLED
+from nas.study.execution.trial_session import TrialSession
+from nas.study.execution.worker_pool import SAMPLED_NETWORKS
 from nas.study.experiment import prepare
+from nas.study.storage.backend import create_study, open_storage
+from nas.study.storage.locks import database_lock
 from nas.study.storage.retry import retry_while_unavailable
-from nas.study.storage.study_store import (
-    claim,
-    create_study,
-    database_of,
-    engine_of,
-    lease_of,
-    open_storage,
-    release_connections,
-    study_lock,
-)
+from nas.study.storage.study_store import StudyStore
+from nas.study.storage.trial_queue import claim, lease_of
 from nas.training.loop import TrainingResult, train
 
 CHOICES = {"width": IntDistribution(4, 64)}
@@ -76,12 +70,12 @@ def test_a_worker_holds_no_connection_while_it_trains(
     trial = claim(study, 1, experiment.space.choices, lease)
     assert trial is not None
     assert connections() > 0
-    outcome = run_trial(study, trial, experiment, people, held_out, lease=lease)
+    outcome = TrialSession(study, trial, experiment, people, held_out, lease=lease).run()
     assert held == [0] * config.short_schedule().steps
     assert study.trials[0].state == TrialState.COMPLETE
     assert outcome.pckh is not None
     lease.end()
-    for engine in (outside, engine_of(study._storage)):
+    for engine in (outside, StudyStore(study).engine):
         engine.dispose()
 
 
@@ -90,12 +84,12 @@ def let_in(url: str, names: Sequence[str]) -> list[str]:
     order: list[str] = []
 
     def wait(name: str, each: RDBStorage) -> None:
-        with study_lock(each, claiming=name.startswith("claim")):
+        with database_lock(each.engine, claiming=name.startswith("claim")):
             order.append(name)
 
     storage, *storages = [open_storage(url) for _ in range(1 + len(names))]
     waiting = [threading.Thread(target=wait, args=pair) for pair in zip(names, storages, strict=True)]
-    with study_lock(storage, claiming=True):
+    with database_lock(storage.engine, claiming=True):
         for thread in waiting:
             thread.start()
             time.sleep(0.5)
@@ -103,7 +97,7 @@ def let_in(url: str, names: Sequence[str]) -> list[str]:
     for thread in waiting:
         thread.join(timeout=30)
     for each in (storage, *storages):
-        engine_of(each).dispose()
+        each.engine.dispose()
     return order
 
 
@@ -125,14 +119,14 @@ def test_more_may_wait_for_the_lock_than_the_server_has_connections() -> None:
         let_in: list[int] = []
 
         def once(number: int) -> None:
-            with study_lock(storages[number]):
-                database_of(storages[number]).get_all_studies()  # over another connection
+            with database_lock(storages[number].engine):
+                storages[number].get_all_studies()  # over another connection
                 let_in.append(number)
 
         def work(number: int) -> None:
             for _ in range(2):
                 retry_while_unavailable(url, lambda: once(number))
-                release_connections(storages[number])
+                storages[number].engine.dispose()
 
         working = [threading.Thread(target=work, args=(number,)) for number in range(50)]
         for thread in working:
@@ -141,7 +135,7 @@ def test_more_may_wait_for_the_lock_than_the_server_has_connections() -> None:
             thread.join(timeout=120)
         assert sorted(let_in) == sorted([*range(50)] * 2)
         for each in storages:
-            engine_of(each).dispose()
+            each.engine.dispose()
 
 
 def test_where_nothing_is_left_the_lock_is_not_waited_for(url: str) -> None:
@@ -152,7 +146,7 @@ def test_where_nothing_is_left_the_lock_is_not_waited_for(url: str) -> None:
     trial = claim(study, 1, CHOICES, other)
     answers: list[object] = []
     asking = threading.Thread(target=lambda: answers.append(claim(study, 1, CHOICES, mine)))
-    with study_lock(study._storage):
+    with StudyStore(study).lock():
         asking.start()
         asking.join(timeout=10)
         assert answers == [None]
@@ -163,7 +157,7 @@ def test_where_nothing_is_left_the_lock_is_not_waited_for(url: str) -> None:
     assert taken is not None
     assert taken.params == trial.params
     mine.end()
-    engine_of(study._storage).dispose()
+    StudyStore(study).engine.dispose()
 
 
 def test_workers_know_what_blocks_cost_before_a_proposal_holds_the_lock(
@@ -171,7 +165,7 @@ def test_workers_know_what_blocks_cost_before_a_proposal_holds_the_lock(
 ) -> None:
     experiment = prepare(config, tmp_path / "runs")
     monkeypatch.setattr(cost, "_cache", {})
-    experiment.sample(SAMPLED)
+    experiment.sample(SAMPLED_NETWORKS)
     known = pickle.loads(pickle.dumps(cost.cached_costs()))
     monkeypatch.setattr(cost, "_cache", {})
     rng = random.Random(1)

@@ -13,19 +13,9 @@ from optuna.trial import TrialState
 from postgres import Server
 from sqlalchemy.engine import Engine
 
-from nas.study.storage.study_store import (
-    Counts,
-    Owner,
-    claim,
-    count,
-    create_study,
-    engine_of,
-    lease_of,
-    load_study,
-    open_storage,
-    requeue_stale_trials,
-    study_lock,
-)
+from nas.study.storage.backend import create_study, load_study, open_storage
+from nas.study.storage.study_store import StudyStore
+from nas.study.storage.trial_queue import Counts, Owner, claim, count, lease_of, requeue_stale_trials
 
 CHOICES = {"width": IntDistribution(4, 10**9)}
 OBJECTIVES = ("pckh", "params", "madds")
@@ -39,7 +29,7 @@ def stored(url: str) -> list[tuple[object, ...]]:
     """All trials, as somebody reads them who has read nothing before."""
     study = load_study(open_storage(url), "tiny")
     found = told(study)
-    engine_of(study._storage).dispose()
+    StudyStore(study).engine.dispose()
     return found
 
 
@@ -83,7 +73,7 @@ def test_a_workers_list_tells_what_others_do(url: str) -> None:
         assert told(one) == now  # read once more: nothing has changed
     assert count(one) == Counts(complete=2, pruned=1, running=2, waiting=0)
     for study in (one, other):
-        engine_of(study._storage).dispose()
+        StudyStore(study).engine.dispose()
 
 
 def test_what_a_worker_notes_itself_is_in_its_lists(url: str) -> None:
@@ -97,7 +87,7 @@ def test_what_a_worker_notes_itself_is_in_its_lists(url: str) -> None:
     assert study.trials[0].user_attrs["network"] == "hg2"
     trial.set_user_attr("network", "hg8")
     assert study.trials[0].user_attrs["network"] == "hg8"
-    engine_of(study._storage).dispose()
+    StudyStore(study).engine.dispose()
 
 
 def test_a_list_asks_for_states_only_however_many_are_running(url: str) -> None:
@@ -112,7 +102,7 @@ def test_a_list_asks_for_states_only_however_many_are_running(url: str) -> None:
     asked = [s for s in seen if "FROM trial" in s or "JOIN" in s]
     assert [s.partition(" WHERE")[0] for s in asked] == ["SELECT trial_id, state FROM trials"]
     for each in (study, other):
-        engine_of(each._storage).dispose()
+        StudyStore(each).engine.dispose()
 
 
 def test_a_trial_that_is_claimed_while_it_is_read_is_read_again(server: Server) -> None:
@@ -128,7 +118,7 @@ def test_a_trial_that_is_claimed_while_it_is_read_is_read_again(server: Server) 
             claimed.append(True)
             trial.set_user_attr("owner", Owner.me().to_dict())
 
-    engine = engine_of(study._storage)
+    engine = StudyStore(study).engine
     sqlalchemy.event.listen(engine, "before_cursor_execute", claim_meanwhile)
     half = study.get_trials(deepcopy=False)[0]
     assert "owner" in half.user_attrs
@@ -137,7 +127,7 @@ def test_a_trial_that_is_claimed_while_it_is_read_is_read_again(server: Server) 
     assert told(study) == stored(url)
     assert study.trials[0].params == trial.params != {}
     for each in (study, other):
-        engine_of(each._storage).dispose()
+        StudyStore(each).engine.dispose()
 
 
 def test_a_trial_is_handed_back_as_it_is_now(url: str) -> None:
@@ -150,11 +140,11 @@ def test_a_trial_is_handed_back_as_it_is_now(url: str) -> None:
     assert [t.number for t in study.get_trials(deepcopy=False)] == [0]  # read: on its third attempt
     theirs.set_user_attr("attempt", 1)  # it went forward
     lease.end()
-    with study_lock(study._storage):
+    with StudyStore(study).lock():
         assert requeue_stale_trials(study) == [0]
     again = claim(study, 9, CHOICES)
     assert again is not None
     assert again.user_attrs["attempt"] == 2
     assert Owner.of(study.trials[again.number]) == Owner.me()
     for each in (study, other):
-        engine_of(each._storage).dispose()
+        StudyStore(each).engine.dispose()

@@ -26,36 +26,30 @@ from nas.data.augmentation import fit_to_input
 from nas.errors import UserError
 from nas.study.config import StudyConfig
 from nas.study.execution.trial_session import (
-    TrialLostError,
+    TrialSession,
     adopt_checkpoint,
-    checkpoint_of,
+    checkpoint_path,
     report,
-    run_trial,
-    set_attrs,
 )
 from nas.study.experiment import prepare
 from nas.study.reporting.progress import SearchProgress
 from nas.study.storage import heartbeat as leases
+from nas.study.storage.backend import create_study, load_study, open_storage
+from nas.study.storage.engine import mask_password
 from nas.study.storage.heartbeat import TABLE, Lease, worker_heartbeats
 from nas.study.storage.retry import is_unavailable, retry_while_unavailable
-from nas.study.storage.study_store import (
+from nas.study.storage.study_store import StudyStore, TrialLostError
+from nas.study.storage.trial_queue import (
     Counts,
     Owner,
     claim,
     count,
-    create_study,
     earlier_numbers,
-    engine_of,
     lease_of,
-    load_study,
-    mask_password,
-    masked_url,
-    open_storage,
     purge_dead_workers,
     requeue,
     requeue_stale_trials,
     stale_trials,
-    study_lock,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -68,29 +62,32 @@ import sys, time
 from pathlib import Path
 from optuna.distributions import IntDistribution
 from optuna.samplers import RandomSampler
-from nas.study.execution.trial_session import TakenOverError, _note, _tell
-from nas.study.storage.retry import patiently
-from nas.study.storage.study_store import Owner, claim, count, create_study, lease_of, masked, open_storage
+from nas.study.execution.trial_session import report
+from nas.study.storage.backend import create_study, open_storage
+from nas.study.storage.engine import mask_password
+from nas.study.storage.retry import retry_while_unavailable
+from nas.study.storage.trial_queue import Owner, claim, count, lease_of
 
 url, go, number = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 choices = {{"width": IntDistribution(4, 1_000_000)}}
 print("ready", flush=True)
 while not go.exists():
     time.sleep(0.005)
-study = patiently(
-    masked(url), lambda: create_study(open_storage(url), "tiny", {OBJECTIVES!r}, RandomSampler(seed=number))
+study = retry_while_unavailable(
+    mask_password(url), lambda: create_study(open_storage(url), "tiny", {OBJECTIVES!r}, RandomSampler(seed=number))
 )
 lease = lease_of(study, "cpu", beat=0.1, lease=float(sys.argv[5]))
-patiently(masked(url), lease.start)
+store = StudyStore(study)
+store.retry(lease.start)
 
 
 def tell(trial, values):
     owner = Owner.me(lease)
     try:
-        _note(trial, {{"network": "two stacks", "cost": 1}})
-        _tell(study, trial, owner, values, lambda: {{"images_so_far": 1}})
+        store.record(trial, {{"network": "two stacks", "cost": 1}})
+        report(study, trial, owner, values, lambda: {{"images_so_far": 1}})
         print(trial.number, flush=True)
-    except TakenOverError:
+    except TrialLostError:
         print("dropped", trial.number, flush=True)
 """
 
@@ -101,7 +98,7 @@ total, seconds = int(sys.argv[4]), float(sys.argv[6])
 while True:
     trial = claim(study, total, choices, lease)
     if trial is None:
-        if patiently(masked(url), lambda: count(study)).done >= total:
+        if store.retry(lambda: count(study)).done >= total:
             break
         time.sleep(0.01)
         continue
@@ -130,7 +127,7 @@ time.sleep(600)
 def study(url: str) -> Iterator[Study]:
     study = create_study(open_storage(url), "tiny", OBJECTIVES, RandomSampler(seed=0))
     yield study
-    engine_of(study._storage).dispose()
+    StudyStore(study).engine.dispose()
 
 
 @pytest.fixture
@@ -207,25 +204,25 @@ def until(true: Callable[[], Any], seconds: float = 30) -> Any:
 def test_a_worker_gives_signs_of_life(study: Study, begin: Begin) -> None:
     began = time.time()
     lease = begin(lease=10)
-    (sign,) = worker_heartbeats(engine_of(study._storage), "tiny").values()
+    (sign,) = worker_heartbeats(StudyStore(study).engine, "tiny").values()
     me = Owner.me(lease)
     assert (sign.id, sign.host, sign.pid, sign.born, sign.device) == (me.worker, me.host, me.pid, me.born, "cpu")
     assert abs(sign.started - began) < 5
     assert not sign.expired
     time.sleep(1)
-    (later,) = worker_heartbeats(engine_of(study._storage), "tiny").values()
+    (later,) = worker_heartbeats(StudyStore(study).engine, "tiny").values()
     assert 0 <= later.age < 0.9, "it was not renewed"
     assert later.started == sign.started
-    assert worker_heartbeats(engine_of(study._storage), "another") == {}
+    assert worker_heartbeats(StudyStore(study).engine, "another") == {}
     lease.end()
-    assert worker_heartbeats(engine_of(study._storage), "tiny") == {}
+    assert worker_heartbeats(StudyStore(study).engine, "tiny") == {}
 
 
 def test_a_row_that_somebody_removed_is_written_again(study: Study, begin: Begin) -> None:
     lease = begin(alive=False)
-    leases.remove_workers(engine_of(study._storage), [lease.id])
+    leases.remove_workers(StudyStore(study).engine, [lease.id])
     lease.renew()
-    assert list(worker_heartbeats(engine_of(study._storage), "tiny")) == [lease.id]
+    assert list(worker_heartbeats(StudyStore(study).engine, "tiny")) == [lease.id]
 
 
 def test_dead_workers_are_forgotten(study: Study, begin: Begin) -> None:
@@ -233,12 +230,12 @@ def test_dead_workers_are_forgotten(study: Study, begin: Begin) -> None:
     dead = subprocess.Popen([sys.executable, "-c", "pass"])
     dead.wait()
     me = Owner.me()
-    gone = Lease(engine_of(study._storage), "tiny", me.host, dead.pid, me.born, "cpu", **SHORT)
+    gone = Lease(StudyStore(study).engine, "tiny", me.host, dead.pid, me.born, "cpu", **SHORT)
     gone.renew()
     time.sleep(0.6)
     purge_dead_workers(study)
     # The silent one's process is this one, which lives: it may have been frozen.
-    assert set(worker_heartbeats(engine_of(study._storage), "tiny")) == {alive.id, silent.id}
+    assert set(worker_heartbeats(StudyStore(study).engine, "tiny")) == {alive.id, silent.id}
 
 
 def test_the_clock_of_this_machine_does_no_harm(study: Study, begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +243,7 @@ def test_the_clock_of_this_machine_does_no_harm(study: Study, begin: Begin, monk
     for jump in (-86_400, 86_400):
         now = time.time()
         monkeypatch.setattr(time, "time", lambda now=now, jump=jump: now + jump)
-        (sign,) = worker_heartbeats(engine_of(study._storage), "tiny").values()
+        (sign,) = worker_heartbeats(StudyStore(study).engine, "tiny").values()
         assert not sign.expired
         begin(lease=60).end()
         monkeypatch.undo()
@@ -288,7 +285,7 @@ def test_a_trial_whose_worker_has_no_row_is_an_orphan(study: Study, begin: Begin
     assert trial is not None
     elsewhere(study, trial, silent)
     assert stale_trials(study) == []
-    leases.remove_workers(engine_of(study._storage), [silent.id])
+    leases.remove_workers(StudyStore(study).engine, [silent.id])
     assert [t.number for t in stale_trials(study)] == [trial.number]
 
 
@@ -305,11 +302,11 @@ def test_nothing_is_told_about_a_trial_that_was_taken_over(study: Study, begin: 
     with pytest.raises(TrialLostError):
         report(study, trial, owner, [99, 1, 1], dict)
     with pytest.raises(TrialLostError):
-        set_attrs(trial, {"rungs": {}})
+        StudyStore(study).record(trial, {"rungs": {}})
     assert not silent.lost()  # it has not looked yet
     silent.renew()
     assert silent.lost()
-    set_attrs(again, {"rungs": {}})
+    StudyStore(study).record(again, {"rungs": {}})
     report(study, again, Owner.me(mine), [50, 1, 1], lambda: {"images_so_far": 7})
     with pytest.raises(TrialLostError):
         report(study, trial, owner, [99, 1, 1], dict)
@@ -334,7 +331,7 @@ class Interrupted:
     """A connection that breaks: at the n-th commit from now on, before or after it has taken effect."""
 
     def __init__(self, study: Study, at: int, after: bool) -> None:
-        self.engine, self.left, self.after = engine_of(study._storage), at, after
+        self.engine, self.left, self.after = StudyStore(study).engine, at, after
 
     def __enter__(self) -> Interrupted:
         self.original = self.engine.dialect.do_commit
@@ -365,10 +362,10 @@ def test_a_connection_that_breaks_anywhere_loses_and_doubles_nothing(study: Stud
         with Interrupted(study, at, after) as interrupted:
             trial = claim(study, done + 1, CHOICES, lease)
             assert trial is not None
-            set_attrs(trial, {"network": "two stacks"})
+            StudyStore(study).record(trial, {"network": "two stacks"})
             report(study, trial, Owner.me(lease), [1, 1, 1] if at % 2 else None, lambda: {"images_so_far": 1})
         done += 1
-        with study_lock(study._storage):
+        with StudyStore(study).lock():
             requeue_stale_trials(
                 study
             )  # a trial may have been begun and its number lost: it has no owner, nor parameters
@@ -386,7 +383,7 @@ def test_who_has_lost_the_lock_commits_nothing(study: Study, server: Server) -> 
     """The server is stopped and started inside the lock: what comes after must not be done under nobody's lock."""
 
     def queue_two() -> None:
-        with study_lock(study._storage):
+        with StudyStore(study).lock():
             study.enqueue_trial({"width": 5})
             server.stop()
             server.start()
@@ -396,7 +393,7 @@ def test_who_has_lost_the_lock_commits_nothing(study: Study, server: Server) -> 
         queue_two()
     assert is_unavailable(caught.value)
     assert [t.system_attrs["fixed_params"]["width"] for t in study.trials] == [5]
-    with study_lock(study._storage):
+    with StudyStore(study).lock():
         study.enqueue_trial({"width": 7})
     assert len(study.trials) == 2
 
@@ -414,7 +411,7 @@ def test_who_was_handed_back_but_not_queued_is_queued_by_the_next(
     again = claim(study, 1, CHOICES)
     assert again is not None
     assert again.params == trial.params
-    with study_lock(study._storage):
+    with StudyStore(study).lock():
         requeue_stale_trials(study)
     assert len(study.trials) == 2
 
@@ -435,12 +432,12 @@ def test_a_checkpoint_moves_with_its_trial(study: Study, tmp_path: Path) -> None
     frozen = study.trials[last.number]
     assert earlier_numbers(frozen) == numbers
     mine = adopt_checkpoint(folder, frozen)
-    assert mine == checkpoint_of(folder, last.number)
+    assert mine == checkpoint_path(folder, last.number)
     assert not mine.exists()
     for number in numbers[:2]:
-        checkpoint_of(folder, number).write_text(str(number))
+        checkpoint_path(folder, number).write_text(str(number))
     assert adopt_checkpoint(folder, frozen).read_text() == str(numbers[1])  # the latest that there is
-    checkpoint_of(folder, numbers[1]).write_text("of who was only frozen")
+    checkpoint_path(folder, numbers[1]).write_text("of who was only frozen")
     assert adopt_checkpoint(folder, frozen).read_text() == str(numbers[1])
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"--checkpoints .*file/kept: cannot be written"):
@@ -474,20 +471,20 @@ def test_checkpoints_are_kept_where_the_study_says_and_their_loss_is_told(
         trial = claim(study, 9, first.space.choices, lease)
         assert trial is not None
         with pytest.raises(KilledError):
-            run_trial(study, trial, first, people, held_out, die, lease)
-        file = checkpoint_of(kept / "tiny", trial.number)
+            TrialSession(study, trial, first, people, held_out, after_step=die, lease=lease).run()
+        file = checkpoint_path(kept / "tiny", trial.number)
         assert file.is_file()
         if lost:
             file.unlink()
         else:
             with pytest.raises(UserError, match="trials are running whose checkpoints are kept in"):
                 prepare(config, tmp_path / "runs", url, str(tmp_path / "other")).open_study()
-        with study_lock(study._storage):
+        with StudyStore(study).lock():
             requeue(study, study.trials[trial.number])
         other = second.open_study()
         again = claim(other, 9, second.space.choices, lease)
         assert again is not None
-        outcome = run_trial(other, again, second, people, held_out, lease=lease)
+        outcome = TrialSession(other, again, second, people, held_out, lease=lease).run()
         seen = other.trials[again.number].user_attrs
         assert seen.get("started_again", False) == lost
         assert seen.get("resumed_after_epoch", 0) == (0 if lost else 2)
@@ -511,14 +508,14 @@ def test_a_trial_of_many_epochs_writes_no_more(write_study: Callable[..., Path],
         trial = claim(study, 1, experiment.space.choices)
         assert trial is not None
         statements: list[str] = []
-        engine = engine_of(study._storage)
+        engine = StudyStore(study).engine
 
         def note(_connection: object, _cursor: object, statement: str, *_: object, to: list[str] = statements) -> None:
             if statement.split()[0] != "SELECT":
                 to.append(statement)
 
         sqlalchemy.event.listen(engine, "before_cursor_execute", note)
-        run_trial(study, trial, experiment, people, held_out)
+        TrialSession(study, trial, experiment, people, held_out).run()
         written[epochs] = sum(s.split()[0] in ("INSERT", "UPDATE", "DELETE") for s in statements)
     # Seven of them are the note and four artifacts; a long note takes one more.
     assert written[8] == written[4] <= 24
@@ -537,7 +534,7 @@ def test_four_processes_do_exactly_as_many_trials_as_wanted(processes: Start, ur
     study = load_study(open_storage(url), "tiny")
     assert sorted(told) == list(range(40))
     assert count(study) == Counts(complete=30, pruned=10, running=0, waiting=0)
-    assert worker_heartbeats(engine_of(study._storage), "tiny") == {}
+    assert worker_heartbeats(StudyStore(study).engine, "tiny") == {}
 
 
 @pytest.mark.slow
@@ -600,15 +597,13 @@ def test_who_is_frozen_inside_the_lock_does_not_hold_it(
 ) -> None:
     url = server.new_database()
     study = create_study(open_storage(url), "tiny", OBJECTIVES)
-    script = START.replace(
-        "from nas.study.storage.study_store import", "from nas.study.storage.study_store import exclusive,"
-    ) + ("\nwith exclusive(study._storage):\n    print('inside', flush=True)\n    time.sleep(600)\n")
+    script = START + "\nwith store.lock():\n    print('inside', flush=True)\n    time.sleep(600)\n"
     monkeypatch.setenv("HOURGLASS_LEASE", "1")
     (worker,) = processes(script, url, 1, 10, 1)
     assert line_of(worker) == "inside"
     worker.send_signal(signal.SIGSTOP)
     began = time.monotonic()
-    with study_lock(study._storage):
+    with StudyStore(study).lock():
         assert time.monotonic() - began < 10
 
 
@@ -616,15 +611,14 @@ WRITE = (
     START
     + """
 from sqlalchemy import text
-from nas.study.storage.study_store import engine_of
 
 trial = claim(study, 10, choices, lease)
 def write():
-    with engine_of(study._storage).begin() as connection:
+    with store.engine.begin() as connection:
         connection.execute(text("UPDATE trials SET datetime_start = now()"))
         print(trial.number, flush=True)
         sys.stdin.readline()  # frozen and let go meanwhile, once
-patiently(masked(url), write)
+store.retry(write)
 tell(trial, [99, 1, 1])
 """
 )
@@ -659,7 +653,7 @@ def test_a_database_that_stays_away_is_given_up(server: Server) -> None:
     server.stop()
     try:
         with pytest.raises(UserError) as caught:
-            retry_while_unavailable(masked_url(study._storage), lambda: count(study), 0.5)
+            retry_while_unavailable(StudyStore(study).url, lambda: count(study), 0.5)
     finally:
         server.start()
     assert "away for" in str(caught.value)
@@ -672,7 +666,7 @@ def test_a_database_that_stays_away_is_given_up(server: Server) -> None:
 def test_a_reading_waits_as_well(study: Study, server: Server) -> None:
     for _ in range(3):
         study.enqueue_trial({"width": 5})
-    engine = engine_of(study._storage)
+    engine = StudyStore(study).engine
     broken = []
 
     @sqlalchemy.event.listens_for(engine, "before_cursor_execute")
@@ -682,7 +676,7 @@ def test_a_reading_waits_as_well(study: Study, server: Server) -> None:
             broken.append(statement)
             connection.connection.dbapi_connection.close()
 
-    assert retry_while_unavailable(masked_url(study._storage), lambda: count(study)).waiting == 3
+    assert retry_while_unavailable(StudyStore(study).url, lambda: count(study)).waiting == 3
     assert broken
 
 
@@ -708,7 +702,7 @@ def test_a_beat_outlives_a_database_that_is_away(server: Server) -> None:
     until(lambda: not lease.fresh())
     server.start()
     until(lease.fresh)
-    (sign,) = worker_heartbeats(engine_of(study._storage), "tiny").values()
+    (sign,) = worker_heartbeats(StudyStore(study).engine, "tiny").values()
     assert not sign.expired
     lease.end()
 
@@ -721,7 +715,7 @@ def test_a_lease_begins_anew_with_the_database(server: Server) -> None:
     server.stop()
     time.sleep(2.5)
     server.start()
-    (sign,) = worker_heartbeats(engine_of(study._storage), "tiny").values()
+    (sign,) = worker_heartbeats(StudyStore(study).engine, "tiny").values()
     assert sign.age < 2.4
     lease.end()
 
@@ -739,8 +733,8 @@ def test_passwords_reach_a_server_and_nothing_else(
     lease = lease_of(study, "cpu")
     lease.start()
     assert claim(study, 1, CHOICES, lease) is not None
-    assert masked_url(study._storage) == url.replace(PASSWORD, "***")
-    with engine_of(storage).connect() as connection:
+    assert StudyStore(study).url == url.replace(PASSWORD, "***")
+    with storage.engine.connect() as connection:
         inspected = sqlalchemy.inspect(connection).get_table_names()
         for table in inspected:
             stored = connection.execute(sqlalchemy.text(f"SELECT * FROM {table}")).all()

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from nas.study.config import StudyConfig
 from nas.study.experiment import prepare
-from nas.study.storage.study_store import count
+from nas.study.storage.trial_queue import count
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 WORKERS, TRIALS = 8, 200
@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 from nas.study.config import StudyConfig
 from nas.study.experiment import prepare
-from nas.study.storage.study_store import claim, count
+from nas.study.storage.trial_queue import claim, count
 from optuna.trial import TrialState
 
 torch.set_num_threads(1)

@@ -22,24 +22,20 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from nas.errors import UserError
-from nas.study.storage.study_store import (
-    ATTEMPTS,
+from nas.study.storage.backend import create_study, default_url, load_study, open_storage
+from nas.study.storage.engine import mask_password, mask_url
+from nas.study.storage.locks import database_lock
+from nas.study.storage.study_store import StudyStore
+from nas.study.storage.trial_queue import (
+    MAX_ATTEMPTS,
     Counts,
     Owner,
     claim,
     count,
-    create_study,
-    default_url,
     earlier_numbers,
-    engine_of,
     first_number,
-    load_study,
-    mask_password,
-    masked_url,
-    open_storage,
     requeue,
     requeue_stale_trials,
-    study_lock,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -52,7 +48,8 @@ from pathlib import Path
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
-from nas.study.storage.study_store import claim, count, create_study, open_storage
+from nas.study.storage.backend import create_study, open_storage
+from nas.study.storage.trial_queue import claim, count
 
 url, go, number = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 choices = {{"width": IntDistribution(4, 64), "block": CategoricalDistribution(["bottleneck", "separable"])}}
@@ -205,24 +202,24 @@ def test_the_lock_lets_one_in_at_a_time(url: str) -> None:
     order = []
 
     def wait() -> None:
-        with study_lock(other):
+        with database_lock(other.engine):
             order.append("second")
 
     thread = threading.Thread(target=wait)
-    with study_lock(storage):
+    with database_lock(storage.engine):
         thread.start()
         time.sleep(0.2)
         order.append("first")
     thread.join(timeout=10)
     assert order == ["first", "second"]
-    with pytest.raises(ZeroDivisionError), study_lock(storage):
+    with pytest.raises(ZeroDivisionError), database_lock(storage.engine):
         raise ZeroDivisionError
-    with study_lock(other):  # an error inside lets go of it
+    with database_lock(other.engine):  # an error inside lets go of it
         pass
 
 
 def test_the_database_is_written_ahead(study: Study) -> None:
-    with engine_of(study._storage).connect() as connection:
+    with StudyStore(study).engine.connect() as connection:
         assert connection.execute(sqlalchemy.text("PRAGMA journal_mode")).scalar() == "wal"
 
 
@@ -271,7 +268,7 @@ def dead_owner() -> dict[str, Any]:
 def test_a_trial_that_kills_its_workers_is_given_up(study: Study) -> None:
     owner = dead_owner()
     numbers = []
-    for _ in range(ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         trial = claim(study, 1, CHOICES)
         assert trial is not None
         numbers.append(trial.number)
@@ -280,20 +277,20 @@ def test_a_trial_that_kills_its_workers_is_given_up(study: Study) -> None:
     assert claim(study, 1, CHOICES) is None
     last = study.trials[numbers[-1]]
     assert last.state == TrialState.PRUNED
-    assert f"died {ATTEMPTS} times" in last.user_attrs["reason"]
-    assert [study.trials[n].state for n in numbers[:-1]] == [TrialState.FAIL] * (ATTEMPTS - 1)
+    assert f"died {MAX_ATTEMPTS} times" in last.user_attrs["reason"]
+    assert [study.trials[n].state for n in numbers[:-1]] == [TrialState.FAIL] * (MAX_ATTEMPTS - 1)
     assert count(study) == Counts(complete=0, pruned=1, running=0, waiting=0)
-    assert len(study.trials) == ATTEMPTS
+    assert len(study.trials) == MAX_ATTEMPTS
 
 
 def test_ending_a_trial_on_purpose_is_not_held_against_it(study: Study) -> None:
     owner = dead_owner()
-    for _ in range(ATTEMPTS + 2):  # so many times Ctrl-C
+    for _ in range(MAX_ATTEMPTS + 2):  # so many times Ctrl-C
         trial = claim(study, 1, CHOICES)
         assert trial is not None
         trial.set_user_attr("owner", owner)
-        with study_lock(study._storage):
-            assert requeue_stale_trials(study, ended_by_us=True) == [trial.number]
+        with StudyStore(study).lock():
+            assert requeue_stale_trials(study, stopped_on_purpose=True) == [trial.number]
     assert claim(study, 1, CHOICES) is not None
 
 
@@ -303,7 +300,7 @@ def test_orphans_are_handed_back_once_and_others_left_alone(study: Study) -> Non
     owner = dead_owner()
     trials[1].set_user_attr("owner", owner)  # type: ignore[union-attr]
     trials[2].set_user_attr("owner", {**Owner.me().to_dict(), "host": "elsewhere", "pid": owner["pid"]})  # type: ignore[union-attr]
-    with study_lock(study._storage):
+    with StudyStore(study).lock():
         assert requeue_stale_trials(study) == [1]
         assert requeue_stale_trials(study) == []
     assert [t.state.name for t in study.trials] == ["RUNNING", "FAIL", "RUNNING", "RUNNING", "WAITING"]
@@ -463,5 +460,5 @@ def test_a_path_that_is_a_folder_or_another_file(tmp_path: Path) -> None:
 def test_missing_folders_are_made(tmp_path: Path) -> None:
     storage = open_storage(default_url(tmp_path / "runs" / "deep"))
     assert (tmp_path / "runs" / "deep" / "study.db").is_file()
-    assert masked_url(storage) == f"sqlite:///{tmp_path}/runs/deep/study.db"
-    assert masked_url(optuna.create_study(storage=storage)._storage) == masked_url(storage)
+    assert mask_url(storage.engine.url) == f"sqlite:///{tmp_path}/runs/deep/study.db"
+    assert StudyStore(optuna.create_study(storage=storage)).url == mask_url(storage.engine.url)

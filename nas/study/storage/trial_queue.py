@@ -1,0 +1,315 @@
+"""The queue of trials that workers share: claiming, owners, stale trials, requeueing.
+
+What must not happen twice (proposing, claiming, reporting, requeueing) happens inside :meth:`StudyStore.lock`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+from optuna.distributions import BaseDistribution
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.study.storage.engine import heartbeat_engine
+from nas.study.storage.heartbeat import FORGET_SECONDS, Lease
+from nas.study.storage.study_store import StudyStore
+
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+"""States of trials that count towards a study's total."""
+
+GIVEN_ATTRS = ("given", "published", "candidate", "times", "seed")
+"""User attributes of a queued trial whose network was given, not proposed: what to train, and how."""
+
+MAX_ATTEMPTS = 5
+"""How often a trial's worker may die without a finished epoch in between. Then the trial is pruned: a network that
+kills its worker must not do so forever."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that runs a trial, and its lease.
+
+    Attributes:
+        host: name of its machine.
+        pid: its process id there.
+        born: start time of the process, in seconds since the machine was booted.
+        worker: id of its lease; empty if it has none.
+    """
+
+    host: str
+    pid: int
+    born: float
+    worker: str = ""
+
+    @classmethod
+    def me(cls, lease: Lease | None = None) -> Owner:
+        """Return this process."""
+        start_time = _process_start_time(psutil.Process())
+        return cls(socket.gethostname(), os.getpid(), start_time, lease.id if lease else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a user attribute."""
+        values: dict[str, Any] = {"host": self.host, "pid": self.pid, "born": self.born}
+        return values | ({"worker": self.worker} if self.worker else {})
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> Owner | None:
+        """Return the owner of a trial; None before it is claimed."""
+        raw = trial.user_attrs.get("owner")
+        if not raw:
+            return None
+        return cls(str(raw["host"]), int(raw["pid"]), float(raw["born"]), str(raw.get("worker", "")))
+
+    def gone(self) -> bool:
+        """Whether the process has certainly ended: it is of this machine and not there anymore."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            start_time = _process_start_time(process)
+            ended = process.status() == psutil.STATUS_ZOMBIE  # killed, and not yet waited for
+        except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+            return True
+        return ended or abs(start_time - self.born) > 1
+
+
+def _process_start_time(process: psutil.Process) -> float:
+    """Seconds from boot to the start of a process; the time of day could be changed while it runs."""
+    if not hasattr(time, "CLOCK_BOOTTIME"):
+        created: float = process.create_time()
+        return round(created, 2)
+    # Field 22. Field 2, a name in parentheses, may contain anything.
+    fields = Path(f"/proc/{process.pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    return round(int(fields[19]) / os.sysconf("SC_CLK_TCK"), 2)
+
+
+def lease_of(study: Study, device: str, **seconds: float) -> Lease:
+    """Create a lease of this process on a study's trials, with database connections of its own; not started.
+
+    Args:
+        study: whose trials.
+        device: that this process trains on.
+        seconds: ``beat`` and ``lease``, if they differ from the defaults.
+    """
+    me = Owner.me()
+    engine = heartbeat_engine(StudyStore(study).engine.url)
+    return Lease(engine, study.study_name, me.host, me.pid, me.born, device, **seconds)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Number of trials by state."""
+
+    complete: int
+    pruned: int
+    running: int
+    waiting: int
+
+    @property
+    def done(self) -> int:
+        """Trials that count towards the study's total."""
+        return self.complete + self.pruned
+
+
+def count(study: Study) -> Counts:
+    """Count a study's trials by state."""
+    return _count(study.get_trials(deepcopy=False))
+
+
+def _count(trials: Sequence[FrozenTrial]) -> Counts:
+    states = [trial.state for trial in trials]
+    return Counts(
+        complete=states.count(TrialState.COMPLETE),
+        pruned=states.count(TrialState.PRUNED),
+        running=states.count(TrialState.RUNNING),
+        waiting=states.count(TrialState.WAITING),
+    )
+
+
+def attempt_of(trial: FrozenTrial) -> int:
+    """How often the trial was started since it last finished an epoch, including this time."""
+    return int(trial.user_attrs.get("attempt", 1))
+
+
+def first_number(trial: FrozenTrial) -> int:
+    """The number under which the trial was first started."""
+    return int(trial.user_attrs.get("first_number", trial.number))
+
+
+def earlier_numbers(trial: FrozenTrial) -> list[int]:
+    """The numbers under which the trial ran before it was requeued, the first one first."""
+    numbers = trial.user_attrs.get("earlier")
+    if numbers is None:
+        return [first_number(trial)] if "first_number" in trial.user_attrs else []
+    return [int(number) for number in numbers]
+
+
+def claim(
+    study: Study, total: int, distributions: Mapping[str, BaseDistribution], lease: Lease | None = None
+) -> optuna.Trial | None:
+    """Claim the next trial: draw its parameters and store its owner. Never more than ``total`` trials are done.
+
+    Waits for the database while it is unavailable.
+
+    Args:
+        study: whose trial.
+        total: number of trials that are to be done.
+        distributions: of the trial's parameters.
+        lease: of this worker, started. With a lease, a worker has one trial at a time.
+
+    Returns:
+        the trial; None if no trial is left to start: the total is done or running.
+    """
+    store = StudyStore(study)
+    return store.retry(lambda: _claim(store, total, distributions, lease))
+
+
+def _claim(
+    store: StudyStore, total: int, distributions: Mapping[str, BaseDistribution], lease: Lease | None
+) -> optuna.Trial | None:
+    study = store.study
+    if lease is not None and not lease.fresh():
+        lease.renew()
+    me = Owner.me(lease)
+    if not _may_claim(study, total, me):
+        return None
+    with store.lock(claiming=True):
+        if lease is not None:
+            # Claimed by an earlier attempt, whose answer was lost with the connection.
+            for running in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if Owner.of(running) == me:
+                    return store.handle(running)
+        requeue_stale_trials(study)
+        counts = count(study)
+        if counts.done + counts.running >= total:
+            return None
+        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        # A given network outside the space is trained without the space's parameters.
+        outside_space = bool(waiting) and not waiting[0].system_attrs.get("fixed_params")
+        trial = study.ask({} if outside_space else dict(distributions))
+        trial.set_user_attr("claimed_at", round(time.time(), 1))
+        trial.set_user_attr("owner", me.to_dict())  # last: it marks the claim as complete
+        return trial
+
+
+def _may_claim(study: Study, total: int, me: Owner) -> bool:
+    """Whether waiting for the lock is worthwhile: at the end of a study, many workers ask again and again."""
+    trials = study.get_trials(deepcopy=False)
+    counts = _count(trials)
+    if counts.done + counts.running < total:
+        return True
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    return any(Owner.of(trial) == me for trial in running) or bool(_stale(study, running))
+
+
+def polling_interval(waited: float) -> float:
+    """Seconds until a worker that found no trial for ``waited`` seconds asks again: 1 to 10, a tenth of ``waited``.
+
+    It loses little time, and hundreds of idle workers do not keep the last busy ones from the database.
+    """
+    return min(10.0, max(1.0, waited / 10))
+
+
+def owns_trial(study: Study, trial: optuna.Trial, owner: Owner | None) -> bool:
+    """Whether a trial is running and has this owner."""
+    current = StudyStore(study).read(trial)
+    return current.state == TrialState.RUNNING and Owner.of(current) == owner
+
+
+def stale_trials(study: Study) -> list[FrozenTrial]:
+    """The running trials whose process has ended or whose worker's lease has expired."""
+    return _stale(study, study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+
+def _stale(study: Study, running: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    heartbeats = StudyStore(study).heartbeats() if running else {}
+
+    def is_stale(owner: Owner | None) -> bool:
+        if owner is None or owner.gone():
+            return True
+        return bool(owner.worker) and (owner.worker not in heartbeats or heartbeats[owner.worker].expired)
+
+    return [trial for trial in running if is_stale(Owner.of(trial))]
+
+
+def requeue_stale_trials(study: Study, stopped_on_purpose: bool = False) -> list[int]:
+    """Requeue stale trials; each one resumes from its checkpoint. Call inside the lock.
+
+    Args:
+        study: whose trials.
+        stopped_on_purpose: processes of this machine were stopped (Ctrl-C), which is not a failed attempt.
+
+    Returns:
+        numbers of the trials that were stale.
+    """
+    here = socket.gethostname()
+    requeued = []
+    for trial in stale_trials(study):
+        owner = Owner.of(trial)
+        requeue(study, trial, stopped_on_purpose and (owner is None or owner.host == here))
+        requeued.append(trial.number)
+    _enqueue_missing(study)
+    return requeued
+
+
+def requeue(study: Study, running: FrozenTrial | optuna.Trial, stopped_on_purpose: bool = False) -> None:
+    """End a running trial as failed, and enqueue its parameters for the next worker that asks. Call inside the lock.
+
+    Args:
+        study: whose trial.
+        running: the trial.
+        stopped_on_purpose: this is not a failed attempt.
+    """
+    store = StudyStore(study)
+    trial = store.read(running)
+    attempt = attempt_of(trial) - stopped_on_purpose
+    if attempt >= MAX_ATTEMPTS:
+        store.set_attrs(trial, {"reason": f"its worker died {MAX_ATTEMPTS} times; given up"})
+        store.set_state(trial, TrialState.PRUNED)
+        return
+    # Ended before it is enqueued, so that a crash in between never trains it twice; the next attempt is stored before
+    # both, so that the crash does not lose it either (see _enqueue_missing).
+    store.set_attrs(trial, {"reason": "its worker ended; handed back", "next_attempt": attempt + 1})
+    store.set_state(trial, TrialState.FAIL)
+    _enqueue_again(study, trial, attempt + 1)
+
+
+def _enqueue_again(study: Study, trial: FrozenTrial, attempt: int) -> None:
+    given = "given" in trial.user_attrs
+    kept = {name: value for name, value in trial.user_attrs.items() if given and name in GIVEN_ATTRS}
+    # A trial without an owner was abandoned while it was being claimed and may lack some parameters; if they were drawn
+    # anew, it would be another network. If it had been enqueued, it is enqueued as before; otherwise it is dropped.
+    params = trial.params if Owner.of(trial) is not None else trial.system_attrs.get("fixed_params", {})
+    if params or kept:
+        history = {"first_number": first_number(trial), "earlier": [*earlier_numbers(trial), trial.number]}
+        study.enqueue_trial(params, user_attrs={**kept, "attempt": attempt, **history})
+
+
+def _enqueue_missing(study: Study) -> None:
+    """Enqueue trials that were ended by :func:`requeue` in a process which died before it enqueued them."""
+    trials = study.get_trials(deepcopy=False)
+    ended = [t for t in trials if t.state == TrialState.FAIL and "next_attempt" in t.user_attrs]
+    enqueued = {number for t in trials for number in earlier_numbers(t)} if ended else set()
+    for trial in ended:
+        if trial.number not in enqueued:
+            _enqueue_again(study, trial, int(trial.user_attrs["next_attempt"]))
+
+
+def purge_dead_workers(study: Study) -> None:
+    """Remove workers whose process has certainly ended, and those without a heartbeat for a day."""
+    store = StudyStore(study)
+    dead = [
+        worker.id
+        for worker in store.heartbeats().values()
+        if worker.age > FORGET_SECONDS or Owner(worker.host, worker.pid, worker.born).gone()
+    ]
+    store.remove_workers(dead)
