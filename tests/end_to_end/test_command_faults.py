@@ -92,7 +92,7 @@ def test_a_search_whose_folder_is_removed_says_so(place: Workplace) -> None:
         shutil.rmtree(place.path("tiny"))
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "study.db was removed while it was in use" in errors
+    assert "study.db was removed while in use" in errors
     assert "Traceback" not in errors
     assert not place.path("tiny", "study.db").exists()
 

@@ -109,7 +109,7 @@ def test_a_retrained_network_is_found_again(going: Workplace) -> None:
         assert copy.parent == Path("runs/tiny/artifacts")
         assert copy.read_bytes() == weights
         copy.unlink()
-        with pytest.raises(UserError, match=rf"^--trial {number}: its checkpoint .* is not there any more; run"):
+        with pytest.raises(UserError, match=rf"^--trial {number}: its checkpoint .* does not exist anymore; run"):
             trained_in_full(experiment, study, choice)
 
 

@@ -115,8 +115,8 @@ def test_a_trial_leaves_a_note_and_pictures(
     capsys.readouterr()
     blind = [one(), one()]
     assert all(study.trials[n].state in (TrialState.COMPLETE, TrialState.PRUNED) for n in blind)
-    assert all("No pictures: " in note_of(study, n) and names(study, n) == [] for n in blind)
-    assert capsys.readouterr().err.count(f"note: {folder}: pictures of trials cannot be written here") == 1
+    assert all("No images: " in note_of(study, n) and names(study, n) == [] for n in blind)
+    assert capsys.readouterr().err.count(f"note: {folder}: images of trials cannot be written") == 1
 
 
 def test_artifacts_lie_where_all_workers_of_a_storage_reach_them(

@@ -111,7 +111,7 @@ def test_a_trial_that_never_fits_is_pruned_with_its_reason(place: Place, monkeyp
     place.run(trial)
     told = place.study.trials[trial.number]
     assert told.state == TrialState.PRUNED  # not failed: samplers see these
-    assert told.user_attrs["reason"].startswith("out of memory, parts of a batch at a time too: CUDA out of memory.")
+    assert told.user_attrs["reason"].startswith("out of memory, with the smallest micro-batch too: CUDA out of memory.")
     assert place.kept() == []
     assert count(place.study).done == 1
 
@@ -179,7 +179,7 @@ def test_a_disk_that_is_full_costs_no_trial(
     assert told["without_checkpoint"].endswith(": cannot be written: No space left on device")
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
-    assert said[0].startswith(f"trial {trial.number} goes on, but cannot be taken up where it is: ")
+    assert said[0].startswith(f"trial {trial.number} continues, but cannot be resumed from here: ")
 
 
 def test_a_checkpoint_that_was_damaged_costs_its_epochs_only(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,7 +199,7 @@ def test_a_study_that_was_removed_is_not_made_again(place: Place, tmp_path: Path
     trial = place.claim()
     database = place.experiment.folder / "study.db"
     database.unlink()
-    with pytest.raises(UserError, match=r"study\.db was removed while it was in use"):
+    with pytest.raises(UserError, match=r"study\.db was removed while in use"):
         place.run(trial)
     with pytest.raises(UserError, match="was removed"), StudyStore(place.study).lock():
         pass

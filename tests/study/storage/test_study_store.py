@@ -349,11 +349,11 @@ def test_owners() -> None:
 
 def test_a_study_that_is_not_there(url: str) -> None:
     storage = open_storage(url)
-    with pytest.raises(UserError, match=r"'mpii': not in .*study\.db \(there: none yet\); run `python -m nas\.search`"):
+    with pytest.raises(UserError, match=r"'mpii': not in .*study\.db \(it holds: none\); run `python -m nas\.search`"):
         load_study(storage, "mpii")
     for name in ("one", "two"):
         create_study(storage, name, OBJECTIVES)
-    with pytest.raises(UserError, match=r"\(there: one, two\)"):
+    with pytest.raises(UserError, match=r"\(it holds: one, two\)"):
         load_study(storage, "mpii")
 
 
@@ -421,7 +421,7 @@ def test_a_driver_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "psycopg", None)
     message = refused("postgresql+psycopg://me:secret@host/db")
     assert "psycopg" in message
-    assert "install the driver" in message
+    assert "install its driver" in message
 
 
 def test_a_grpc_proxy_is_refused_with_its_reason() -> None:
@@ -444,7 +444,7 @@ def test_a_database_in_memory_cannot_be_shared() -> None:
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     message = refused(f"sqlite:///{tmp_path}/file/runs/study.db")
-    assert "folder cannot be made" in message
+    assert "folder cannot be created" in message
     assert "choose a writable path" in message
 
 
