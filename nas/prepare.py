@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -24,36 +24,16 @@ from nas.console import (
     progress,
     run,
     stderr,
-    writable_directory,
+    writable_file,
 )
-from nas.data.media_io import encode_image, image_path
-from nas.data.packed.format import crop_side
-from nas.data.packed.options import PackOptions
-from nas.data.packed.packing import PackReport, broken_list, pack
-from nas.data.packed.reader import PackedPeople
-from nas.data.packed.summary import describe_packed
-from nas.data.packed.synthetic import pack_synthetic
-from nas.data.packed.validation import ValidationReport, check_packed
-from nas.data.people import SPLITS
-from nas.data.readers.coco import read_coco, read_skeleton
-from nas.data.readers.dataset import (
-    HASHED_SPLITS,
-    AnnotationFiles,
-    Dataset,
-    apply_validation_list,
-    file_record,
-    join_folders,
-    sum_counts,
-)
-from nas.data.readers.flic import EITHER, read_flic
-from nas.data.readers.lsp import read_leeds
-from nas.data.readers.mpii import read_mpii
-from nas.data.readers.splits import TRAINING, Annotations, merge, remove_split_overlap
-from nas.data.skeletons import FLIC, LSP, MPII
-from nas.data.synthetic.scene import SceneConfig
-from nas.data.visualization.contact_sheet import contact_sheet
 from nas.errors import UserError
 from nas.options import add_version, command, new_app
+
+if TYPE_CHECKING:
+    from nas.data.packed.options import PackOptions
+    from nas.data.packed.packing import PackReport
+    from nas.data.packed.validation import ValidationReport
+    from nas.data.readers.dataset import AnnotationFiles, Dataset
 
 app = new_app(
     help="Pack people and their images into one file that training loads.",
@@ -87,6 +67,8 @@ class PackFlags:
 
     def options(self) -> PackOptions:
         """The options of packing."""
+        from nas.data.packed.options import PackOptions
+
         return PackOptions(self.box, self.workers or default_workers(), self.jpeg, self.max_broken)
 
 
@@ -109,6 +91,9 @@ class AnnotationFlags:
         for flag, optional in (("--train", self.train), ("--valid", self.valid), ("--valid-list", valid_list)):
             if optional is not None:
                 existing_file(optional, flag)
+
+        from nas.data.readers.dataset import AnnotationFiles
+
         return AnnotationFiles(self.annotations or (), self.train, self.valid, valid_list)
 
 
@@ -134,24 +119,13 @@ def lsp(
         existing_directory(extended_images, "--extended-images")
         if extended_annotations is None:
             raise UserError("--extended-images without --extended-annotations; give both")
-    content = read_leeds(existing_file(annotations, "--annotations"))
-    source = {"dataset": "lsp" if content.defines_validation else "lspet", **file_record("annotations", annotations)}
-    contents = [(content, packing.images)]
+    existing_file(annotations, "--annotations")
     if extended_annotations is not None:
-        extended = read_leeds(existing_file(extended_annotations, "--extended-annotations"), TRAINING)
-        for flag, path, given, is_lsp in (
-            ("--annotations", annotations, content, True),
-            ("--extended-annotations", extended_annotations, extended, False),
-        ):
-            if given.defines_validation != is_lsp:
-                remedy = "give LSP's joints.mat as --annotations, the Extended set's as --extended-annotations"
-                raise UserError(f"{flag} {path} is the joints.mat of {given.format_name}; {remedy}")
-        contents.append((extended, extended_images or packing.images))
-        source = {**source, "dataset": "lsp and lspet", **file_record("extended annotations", extended_annotations)}
-    elif not content.defines_validation:
-        _say(f"{content.format_name} does not define the validation people: {HASHED_SPLITS}")
-    people, dropped, folder = join_folders(contents)
-    _pack(Dataset(people, dropped, folder, LSP, source), packing.out, packing.options())
+        existing_file(extended_annotations, "--extended-annotations")
+
+    from nas.data.datasets import leeds_dataset
+
+    _pack(leeds_dataset(packing.images, annotations, extended_images, extended_annotations, _say), packing)
 
 
 @command(
@@ -172,18 +146,11 @@ def mpii(
     Formats are recognised from the content. 10 % of the training images become holdout. If neither a file nor a flag
     defines the validation people, images are divided by a hash of their names: 80 % train, 10 % holdout, 10 % valid.
     """
-    contents, source = files.files(valid_list).read(read_mpii, _say)
-    people, duplicates = merge([content.people for content in contents])
-    if valid_list is not None:
-        people = apply_validation_list(people, valid_list, _say)
-    people, overlap = remove_split_overlap(people)
-    dropped = [content.dropped for content in contents]
-    source = {"dataset": "mpii", **source}
-    _pack(
-        Dataset(people, sum_counts([*dropped, duplicates, overlap]), packing.images, MPII, source),
-        packing.out,
-        packing.options(),
-    )
+    annotations = files.files(valid_list)
+
+    from nas.data.datasets import mpii_dataset
+
+    _pack(mpii_dataset(packing.images, annotations, _say), packing)
 
 
 @command(app, epilog="Example: python -m nas.prepare flic --images images --annotations examples.mat --out flic.h5")
@@ -193,22 +160,11 @@ def flic(packing: PackFlags, files: AnnotationFlags) -> None:
     10 % of the training images become holdout. Whether left and right are the person's or the observer's is detected,
     printed, and stored in the packed file.
     """
-    conventions: dict[Path, str] = {}
+    annotations = files.files()
 
-    def read(path: Path, splits: Mapping[str, float]) -> Annotations:
-        content, conventions[path] = read_flic(path, splits)
-        return content
+    from nas.data.datasets import flic_dataset
 
-    contents, source = files.files().read(read, _say)
-    distinct = {convention for convention in conventions.values() if convention != EITHER} or {EITHER}
-    if len(distinct) > 1:
-        each = ", ".join(f"{path} is {convention}" for path, convention in conventions.items())
-        raise UserError(f"{each}: left and right would not mean the same; give files of one convention")
-    left_and_right = distinct.pop()
-    _say(f"left and right: {left_and_right}")
-    people, dropped, folder = join_folders([(content, packing.images) for content in contents])
-    source = {"dataset": "flic", "left and right": left_and_right, **source}
-    _pack(Dataset(people, dropped, folder, FLIC, source), packing.out, packing.options())
+    _pack(flic_dataset(packing.images, annotations, _say), packing)
 
 
 @command(
@@ -229,14 +185,12 @@ def coco(
     """
     if valid_images is not None:
         existing_directory(valid_images, "--valid-images")
-    joints = read_skeleton(existing_file(skeleton, "--skeleton"))
-    contents, source = files.files().read(lambda path, splits: read_coco(path, joints, splits), _say)
-    folders = [packing.images] * len(contents)
-    if files.valid is not None and valid_images is not None:
-        folders[-1] = valid_images
-    people, dropped, folder = join_folders(list(zip(contents, folders, strict=True)))
-    source = {"dataset": "coco", **source, **file_record("skeleton", skeleton)}
-    _pack(Dataset(people, dropped, folder, joints, source), packing.out, packing.options())
+    annotations = files.files()
+    existing_file(skeleton, "--skeleton")
+
+    from nas.data.datasets import coco_dataset
+
+    _pack(coco_dataset(packing.images, annotations, skeleton, valid_images, _say), packing)
 
 
 @command(app, epilog="Example: python -m nas.prepare synthetic --people 3000 --out synthetic.h5")
@@ -256,7 +210,12 @@ def synthetic(
     total = sum(counts.values())
     if not total:
         raise UserError("--people, --holdout and --valid are all 0; set at least one of them")
-    _check_out(out)
+    writable_file(out, "--out")
+
+    from nas.data.packed.options import PackOptions
+    from nas.data.packed.synthetic import pack_synthetic
+    from nas.data.synthetic.scene import SceneConfig
+
     start = time.monotonic()
     options = PackOptions(box, workers or default_workers(), jpeg)
     with _announce_resume(out), progress("rendering", total) as on_progress:
@@ -280,10 +239,12 @@ def check(
     if sheet is not None:
         if sheet.suffix.lower() not in (".jpg", ".jpeg", ".png"):
             raise UserError(f"--sheet {sheet} is not an image file name; give one that ends in .jpg or .png")
-        if sheet.is_dir():
-            raise UserError(f"--sheet {sheet} is a directory; give the name of a file")
-        writable_directory(sheet.parent, "the folder of --sheet,")
-    report = check_packed(existing_file(file, "PEOPLE.H5"))
+        writable_file(sheet, "--sheet")
+    existing_file(file, "PEOPLE.H5")
+
+    from nas.data.packed.validation import check_packed
+
+    report = check_packed(file)
     problems = list(report.problems)
     if sheet is not None:
         try:
@@ -302,6 +263,11 @@ def check(
 
 
 def _write_sheet(file: Path, sheet: Path, count: int, seed: int) -> None:
+    from nas.data.media_io import encode_image
+    from nas.data.packed.reader import PackedPeople
+    from nas.data.packed.summary import describe_packed
+    from nas.data.visualization.contact_sheet import contact_sheet
+
     people, rows, splits = PackedPeople.load_sample(file, count, seed)
     labels = [f"{row}  {split}  {name}" for row, split, name in zip(rows, splits, people.images, strict=True)]
     total = describe_packed(file).people
@@ -317,6 +283,8 @@ def _validation_record(
     file: Path, report: ValidationReport, problems: Sequence[str], sheet: Path | None
 ) -> dict[str, Any]:
     """What ``check --json`` prints."""
+    from nas.data.packed.format import crop_side
+
     packed = report.summary
     return {
         "file": str(file), "fine": not problems, "problems": list(problems), "notes": list(report.notes),
@@ -332,6 +300,9 @@ def _validation_record(
 
 
 def _print_validation(file: Path, report: ValidationReport, problems: Sequence[str], sheet: Path | None) -> None:
+    from nas.data.packed.format import crop_side
+    from nas.data.people import SPLITS
+
     packed = report.summary
     joints = packed.people * len(packed.skeleton.joints)
     encoding = "raw" if packed.jpeg is None else f"JPEG {packed.jpeg}"
@@ -364,13 +335,14 @@ def _say(line: str) -> None:
     console.print(line, soft_wrap=True, markup=False)
 
 
-def _pack(dataset: Dataset, out: Path, options: PackOptions) -> None:
+def _pack(dataset: Dataset, packing: PackFlags) -> None:
     """Pack a dataset, with progress, and report the result."""
-    for person in dataset.people:
-        image_path(
-            dataset.folder, person.image
-        )  # names that lead out of the folder are refused before anything is written
-    _check_out(out)
+    from nas.data.media_io import image_path
+    from nas.data.packed.packing import pack
+
+    for person in dataset.people:  # names that lead out of the folder are refused before anything is written
+        image_path(dataset.folder, person.image)
+    out, options = writable_file(packing.out, "--out"), packing.options()
     start = time.monotonic()
     with _announce_resume(out), progress("packing", len(dataset.people)) as on_progress:
         report = pack(dataset.people, dataset.folder, out, dataset.skeleton, dataset.source, options, on_progress)
@@ -383,6 +355,8 @@ def _pack(dataset: Dataset, out: Path, options: PackOptions) -> None:
 
 def _image_lines(out: Path, report: PackReport, seconds: float) -> list[str]:
     """What to tell about the images read: those that are missing or broken, and the speed."""
+    from nas.data.packed.packing import broken_list
+
     lines = []
     if report.broken:
         few = ", ".join(f"{image} ({reason})" for image, reason in list(report.broken.items())[:3])
@@ -404,13 +378,11 @@ def _announce_resume(out: Path) -> Iterator[None]:
         raise
 
 
-def _check_out(out: Path) -> None:
-    if out.is_dir():
-        raise UserError(f"--out {out} is a directory; give the name of a file")
-    writable_directory(out.parent, "the folder of --out,")
-
-
 def _report(out: Path, seconds: float, resumed: int, dropped: Mapping[str, int], more: Sequence[str]) -> None:
+    from nas.data.packed.format import crop_side
+    from nas.data.packed.summary import describe_packed
+    from nas.data.people import SPLITS
+
     packed = describe_packed(out)
     size = out.stat().st_size / 2**20
     side = crop_side(packed.box)
