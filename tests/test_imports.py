@@ -54,7 +54,14 @@ LIBRARIES: Mapping[str, frozenset[str]] = {
     "fvcore": frozenset({"nas.architecture.cost"}),
     "typer": frozenset({"command", "console", "options"}),
     "optuna_dashboard": frozenset({"nas.study.reporting.dashboard", "nas.study.execution.trial_artifacts"}),
-    "plotly": frozenset({"nas.study.reporting.plotly_figures", "nas.study.reporting.html_report"}),
+    "plotly": frozenset(
+        {
+            "nas.study.reporting.html_report",
+            "nas.study.reporting.plotly_figures",
+            "nas.study.reporting.plotly_importance",
+            "nas.study.reporting.plotly_layout",
+        }
+    ),
     "jinja2": frozenset({"nas.study.reporting.html_report"}),
     "matplotlib": frozenset({"nas.study.reporting.paper_export"}),
     "onnx": frozenset({"nas.inference.onnx_export"}),

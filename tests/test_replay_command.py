@@ -45,13 +45,13 @@ def test_policies_are_compared(command: Command, record: Path) -> None:
     done = command("replay", *arguments)
     assert done.returncode == 0, done.stderr
     assert "30 recorded networks, 2 seeds" in done.stdout
-    by_trials, by_pictures = done.stdout.split("hypervolume after")[1:]
+    by_trials, by_images = done.stdout.split("hypervolume by number of")[1:]
     assert by_trials.splitlines()[1].split() == ["policy", "25", "30", "s", "/", "proposal"]
-    assert by_pictures.splitlines()[1].split() == ["policy", "25", "30"]
-    assert " %" in next(line for line in by_trials.splitlines() if "tpe+halving" in line)
-    assert " %" not in next(line for line in by_trials.splitlines() if "random" in line)
-    assert next(line for line in by_pictures.splitlines() if "tpe+halving" in line).split()[-1] == "–", (
-        "it ended before"
+    assert by_images.splitlines()[1].split() == ["policy", "25", "30"]
+    assert "%" in next(line for line in by_trials.splitlines() if "tpe+halving" in line)
+    assert "%" not in next(line for line in by_trials.splitlines() if "random" in line)
+    assert next(line for line in by_images.splitlines() if "tpe+halving" in line).split()[-1] == "–", (
+        "early stopping trained fewer images"
     )
     found = json.loads(command("replay", *arguments, "--json", "--workers", 1).stdout)
     random, halving = found["policies"]

@@ -34,16 +34,6 @@ _DRAWS = 1000
 
 Floats = NDArray[np.float64]
 
-METHOD = (
-    "PCKh is regressed on the logarithms of params and MAdds, their squares and product; for each choice, over the "
-    "networks that it makes a difference to, its values are added to that regression. An effect is the mean PCKh of a "
-    "value over the average of the choice at equal cost, with a 95 % Bayesian bootstrap interval over networks; the "
-    "share is that of the variance left by the costs that the choice explains, less what chance would (adjusted R²); a "
-    "choice counts as more than noise where fewer than 5 % of random relabellings (Freedman and Lane), corrected for "
-    "the number of choices (Holm), explain as much."
-)
-"""How it is done, to stand under a figure."""
-
 
 @dataclass(frozen=True)
 class Effect:

@@ -14,7 +14,7 @@ from plotly.offline import get_plotlyjs
 from nas.console import format_count
 from nas.errors import UserError
 from nas.study.analysis.baselines import PICKS, Limits, pick
-from nas.study.analysis.importance import METHOD, Importance
+from nas.study.analysis.importance import Importance
 from nas.study.analysis.rank_correlation import stored_calibration
 from nas.study.analysis.results import StudyResults
 from nas.study.experiment import images_of
@@ -142,7 +142,6 @@ def _importance_section(results: StudyResults) -> dict[str, Any]:
     return {
         "importance": [_importance_row(choice) for choice in results.importance],
         "random_sampler": results.experiment.config.sampler.name == "random",
-        "method": METHOD,
     }
 
 

@@ -91,7 +91,7 @@ class NetworkDescription:
         }
 
     def lines(self) -> list[str]:
-        """The network in words: its name, what papers print of it, its structure, its losses."""
+        """A description of the network in lines of text: name, published values, structure, losses."""
         row = self.row
         lines = [f"{row.name}: {self.candidate} (id {self.candidate.id})"]
         if row.documents:
@@ -138,7 +138,7 @@ class NetworkDescription:
 
 
 def latency_line(latency: Latency) -> str:
-    """A measured latency in words."""
+    """A measured latency as one line of text."""
     threads = f", {latency.threads} thread{'s'[: latency.threads > 1]}" if latency.threads else ""
 
     def images(count: int) -> str:
@@ -146,13 +146,13 @@ def latency_line(latency: Latency) -> str:
 
     return (
         f"latency on {latency.device}{threads}, median of {latency.forward.runs} and {latency.step.runs} runs "
-        f"(middle 80 %): prediction of {images(latency.batch)} {latency.forward}, "
+        f"(middle 80%): prediction of {images(latency.batch)} {latency.forward}, "
         f"training step of {images(latency.step_batch)} {latency.step}"
     )
 
 
 def published_table(networks: Sequence[NetworkDescription]) -> Table:
-    """The published networks beside the figures that their papers print."""
+    """The costs of the published networks, next to the values printed in their papers."""
     first = networks[0]
     title = f"published networks, {first.joints} joints, MAdds at {first.input_size}×{first.input_size}"
     table = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
@@ -203,7 +203,7 @@ def print_space(space: SearchSpace) -> None:
     architectures = count_architectures(space)
     number = "uncountably many" if architectures is None else f"{architectures:,}"
     console.print(
-        f"{space.path}: {number} different architectures, {space.size:,.0f} points with losses and repeats",
+        f"{space.path}: {number} different architectures, {space.size:,.0f} points (with loss settings and duplicates)",
         soft_wrap=True,
     )
     console.print(table)

@@ -13,7 +13,6 @@ import plotly.graph_objects as go
 
 from nas.console import format_count
 from nas.study.analysis.baselines import Baseline
-from nas.study.analysis.importance import Effect, Importance
 from nas.study.analysis.results import FullTrainingResult, StudyResults
 from nas.study.analysis.seed_noise import SeedStatistics
 from nas.study.reporting.figure_series import (
@@ -25,16 +24,12 @@ from nas.study.reporting.figure_series import (
     FrontSeries,
     axis_label,
     label_offsets,
-    log_ticks,
-    percent,
     staircase,
     trained_in_both,
 )
+from nas.study.reporting.plotly_importance import effects_figure, importance_figure
+from nas.study.reporting.plotly_layout import new_figure, tick_labels, wrapped
 
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-TITLE = {"x": 0, "xref": "container", "y": 1, "yanchor": "top", "pad": {"t": 12, "l": 8}}
-MAX_EFFECTS = 32
-"""Most rows of one figure of effects; those of the most important choices are shown."""
 _TEXT_ONLY = "%{text}<extra></extra>"
 _FULL_TRAINING = "fully trained (filled: on their front)"
 
@@ -74,7 +69,7 @@ def study_figures(results: StudyResults, separate_effects: bool = True) -> dict[
 def front_figure(results: StudyResults, axis: CostAxis) -> go.Figure:
     """PCKh against one cost: all finished networks, the front with standard errors, the published networks by name."""
     series = FrontSeries.of(results, axis)
-    figure = _new_figure(f"PCKh against {axis_label(results, axis)}")
+    figure = new_figure(f"PCKh against {axis_label(results, axis)}")
     if series.dominated:
         figure.add_scatter(
             x=[getattr(m, axis) for m in series.dominated],
@@ -107,7 +102,7 @@ def front_figure(results: StudyResults, axis: CostAxis) -> go.Figure:
         )
     if series.published:
         _add_published(figure, results, series)
-    figure.update_xaxes(title=axis_label(results, axis), type="log", **_tick_labels(series.costs))
+    figure.update_xaxes(title=axis_label(results, axis), type="log", **tick_labels(series.costs))
     figure.update_yaxes(title="PCKh@0.5 (%)")
     return figure
 
@@ -155,7 +150,7 @@ def _hover_text(results: StudyResults, network: SeedStatistics) -> str:
     return (
         f"trial {network.number}: PCKh {network.mean:.1f} ± {results.error(network.number):.1f}{seeds}<br>"
         f"{network.params:,} params, {format_count(network.madds)} MAdds<br>"
-        f"on the front with probability {100 * network.chance:.0f}%<br>{_wrapped(description)}"
+        f"on the front with probability {100 * network.chance:.0f}%<br>{wrapped(description)}"
     )
 
 
@@ -175,7 +170,7 @@ def front_3d_figure(results: StudyResults) -> go.Figure:
     published = [m for m in results.measured if m.number in results.published]
     on_front = {m.number for m in results.front}
     published_symbols = ["diamond" if m.number in on_front else "diamond-open" for m in published]
-    figure = _new_figure("The front in three objectives")
+    figure = new_figure("The front in three objectives")
     for name, symbol, colour, size, networks in (
         ("dominated", "circle-open", GREY, 3, series.dominated),
         ("front", "circle", BLUE, 5, series.front),
@@ -195,8 +190,8 @@ def front_3d_figure(results: StudyResults) -> go.Figure:
     params, madds = [m.params for m in results.measured], [m.madds for m in results.measured]
     figure.update_layout(
         scene={
-            "xaxis": {"title": "params", "type": "log", **_tick_labels(params, most=5)},
-            "yaxis": {"title": "MAdds", "type": "log", **_tick_labels(madds, most=5)},
+            "xaxis": {"title": "params", "type": "log", **tick_labels(params, most=5)},
+            "yaxis": {"title": "MAdds", "type": "log", **tick_labels(madds, most=5)},
             "zaxis": {"title": "PCKh"},
             "camera": {"eye": {"x": -1.6, "y": -1.7, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.15}},
         },
@@ -208,7 +203,7 @@ def front_3d_figure(results: StudyResults) -> go.Figure:
 def history_figure(results: StudyResults) -> go.Figure:
     """Hypervolume and size of the front against the number of images trained."""
     images = [step.images for step in results.steps]
-    figure = _new_figure("Progress of the search")
+    figure = new_figure("Progress of the search")
     figure.add_scatter(
         x=images,
         y=[step.volume for step in results.steps],
@@ -244,90 +239,9 @@ def history_figure(results: StudyResults) -> go.Figure:
     return figure
 
 
-def importance_figure(choices: Sequence[Importance]) -> go.Figure:
-    """The share of the variance of PCKh at equal cost that each choice explains."""
-    figure = _new_figure("Importance of the choices at equal cost")
-    rows = list(reversed(choices))
-    for name, significant in (("significant", True), ("not significant", False)):
-        group = [choice for choice in rows if choice.matters == significant]
-        figure.add_bar(
-            y=[choice.name for choice in group],
-            x=[percent(choice.share) for choice in group],
-            orientation="h",
-            name=name,
-            marker={
-                "color": BLUE if significant else "#FFFFFF",
-                "line": {"color": BLUE if significant else GREY, "width": 1},
-                "pattern": {"shape": "" if significant else "/", "fgcolor": GREY, "size": 5},
-            },
-            text=[f"{100 * choice.share:.0f}%" if significant else "" for choice in group],
-            textposition="outside",
-            cliponaxis=False,
-            customdata=[[choice.networks, choice.chance] for choice in group],
-            hovertemplate="%{y}: %{x:.1f}%, %{customdata[0]} networks, p = %{customdata[1]:.3f}<extra></extra>",
-            visible=True if group else "legendonly",
-            showlegend=bool(group),
-        )
-    figure.add_scatter(
-        y=[choice.name for choice in rows],
-        x=[percent(choice.noise) for choice in rows],
-        mode="markers",
-        name="95th percentile of chance",
-        marker={"symbol": "line-ns", "size": 12, "line": {"color": INK, "width": 1.5}},
-        hovertemplate="%{y}: 95% of random permutations explain less than %{x:.1f}%<extra></extra>",
-    )
-    figure.update_layout(height=150 + 22 * len(choices), bargap=0.25, margin={"l": 105})
-    figure.update_xaxes(title="explained variance at equal cost (%)", rangemode="tozero")
-    figure.update_yaxes(categoryorder="array", categoryarray=[choice.name for choice in rows], showgrid=False)
-    return figure
-
-
-def effects_figure(choices: Sequence[Importance]) -> go.Figure:
-    """What each value of some choices adds to PCKh at equal cost."""
-    several = len(choices) != 1
-    rows = [(f"{c.name}: {effect.value}" if several else effect.value, effect) for c in choices for effect in c.effects]
-    rows = rows[:MAX_EFFECTS][::-1]
-    figure = _new_figure("Effects of the significant choices" if several else f"Effect of {choices[0].name}")
-    for clear in (True, False):
-        _add_effects(figure, [row for row in rows if (row[1].low > 0 or row[1].high < 0) == clear], clear)
-    if rows:
-        figure.add_vline(x=0, line={"color": INK, "width": 1})
-    else:
-        figure.add_annotation(text="No choice has a significant effect.", showarrow=False, x=0.5, y=0.5)
-    label_width = 12 + 7 * max((len(label) for label, _ in rows), default=0)
-    margin = {"l": max(60, label_width), "b": 65}
-    figure.update_layout(height=120 + 24 * max(len(rows), 2), margin=margin, showlegend=False)
-    figure.update_xaxes(title="PCKh relative to the average at equal cost<br>(95% interval; filled: excludes 0)")
-    figure.update_yaxes(type="category", categoryorder="array", categoryarray=[label for label, _ in rows])
-    if len(rows) > 13:  # a panel of the dashboard has no room for more rows of the usual size
-        figure.update_yaxes(tickmode="linear", tickfont={"size": 9})
-    return figure
-
-
-def _add_effects(figure: go.Figure, rows: Sequence[tuple[str, Effect]], clear: bool) -> None:
-    """Draw effects with their intervals; filled where the interval excludes 0."""
-    colour = BLUE if clear else GREY
-    figure.add_scatter(
-        x=[effect.mean for _, effect in rows],
-        y=[label for label, _ in rows],
-        error_x={
-            "array": [effect.high - effect.mean for _, effect in rows],
-            "arrayminus": [effect.mean - effect.low for _, effect in rows],
-            "color": colour,
-            "thickness": 1.5,
-            "width": 3,
-        },
-        mode="markers",
-        marker={"symbol": "circle" if clear else "circle-open", "size": 8, "color": colour},
-        customdata=[[effect.networks, effect.low, effect.high] for _, effect in rows],
-        hovertemplate="%{y}: %{x:+.1f} (95%: %{customdata[1]:+.1f} to %{customdata[2]:+.1f}), "
-        "%{customdata[0]} networks<extra></extra>",
-    )
-
-
 def full_training_figure(results: StudyResults) -> go.Figure:
     """PCKh against params in the search and after full training, with a front of each."""
-    figure = _new_figure("PCKh in the search and after full training")
+    figure = new_figure("PCKh in the search and after full training")
     _add_connections(figure, trained_in_both(results))
     searched = [(m.params, m.mean) for m in results.measured]
     trained = [(result.params, result.pckh) for result in results.full]
@@ -362,7 +276,7 @@ def full_training_figure(results: StudyResults) -> go.Figure:
         hovertemplate="%{customdata[0]}: PCKh %{y:.1f} after full training<br>%{customdata[1]:,} params<extra></extra>",
         **_full_training_labels(results.full),
     )
-    figure.update_xaxes(title="parameters", type="log", **_tick_labels([x for x, _ in searched + trained]))
+    figure.update_xaxes(title="parameters", type="log", **tick_labels([x for x, _ in searched + trained]))
     figure.update_yaxes(title="PCKh@0.5 (%)")
     return figure
 
@@ -385,7 +299,7 @@ def rank_correlation_figure(results: StudyResults) -> go.Figure:
     """PCKh after full training against that of the search."""
     pairs = trained_in_both(results)
     trained = [result for result, _ in pairs]
-    figure = _new_figure(f"Full training against search: Spearman {results.agreement}, {len(pairs)} networks")
+    figure = new_figure(f"Full training against search: Spearman {results.agreement}, {len(pairs)} networks")
     symbols = ["circle" if result.on_front else "circle-open" for result in trained]
     figure.add_scatter(
         x=[short for _, short in pairs],
@@ -410,39 +324,3 @@ def _full_training_labels(trained: Sequence[FullTrainingResult]) -> dict[str, An
         "customdata": [[result.name, result.params] for result in trained],
         "name": _FULL_TRAINING,
     }
-
-
-def _new_figure(title: str) -> go.Figure:
-    figure = go.Figure()
-    figure.update_layout(
-        template="none",
-        title={"text": title, "font": {"size": 15}, **TITLE},
-        font={"family": FONT, "size": 12, "color": INK},
-        legend={"orientation": "h", "x": 0, "yref": "container", "y": 0.01, "yanchor": "bottom", "font": {"size": 11}},
-        margin={"l": 55, "r": 20, "t": 45, "b": 95},
-        height=430,
-        hoverlabel={"bgcolor": "#FFFFFF", "bordercolor": INK, "font": {"size": 12, "color": INK}, "align": "left"},
-        paper_bgcolor="#FFFFFF",
-        plot_bgcolor="#FFFFFF",
-        dragmode=False,
-    )
-    axis = {"gridcolor": "#E6E6E6", "linecolor": INK, "zeroline": False, "ticks": "outside", "automargin": True}
-    figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis)
-    return figure
-
-
-def _tick_labels(values: Sequence[float], most: int = 9) -> dict[str, Any]:
-    """Ticks of a logarithmic axis with short labels: 10 k, 20 k, 50 k, 100 k."""
-    ticks = log_ticks(values, most)
-    return {"tickvals": ticks, "ticktext": [format_count(tick) for tick in ticks]}
-
-
-def _wrapped(text: str, width: int = 60) -> str:
-    """A text in lines of a hover box, with HTML escaped."""
-    lines = [""]
-    for word in str(text).split():
-        if len(lines[-1]) + len(word) > width:
-            lines.append("")
-        lines[-1] += f"{word} "
-    return "<br>".join(line.strip().replace("<", "&lt;") for line in lines)

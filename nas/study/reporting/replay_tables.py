@@ -32,15 +32,17 @@ def print_comparison(record: BenchmarkTable, results: Mapping[str, Sequence[Repl
     """Print two tables: hypervolume after equal numbers of trials, and after equal numbers of images."""
     trials = len(next(iter(results.values()))[0].images)
     marks = sorted({*(mark for mark in MARKS if mark < trials), trials})
-    by_trials = _table("hypervolume after so many trials, and the share of the images of as many full trials", marks)
-    by_images = _table("hypervolume after the images of so many full trials", marks)
+    by_trials = _table(
+        "hypervolume by number of trials, and the share of images trained relative to full trials", marks
+    )
+    by_images = _table("hypervolume by number of images, in full trials", marks)
     by_trials.add_column("s / proposal", justify="right")
     for policy, replays in results.items():
         volumes, images = _stacked(replays)
         cells = []
         for mark in marks:
             share = images[:, mark - 1].mean() / (mark * record.images)
-            cells.append(_spread(volumes[:, mark - 1]) + ("" if share > 0.999 else f", {100 * share:.0f} %"))
+            cells.append(_spread(volumes[:, mark - 1]) + ("" if share > 0.999 else f", {100 * share:.0f}%"))
         by_trials.add_row(policy, *cells, f"{_seconds(replays):.3f}")
         by_images.add_row(policy, *(_spread(_volumes_after(volumes, images, mark * record.images)) for mark in marks))
     deviation = record.noise
