@@ -229,6 +229,9 @@ class Prepared:
 import gc, json, os, sys
 from nas import prepare, retrain, search
 from nas.console import run
+# What the commands import when their work begins.
+import nas.data.datasets, nas.data.packed.synthetic, nas.study.execution.full_training
+import nas.study.reporting.search_session
 gc.collect()
 gc.freeze()  # else each child copies all that was imported when it ends
 apps = {"prepare": prepare.app, "retrain": retrain.app, "search": search.app}
