@@ -21,7 +21,7 @@ from nas.study.experiment import images_of
 from nas.study.files import write_file
 from nas.study.reporting.plotly_figures import study_figures
 from nas.study.reporting.study_description import describe_choices, describe_method, describe_reproduction
-from nas.study.reporting.tables import near_front
+from nas.study.reporting.tables import NEAR_FRONT, near_front
 from nas.study.space.cardinality import count_architectures
 
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -85,6 +85,7 @@ def _front_section(results: StudyResults) -> dict[str, Any]:
         "clear_difference": f"{1.96 * math.sqrt(2) * results.noise:.1f}",  # between two single seeds, at 95%
         "repeated": sum(len(m.values) > 1 for m in results.measured),
         "front": [_network_row(results, m.number) for m in results.front],
+        "near_front": f"{100 * NEAR_FRONT:.0f}%",
         "near": [_network_row(results, m.number) for m in near_front(results)],
         "scored": bool(results.scores),
         "comparisons": _comparison_rows(results),

@@ -35,7 +35,7 @@ def new_figure(title: str) -> go.Figure:
     return figure
 
 
-def tick_labels(values: Sequence[float], most: int = 9) -> dict[str, Any]:
+def tick_labels(values: Sequence[float], most: int = 7) -> dict[str, Any]:
     """Ticks of a logarithmic axis with short labels: 10 k, 20 k, 50 k, 100 k."""
     ticks = log_ticks(values, most)
     return {"tickvals": ticks, "ticktext": [format_count(tick) for tick in ticks]}
