@@ -1,4 +1,4 @@
-"""What all commands share: how they start, report progress, fail and end."""
+"""What all commands share: starting, printing, progress, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ stderr = Console(stderr=True, highlight=False)
 """Progress and errors."""
 
 TERMINATED = 143
-"""Exit code after a SIGTERM, as a shell tells it."""
+"""Exit code after a SIGTERM, as shells report it."""
 
 _showing = True
-"""Whether progress is to be shown; results, notes and errors always are."""
+"""Whether progress is shown; results, notes and errors always are."""
 
 
 def set_quiet(quiet: bool) -> bool:
@@ -41,7 +41,7 @@ def set_quiet(quiet: bool) -> bool:
 
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.", callback=set_quiet)]
-"""A command's flag; parsing it is enough."""
+"""The flag of a command; parsing it is enough."""
 
 # typer's own errors about flags derive from click's ClickException, which different versions keep in different
 # places; the class is always the grandparent of the exported BadParameter.
@@ -79,7 +79,10 @@ def run(app: typer.Typer, args: Sequence[str] | None = None, program: str | None
 
 @contextmanager
 def deferred_sigterm() -> Iterator[Callable[[], bool]]:
-    """Let a SIGTERM not end the process, but be asked for: a scheduler gives some seconds to save what there is."""
+    """Keep a SIGTERM from ending the process; yields a function that tells whether one has come.
+
+    Schedulers send it some seconds before they kill, so that a program can save its state.
+    """
     asked = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
@@ -104,7 +107,7 @@ def parse_count(text: str, flag: str) -> int: ...
 @overload
 def parse_count(text: None, flag: str) -> None: ...
 def parse_count(text: str | None, flag: str) -> int | None:
-    """A count as people write it: 1.5M, 3G, 200k, 1000000; None where none is given.
+    """Parse a count such as 1.5M, 3G, 200k or 1000000; None where the flag is not given.
 
     Raises:
         UserError: not a positive number; the message names ``flag``.
@@ -124,7 +127,7 @@ def parse_count(text: str | None, flag: str) -> int | None:
 
 
 def format_count(number: float) -> str:
-    """A count as people say it: 6.73 M, 9.04 G."""
+    """Format a count with a unit: 6.73 M, 9.04 G."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(number) >= size:
             return f"{number / size:.3g} {unit}"
@@ -132,7 +135,7 @@ def format_count(number: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds as 1:05 or 2:03:04."""
+    """Format seconds as 1:05 or 2:03:04."""
     whole = max(0, round(seconds))
     hours, rest = divmod(whole, 3600)
     minutes, rest = divmod(rest, 60)
@@ -140,10 +143,10 @@ def format_duration(seconds: float) -> str:
 
 
 def existing_file(path: Path, flag: str) -> Path:
-    """The path, if it is a file.
+    """Return the path of a file that exists.
 
     Raises:
-        UserError: it is missing or no file; the message names ``flag``.
+        UserError: it is missing or not a file; the message names ``flag``.
     """
     if path.is_file():
         return path
@@ -152,10 +155,10 @@ def existing_file(path: Path, flag: str) -> Path:
 
 
 def existing_directory(path: Path, flag: str) -> Path:
-    """The path, if it is a directory.
+    """Return the path of a directory that exists.
 
     Raises:
-        UserError: it is missing or no directory; the message names ``flag``.
+        UserError: it is missing or not a directory; the message names ``flag``.
     """
     if path.is_dir():
         return path
@@ -164,7 +167,7 @@ def existing_directory(path: Path, flag: str) -> Path:
 
 
 def writable_directory(path: Path, flag: str) -> Path:
-    """The path, created if need be, if files can be made in it.
+    """Return the path of a directory that can be written to; it is created if need be.
 
     Raises:
         UserError: it cannot be created or written to, or is a file; the message names ``flag``.
@@ -174,14 +177,14 @@ def writable_directory(path: Path, flag: str) -> Path:
     except FileExistsError as error:
         raise UserError(f"{flag} {path} is a file; give a directory") from error
     except OSError as error:
-        raise UserError(f"{flag} {path} cannot be created ({error.strerror}); choose another place") from error
+        raise UserError(f"{flag} {path} cannot be created ({error.strerror}); choose another one") from error
     if not os.access(path, os.W_OK | os.X_OK):
-        raise UserError(f"{flag} {path} cannot be written to; choose another place")
+        raise UserError(f"{flag} {path} cannot be written to; choose another one")
     return path
 
 
 def writable_file(path: Path, flag: str) -> Path:
-    """The path, if a file of that name can be written; its directory is created if need be.
+    """Return the path of a file that can be written; its directory is created if need be.
 
     Raises:
         UserError: it is a directory, or its directory cannot be written to; the message names ``flag``.
@@ -198,12 +201,12 @@ def print_note(text: str) -> None:
 
 
 def print_tables(*tables: Table | None) -> None:
-    """Print tables, each once, at their own width: in a narrower window lines run over rather than lose digits."""
+    """Print tables at their own width: in a narrower terminal lines wrap, and no digits are cut off."""
     for table in tables:
         if table is None:
             continue
         if table.title:
-            console.print(table.title, soft_wrap=True)  # rich would fold it at the table's width
+            console.print(table.title, soft_wrap=True)  # rich would wrap it at the table's width
             table.title = None
         width = console.measure(table, options=console.options.update(max_width=1000)).maximum
         Console(width=width, highlight=False).print(table)
@@ -217,13 +220,13 @@ class _RateColumn(ProgressColumn):
 
 @contextmanager
 def progress(title: str, total: int, every: float = 5.0) -> Iterator[Callable[[int], None]]:
-    """Show how far some work is, with its rate and the time left, on standard error.
+    """Show the progress of some work, with its rate and the time left, on standard error.
 
-    A bar in a terminal; elsewhere a plain line now and then, so that logs stay readable.
+    In a terminal it is a bar; elsewhere a plain line every few seconds, so that logs stay readable.
 
     Args:
-        title: what is being done.
-        total: how many items there are.
+        title: of the work.
+        total: number of items.
         every: seconds between plain lines.
 
     Yields:
@@ -255,6 +258,6 @@ def progress(title: str, total: int, every: float = 5.0) -> Iterator[Callable[[i
 
 @contextmanager
 def working(title: str) -> Iterator[None]:
-    """Say what is being done, in a terminal alone, where it cannot be told how far it is."""
+    """Show a title while some work goes on whose progress is unknown; in a terminal only."""
     with stderr.status(title) if _showing else nullcontext():
         yield

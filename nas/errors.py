@@ -1,4 +1,4 @@
-"""What ends a command without a traceback."""
+"""Errors that end a command without a traceback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 class TerminatedError(Exception):
-    """A scheduler asked the command to end (SIGTERM), and everything that it did is kept: exit code 143."""
+    """A command was stopped by a SIGTERM and has saved its state; it exits with code 143."""
 
     def __init__(self) -> None:
-        super().__init__("stopped by SIGTERM; the same command goes on where it was")
+        super().__init__("stopped by SIGTERM; the same command resumes")

@@ -276,7 +276,7 @@ def _write_sheet(file: Path, sheet: Path, count: int, seed: int) -> None:
     try:
         sheet.write_bytes(content)
     except OSError as error:
-        raise UserError(f"--sheet {sheet}: cannot write ({error.strerror}); choose another place") from error
+        raise UserError(f"--sheet {sheet}: cannot write ({error.strerror}); choose another path") from error
 
 
 def _validation_record(

@@ -1,4 +1,4 @@
-"""Finding, reading and writing files, with errors that say where and what is allowed."""
+"""Files of a study: found by name, read and written, with errors that name the file and what is allowed."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def write_file(path: Path, data: bytes, flag: str) -> None:
-    """Write a file that a flag names, atomically.
+    """Write a file named by a flag, atomically.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written; the message names ``flag``.
     """
     from nas.training.checkpoint import write_atomically  # imports torch
 
@@ -92,14 +92,17 @@ def write_file(path: Path, data: bytes, flag: str) -> None:
     try:
         write_atomically(path, data)
     except OSError as error:
-        raise UserError(f"{flag} {path}: cannot be written: {error.strerror}; choose another place") from error
+        raise UserError(f"{flag} {path}: cannot be written: {error.strerror}; choose another path") from error
 
 
 def checkpoint_folder(given: str, flag: str) -> str:
-    """A folder for checkpoints, on a disk (made absolute) or at a URL that fsspec understands, if it can be used.
+    """Check that checkpoints can be written to a folder, on a disk or at a URL that fsspec understands.
+
+    Returns:
+        The URL, or the absolute path of the folder.
 
     Raises:
-        UserError: no such kind of URL, a driver is missing, or nothing can be written there.
+        UserError: the kind of URL is unknown, its driver is missing, or nothing can be written there.
     """
     if "://" not in given:
         return str(writable_directory(Path(given), flag).resolve())
@@ -117,7 +120,7 @@ def checkpoint_folder(given: str, flag: str) -> str:
 
 
 def first_problem(path: Path, error: ValidationError, model: type[BaseModel]) -> UserError:
-    """One line for pydantic's first complaint about a model: file, key, value, what is allowed."""
+    """Turn pydantic's first error about a model into one line: file, key, value, what is allowed."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"]) or "file"
     message = problem["msg"].removeprefix("Value error, ")
@@ -129,10 +132,10 @@ def first_problem(path: Path, error: ValidationError, model: type[BaseModel]) ->
 
 
 def _keys(model: type[BaseModel], where: tuple[int | str, ...]) -> list[str]:
-    """The keys that a model, or a table inside it, has."""
+    """The keys of a model, or of a table inside it."""
     for part in where:
         inner = model.model_fields[str(part)].annotation
-        assert isinstance(inner, type), f"{part} is no table"
-        assert issubclass(inner, BaseModel), f"{part} is no table"
+        assert isinstance(inner, type), f"{part} is not a table"
+        assert issubclass(inner, BaseModel), f"{part} is not a table"
         model = inner
     return list(model.model_fields)

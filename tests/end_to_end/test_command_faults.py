@@ -16,7 +16,7 @@ from workplace import ENVIRONMENT, LONGER, Workplace, essence, living, until
 
 pytestmark = pytest.mark.slow
 
-STOPPED = "stopped by SIGTERM; the same command goes on where it was\n"
+STOPPED = "stopped by SIGTERM; the same command resumes\n"
 JUMPS = """
 import os, time
 _steady, _real, _began = time.monotonic, time.time, time.monotonic()
