@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from nas.architecture.hourglass import HourglassNetwork
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"
 
 
 def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> HourglassNetwork:

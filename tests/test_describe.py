@@ -67,7 +67,7 @@ def test_every_published_row_as_json(described) -> None:
         assert (record["input_size"], record["joints"]) == (256, 16)
 
 
-def test_published_table_keeps_names_and_digits_whole(described) -> None:
+def test_published_table_truncates_neither_names_nor_digits(described) -> None:
     code, out, _ = described("--published")
     assert code == 0
     assert "separable_resconcat_narrowres_perceptual  A       1,417,616   1.41 M   2.482 G   2.57 G" in out
@@ -86,13 +86,13 @@ def test_published_table_keeps_names_and_digits_whole(described) -> None:
         ("patchify", ["stem: 3×3 convolution of stride 2, 3 → 64"]),
     ],
 )
-def test_words(described, name: str, words: list[str]) -> None:
+def test_description_in_words(described, name: str, words: list[str]) -> None:
     code, out, _ = described(name)
     assert code == 0
     assert all(text in out for text in words)
 
 
-def test_sizes(described) -> None:
+def test_size_flags(described) -> None:
     code, out, _ = described("hg2", "--input-size", 64, "--joints", 14, "--width-scale", 0.25, "--json")
     record = json.loads(out)
     assert code == 0
@@ -110,7 +110,7 @@ def test_sizes(described) -> None:
         ("mine.toml", "width = 84\nstem = 48\n"),
     ],
 )
-def test_files(described, tmp_path, file: str, text: str) -> None:
+def test_architecture_files(described, tmp_path, file: str, text: str) -> None:
     (tmp_path / file).write_text(text)
     code, out, _ = described(tmp_path / file, "--json")
     assert code == 0
@@ -162,7 +162,7 @@ def test_bad_files_are_one_line(described, tmp_path, file: str, text: str, compl
     assert err.count("\n") == 1
 
 
-def test_every_printed_row_has_document_as_tradeoff(described) -> None:
+def test_printed_rows_have_the_trade_off_of_samadh_and_al_khatib(described) -> None:
     _, out, _ = described("--published", "--json")
     scores = {record["name"]: record["printed"]["tradeoff"] for record in json.loads(out)}
     assert scores["hg2"] == 0
@@ -192,7 +192,7 @@ def test_latency_in_words(described) -> None:
 
 
 @pytest.mark.parametrize("name", ["hourglass", "lightweight", "levels"])
-def test_a_space(described, name: str) -> None:
+def test_space_description(described, name: str) -> None:
     code, out, _ = described("--space", name)
     about = json.loads(described("--space", name, "--json")[1])
     assert code == 0

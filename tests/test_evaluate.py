@@ -44,7 +44,7 @@ KEYS = {"metric", "threshold", "mean", "interval", "by_count", "by_count_interva
 
 
 def write_people(path: Path, skeleton: Skeleton = MPII, box: int = SIZE) -> Path:
-    """32 people to train on and 24 to score, each in a turned picture of their own."""
+    """Write 32 training and 24 validation people, each in a rotated image of their own."""
     with PackedWriter(path, PackedHeader(skeleton, box, {}), 56) as writer:
         for i in range(56):
             person = render_person(0, i, box, MARGIN, SceneConfig(clutter=0.1, occluders=0))
@@ -67,7 +67,7 @@ def write_people(path: Path, skeleton: Skeleton = MPII, box: int = SIZE) -> Path
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A checkpoint as training writes it, the people it was trained with, and what training measured."""
+    """A checkpoint as training writes it, its people, and the evaluation that training made."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("trained")
     data = write_people(folder / "people.h5")
@@ -180,14 +180,14 @@ def test_torsos(trained, as_json, evaluated: Evaluate, monkeypatch: pytest.Monke
     assert "PCK@0.2" in evaluated(trained.checkpoint, "--data", trained.data)[1]
 
 
-def test_people_that_were_trained_on_are_remarked_upon(trained, evaluated: Evaluate) -> None:
+def test_a_note_warns_about_people_seen_in_training(trained, evaluated: Evaluate) -> None:
     code, out, err = evaluated(trained.checkpoint, "--data", trained.data, "--split", "train", "--json")
     assert code == 0
     assert json.loads(out)["people"] == 32
     assert "it may have seen its train people" in err
 
 
-def test_enlarged_people_are_remarked_upon(trained, evaluated: Evaluate, tmp_path: Path) -> None:
+def test_a_note_warns_about_enlarged_people(trained, evaluated: Evaluate, tmp_path: Path) -> None:
     small = write_people(tmp_path / "small.h5", box=24)
     code, _, err = evaluated(trained.checkpoint, "--data", small)
     assert code == 0
@@ -239,7 +239,9 @@ def content() -> dict[str, Any]:
         {"average": {"stem.0.weight": 3}},
     ],
 )
-def test_checkpoints_that_make_no_network(wrong: dict[str, Any], trained, evaluated: Evaluate, tmp_path: Path) -> None:
+def test_checkpoints_without_a_network_are_refused(
+    wrong: dict[str, Any], trained, evaluated: Evaluate, tmp_path: Path
+) -> None:
     path = tmp_path / "wrong.pt"
     merged = {**content(), **wrong}
     save_checkpoint(path, {key: value for key, value in merged.items() if value is not None})
@@ -324,7 +326,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 @pytest.fixture
 def official(tmp_path: Path) -> SimpleNamespace:
-    """Ten people with heads of 30 pixels (0.6 × 50); predictions are right up to 2 pixels in y."""
+    """Ten people with heads of 30 pixels (0.6 × 50); predictions are 2 pixels off in y."""
     rng = np.random.default_rng(0)
     joints = rng.uniform(100, 400, (10, 16, 2))
     missing = np.zeros((16, 10))
@@ -368,7 +370,7 @@ def test_predictions_in_either_layout(official: SimpleNamespace, as_json, tmp_pa
     assert as_json(*arguments, other, "--variable", "mine")["scores"][1]["mean"] == 100
 
 
-def test_missing_predictions_are_not_found_and_counted(official: SimpleNamespace, as_json, evaluated: Evaluate) -> None:
+def test_missing_predictions_count_as_wrong(official: SimpleNamespace, as_json, evaluated: Evaluate) -> None:
     positions = official.positions.copy()
     positions[9] = np.nan
     positions[0, :2] = np.nan  # the first of them is not labelled
@@ -385,7 +387,7 @@ def test_missing_predictions_are_not_found_and_counted(official: SimpleNamespace
     assert "1 people, 17 labelled joints" in evaluated(*arguments)[1]
 
 
-def test_joints_that_nobody_has_are_null(official: SimpleNamespace, as_json, evaluated: Evaluate) -> None:
+def test_joints_without_labels_are_null(official: SimpleNamespace, as_json, evaluated: Evaluate) -> None:
     truth = scipy.io.loadmat(official.truth)
     truth["jnt_missing"][[0, 5]] = 1
     arguments = ("--ground-truth", official.truth, "--predictions", official.predictions)

@@ -1,4 +1,4 @@
-"""``python -m nas.export``: the file computes what PyTorch computes, and its card tells the truth."""
+"""``python -m nas.export``: the ONNX file agrees with PyTorch, and the model card with the checkpoint."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ TINY = Architecture(stem=4, width=8, stacks=1, depth=1)
 KINDS = block_kinds()
 
 
-def lived_in(architecture: Architecture, seed: int = 0) -> HourglassNetwork:
-    """A network whose batch norms are not those of a new one, and whose maps have peaks."""
+def with_batch_norm_statistics(architecture: Architecture, seed: int = 0) -> HourglassNetwork:
+    """A network with non-default batch norm statistics, whose maps have peaks."""
     network = build_network(architecture, 16, (SIDE, SIDE), seed=seed)
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
@@ -70,7 +70,7 @@ def save(path: Path, network: HourglassNetwork, schedule: ScheduleConfig = SCHED
     return path
 
 
-def some_pictures(count: int) -> np.ndarray:
+def some_images(count: int) -> np.ndarray:
     noise = np.random.default_rng(0).integers(0, 256, (count - 2, SIDE, SIDE, 3), np.uint8)
     return np.concatenate([noise, np.stack([render_person(0, i, SIDE, 1.0).crop for i in range(2)])])
 
@@ -91,7 +91,7 @@ def exported(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A checkpoint as full training leaves it, its people, and what was exported: pixels in, joints out."""
+    """A checkpoint as full training writes it, its people, and its export with uint8 input and joints output."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("runs") / "pilot" / "full" / "trial-7"
     folder.mkdir(parents=True)
@@ -106,7 +106,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
                     person.crop, person.joints, person.labelled, person.head_size, np.eye(2, 3), split, f"{i}.jpg"
                 ),
             )
-    network = lived_in(TINY)
+    network = with_batch_norm_statistics(TINY)
     checkpoint = save(folder / "checkpoint.pt", network, people=[describe_packed(data).checksum, 6])
     result = {
         "result": {
@@ -129,10 +129,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     )
 
 
-def test_the_file_says_what_the_predictor_says_for_any_number_of_pictures(made) -> None:
+def test_the_file_agrees_with_the_predictor_at_any_batch_size(made) -> None:
     session = onnxruntime.InferenceSession(made.file, providers=["CPUExecutionProvider"])
     predictor = Predictor.load(made.checkpoint)
-    pictures = some_pictures(7)
+    pictures = some_images(7)
     wanted = predictor.poses(pictures, [Box.around(0, 0, SIDE, SIDE)] * 7)
     for batch in (1, 2, 7):
         [joints] = session.run(None, {"images": pictures[:batch]})
@@ -144,7 +144,7 @@ def test_the_file_says_what_the_predictor_says_for_any_number_of_pictures(made) 
     assert len({tuple(np.round(pose.joints[0], 1)) for pose in wanted}) > 3  # they are not all alike
 
 
-def test_the_file_is_small_and_tells_nothing_of_this_machine(made) -> None:
+def test_the_file_is_small_and_holds_no_paths_of_this_machine(made) -> None:
     content = made.file.read_bytes()
     model = onnx.load_from_string(content)
     onnx.checker.check_model(model)
@@ -156,7 +156,7 @@ def test_the_file_is_small_and_tells_nothing_of_this_machine(made) -> None:
     assert {path.name for path in made.file.parent.iterdir()} == {"pose.onnx", "pose.onnx.md"}
 
 
-def test_the_card_tells_what_is_known(made) -> None:
+def test_the_card_states_what_is_known(made) -> None:
     cost = network_cost(TINY, 16, (SIDE, SIDE))
     for words in (
         f"| parameters | {cost.params:,} |",
@@ -180,7 +180,7 @@ def test_the_card_tells_what_is_known(made) -> None:
     assert 0 <= low <= high <= 100
 
 
-def test_people_of_whom_none_are_for_validation_tell_the_origin_alone(made, exported, tmp_path, monkeypatch) -> None:
+def test_people_without_a_validation_split_give_the_origin_only(made, exported, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(network_export, "to_onnx", lambda *_: made.file.read_bytes())
     data = tmp_path / "people.h5"
     with PackedWriter(data, PackedHeader(MPII, SIDE, {"dataset": "synthetic"}), 1) as writer:
@@ -216,7 +216,7 @@ def test_the_cards_example_runs(made) -> None:
     (made.file.parent / "person.jpg").unlink()
 
 
-def test_a_card_without_any_knowledge_says_so(made, exported, tmp_path, monkeypatch) -> None:
+def test_a_card_states_what_is_unknown(made, exported, tmp_path, monkeypatch) -> None:
     # The file itself is not at issue here, and takes seconds to make.
     monkeypatch.setattr(network_export, "to_onnx", lambda *_: made.file.read_bytes())
     alone = tmp_path / "checkpoint.pt"
@@ -235,8 +235,8 @@ def test_a_card_without_any_knowledge_says_so(made, exported, tmp_path, monkeypa
     assert "Unknown: there is no `result.json`" in (tmp_path / "a.onnx.md").read_text()
 
 
-def test_a_file_that_computes_something_else_is_not_written(made, exported, tmp_path, monkeypatch) -> None:
-    wrong = lived_in(TINY)
+def test_a_file_that_disagrees_with_pytorch_is_not_written(made, exported, tmp_path, monkeypatch) -> None:
+    wrong = with_batch_norm_statistics(TINY)
     wrong.heads[0].heatmaps.weight.data *= 1.2
     monkeypatch.setattr(network_export, "to_onnx", lambda *_: made.file.read_bytes())
     checkpoint = save(tmp_path / "wrong.pt", wrong)
@@ -246,8 +246,8 @@ def test_a_file_that_computes_something_else_is_not_written(made, exported, tmp_
     assert not list(tmp_path.glob("a.onnx*"))
 
 
-class _Said(Session):
-    """What a file would have said."""
+class _StubSession(Session):
+    """A session with a given function in place of an ONNX file."""
 
     def __init__(self, answer: Callable[[np.ndarray], np.ndarray]) -> None:
         self.answer = answer
@@ -258,7 +258,7 @@ class _Said(Session):
 
 @pytest.mark.parametrize("joints", [False, True])
 def test_comparison_finds_the_largest_difference(joints: bool) -> None:
-    module = ExportableNetwork(lived_in(TINY), SCHEDULE, uint8=True, joints=joints).eval()
+    module = ExportableNetwork(with_batch_norm_statistics(TINY), SCHEDULE, uint8=True, joints=joints).eval()
 
     def honest(pictures: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -273,14 +273,14 @@ def test_comparison_finds_the_largest_difference(joints: bool) -> None:
 
         return answer
 
-    pictures = some_pictures(6)
-    assert compare(_Said(honest), module, pictures, (1, 3)).largest == 0
-    found = compare(_Said(with_one_fault(0.25)), module, pictures, (1, 3))
+    pictures = some_images(6)
+    assert compare(_StubSession(honest), module, pictures, (1, 3)).largest == 0
+    found = compare(_StubSession(with_one_fault(0.25)), module, pictures, (1, 3))
     assert found.largest == pytest.approx(0.25, abs=1e-4)
     assert found.compared + found.unstable == 2 * 6 * 16
     assert found.unstable < 20
-    assert compare(_Said(with_one_fault(0.25)), module, pictures, (1,)).largest == 0
-    assert not compare(_Said(with_one_fault(float("nan"))), module, pictures, (3,)).largest < TOLERANCE
+    assert compare(_StubSession(with_one_fault(0.25)), module, pictures, (1,)).largest == 0
+    assert not compare(_StubSession(with_one_fault(float("nan"))), module, pictures, (3,)).largest < TOLERANCE
 
 
 def norms(network: nn.Module) -> int:
@@ -305,7 +305,7 @@ BATCH_NORMS = {
 
 
 def differences(network: HourglassNetwork, schedule: ScheduleConfig = SCHEDULE, **how: bool) -> exporting.Difference:
-    """How far the network's ONNX form is from it."""
+    """The ONNX session of a network, and its difference from PyTorch."""
     return exported_session(network, schedule, **how)[1]
 
 
@@ -314,10 +314,10 @@ def exported_session(
 ) -> tuple[Session, exporting.Difference]:
     module = ExportableNetwork(network, schedule, **{"uint8": False, "joints": False, **how}).eval()
     session = Session(to_onnx(module, SIDE, {}), 1)
-    return session, compare(session, module, some_pictures(6), (1, 3))
+    return session, compare(session, module, some_images(6), (1, 3))
 
 
-def test_every_block_of_the_spaces_is_exported_below() -> None:
+def test_the_export_test_covers_every_block_of_the_spaces() -> None:
     assert set(BATCH_NORMS) == set(KINDS)
     [offered] = [
         d
@@ -329,9 +329,9 @@ def test_every_block_of_the_spaces_is_exported_below() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_block_family_computes_the_same_with_folded_batch_norms(kind: str) -> None:
+def test_every_block_agrees_with_pytorch_after_folding_batch_norms(kind: str) -> None:
     block = BlockChoice(kind)
-    network = lived_in(Architecture(4, 8, 1, 1, block=block, trunk=block))
+    network = with_batch_norm_statistics(Architecture(4, 8, 1, 1, block=block, trunk=block))
     # Heatmaps of squared error are exported as they are; softmax would hide an error that is the same everywhere.
     session, found = exported_session(network, ScheduleConfig(16, 1))
     print(f"{kind}: {found.largest:.1e}")
@@ -352,8 +352,8 @@ def test_every_block_family_computes_the_same_with_folded_batch_norms(kind: str)
     ],
     ids=str,
 )
-def test_every_way_of_joining_them_computes_the_same(architecture: Architecture) -> None:
-    assert differences(lived_in(architecture), ScheduleConfig(16, 1)).largest < TOLERANCE
+def test_every_structure_agrees_with_pytorch(architecture: Architecture) -> None:
+    assert differences(with_batch_norm_statistics(architecture), ScheduleConfig(16, 1)).largest < TOLERANCE
 
 
 @pytest.mark.slow
@@ -365,13 +365,13 @@ def test_every_way_of_joining_them_computes_the_same(architecture: Architecture)
 ])  # fmt: skip
 def test_every_input_and_output(loss: Any, decoder: Any, uint8: bool, joints: bool) -> None:
     schedule = ScheduleConfig(16, 1, loss=loss, decoder=decoder)
-    found = differences(lived_in(TINY), schedule, uint8=uint8, joints=joints)
+    found = differences(with_batch_norm_statistics(TINY), schedule, uint8=uint8, joints=joints)
     assert found.largest < TOLERANCE
     assert found.compared > 150
 
 
 @pytest.mark.slow
-def test_heatmaps_from_normalised_pictures_and_a_photograph(shared_data, made, exported, tmp_path) -> None:
+def test_heatmaps_from_normalized_input_compared_on_a_photograph(shared_data, made, exported, tmp_path) -> None:
     photograph = shared_data / "mpii" / "person_running.jpg"
     code, out, _ = exported(made.checkpoint, "--onnx", tmp_path / "maps.onnx", "--picture", photograph, "--json")
     assert code == 0
@@ -395,14 +395,16 @@ def test_examples_name_the_file_and_its_size() -> None:
 
 
 @pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])
-def test_without_its_packages_it_says_how_to_get_them(made, exported, tmp_path, monkeypatch, name: str) -> None:
+def test_missing_packages_are_named_with_the_command_that_installs_them(
+    made, exported, tmp_path, monkeypatch, name: str
+) -> None:
     monkeypatch.setitem(sys.modules, name, None)
     code, out, err = exported(made.checkpoint, "--onnx", tmp_path / "a.onnx")
     assert (code, out) == (2, "")
     assert err == f"error: {name} is not installed; give: pip install -e '.[export]'\n"
 
 
-def test_what_is_refused(made, exported, tmp_path) -> None:
+def test_bad_arguments_are_refused(made, exported, tmp_path) -> None:
     checkpoint, onnx_file = made.checkpoint, tmp_path / "a.onnx"
     copy = tmp_path / "a.onnx.md"  # a checkpoint in the card's place
     copy.write_bytes(checkpoint.read_bytes())

@@ -1,4 +1,4 @@
-"""Every command's help fits a screen, shows an example, and what is long can be quiet."""
+"""The help of every command fits a screen and has an example; long-running commands have ``--quiet``."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def test_help_fits_a_screen(command: str) -> None:
     assert ("--quiet" in done.output) == (command in LONG)
 
 
-def test_all_commands_are_there() -> None:
+def test_all_commands_are_found() -> None:
     assert {"search", "report", "retrain", "prepare", "evaluate", "predict", "export", "describe"} <= set(COMMANDS)
     assert {name.split()[0] for name in LONG} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("flags", [[], ["--quiet"]])
-def test_quiet_hides_progress_alone(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_hides_progress_but_not_results(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     app = typer.Typer()
 
     @app.command()

@@ -1,4 +1,4 @@
-"""``python -m nas.predict``: where it looks, what it finds there, what it writes, and what it refuses."""
+"""``python -m nas.predict``: boxes, predicted joints, written files and refused input."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SPOTS = np.array([[610.3, 250.8], [655.6, 330.1], [700.9, 260.4]])
 
 
 class Oracle(nn.Module):
-    """Joint j is where colour j shines: the picture itself, in cells. It may be wrong by whole cells to the right."""
+    """A perfect network: the map of joint j is colour channel j of the image, shifted right by ``wrong`` cells."""
 
     def __init__(self, wrong: int = 0) -> None:
         super().__init__()
@@ -56,20 +56,20 @@ class Oracle(nn.Module):
 
 
 def shining(spots: NDArray[np.float64], width: int, height: int, sigma: float) -> NDArray[np.uint8]:
-    """A dark picture with a soft spot of each colour, RGB."""
+    """A dark RGB image with a Gaussian spot in each colour channel."""
     maps = encode(torch.from_numpy(spots)[None], (height, width), sigma)[0]
     return (maps * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
-def save(path: Path, picture: NDArray[np.uint8]) -> Path:
+def save(path: Path, image: NDArray[np.uint8]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), picture[:, :, ::-1])
+    assert cv2.imwrite(str(path), image[:, :, ::-1])
     return path
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained network of MPII's joints."""
+    """The checkpoint of an untrained network with MPII's joints."""
     torch.set_num_threads(1)
     architecture = Architecture(stem=4, width=8, stacks=1, depth=1)
     network = build_network(architecture, 16, (SIZE, SIZE), seed=0)
@@ -95,7 +95,7 @@ def predicted(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def oracle(monkeypatch: pytest.MonkeyPatch) -> Oracle:
-    """In place of any checkpoint's network."""
+    """A perfect network in place of any checkpoint's."""
     network = Oracle()
     predictor = Predictor(network, SCHEDULE, COLOURS, SIZE)
     monkeypatch.setattr(Predictor, "load", classmethod(lambda cls, path, device: predictor))
@@ -103,7 +103,7 @@ def oracle(monkeypatch: pytest.MonkeyPatch) -> Oracle:
 
 
 def places(people: list[dict[str, Any]]) -> NDArray[np.float64]:
-    """(people, joints, 2)."""
+    """Joint positions, (people, joints, 2)."""
     return np.array([[[joint["x"], joint["y"]] for joint in person["joints"]] for person in people])
 
 
@@ -117,7 +117,7 @@ def places(people: list[dict[str, Any]]) -> NDArray[np.float64]:
         ([], 1280),
     ],
 )
-def test_joints_are_found_where_they_are(oracle, checkpoint, predicted, tmp_path, flags, side) -> None:
+def test_joints_are_predicted_at_their_positions(oracle, checkpoint, predicted, tmp_path, flags, side) -> None:
     cell = side / SIZE * 4
     picture = save(tmp_path / "in" / "spots.png", shining(SPOTS, 1280, 720, 1.3 * cell))
     code, out, _ = predicted(checkpoint, picture, *flags, "--out", tmp_path / "out", "--json")
@@ -133,7 +133,7 @@ def test_joints_are_found_where_they_are(oracle, checkpoint, predicted, tmp_path
     assert record == json.loads((tmp_path / "out" / "spots.pose.json").read_text())
 
 
-def test_a_small_box_tells_pixels_apart(oracle, checkpoint, predicted, tmp_path) -> None:
+def test_a_small_box_resolves_single_pixels(oracle, checkpoint, predicted, tmp_path) -> None:
     # One input pixel a pixel: what a convention of pixel centres of its own would move by half a pixel.
     spots = np.array([[20.25, 30.5], [33.0, 18.75], [41.5, 44.0]])
     picture = save(tmp_path / "spots.png", shining(spots, SIZE, SIZE, 5.0))
@@ -141,7 +141,7 @@ def test_a_small_box_tells_pixels_apart(oracle, checkpoint, predicted, tmp_path)
     assert np.abs(places(json.loads(out)[0]["people"])[0] - spots).max() < 0.15
 
 
-def test_the_mirrored_copy_takes_away_what_leans_to_one_side(oracle, checkpoint, predicted, tmp_path) -> None:
+def test_flip_averaging_cancels_a_horizontal_bias(oracle, checkpoint, predicted, tmp_path) -> None:
     cell = 1280 / SIZE * 4
     picture = save(tmp_path / "spots.png", shining(SPOTS, 1280, 720, 1.5 * cell))
     oracle.wrong = 1
@@ -173,7 +173,7 @@ def test_center_and_scale_give_the_box_that_the_reader_of_mpii_makes(shared_data
         assert (box.x, box.y, box.side) == pytest.approx((*wanted.center, wanted.size))
 
 
-def test_a_folder_is_done_but_for_what_is_broken(checkpoint, predicted, tmp_path) -> None:
+def test_broken_files_of_a_folder_are_reported_and_skipped(checkpoint, predicted, tmp_path) -> None:
     folder = tmp_path / "in"
     for name in ("b.png", "a.JPG", "c.bmp"):
         save(folder / name, shining(SPOTS / 10, 128, 72, 5))
@@ -198,7 +198,7 @@ def test_a_folder_is_done_but_for_what_is_broken(checkpoint, predicted, tmp_path
     assert drawn.shape == (72, 128, 3)
 
 
-def test_pictures_of_one_name_do_not_take_each_others_place(checkpoint, predicted, tmp_path) -> None:
+def test_images_of_equal_names_get_distinct_outputs(checkpoint, predicted, tmp_path) -> None:
     given = [save(tmp_path / name, shining(SPOTS / 10, 128, 72, 5)) for name in ("a/x.png", "b/x.png", "c/X.jpg")]
     code, out, err = predicted(checkpoint, *given, given[0], "--out", tmp_path / "out", "--json")
     assert code == 0
@@ -256,7 +256,7 @@ def test_a_camera_is_recorded_until_it_is_stopped(oracle, checkpoint, predicted,
     assert (clip.width, clip.height) == (130, 74)
 
 
-def test_a_film_that_is_not_whole_is_not_kept(tmp_path) -> None:
+def test_an_incomplete_video_is_not_kept(tmp_path) -> None:
     def film(lost: int, error: type[BaseException] | None = None) -> None:
         with VideoWriter(earlier, Clip(32, 32, 10, 0)) as writer:
             writer.put(np.zeros((32, 32, 3), np.uint8))
@@ -296,7 +296,7 @@ def test_a_film_that_is_not_whole_is_not_kept(tmp_path) -> None:
         (["IN/a.png", "--device", "tpu"], "--device tpu"),
     ],
 )
-def test_what_is_refused(checkpoint, predicted, tmp_path, arguments, complaint) -> None:
+def test_bad_arguments_are_refused(checkpoint, predicted, tmp_path, arguments, complaint) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("a.png", "a.pose.png"):
         save(tmp_path / "in" / name, shining(SPOTS / 10, 128, 72, 5))
@@ -324,7 +324,7 @@ def test_no_checkpoint(predicted, tmp_path) -> None:
     assert "not a readable checkpoint" in err
 
 
-def test_a_box_beside_the_picture_is_an_error_of_that_picture(checkpoint, predicted, tmp_path) -> None:
+def test_a_box_outside_an_image_is_an_error_of_that_image(checkpoint, predicted, tmp_path) -> None:
     small = save(tmp_path / "small.png", shining(SPOTS / 10, 100, 72, 5))
     large = save(tmp_path / "large.png", shining(SPOTS / 10, 300, 72, 5))
     code, _, err = predicted(checkpoint, small, large, "--box", "150,0,60,60", "--out", tmp_path / "out", "--quiet")
@@ -334,20 +334,20 @@ def test_a_box_beside_the_picture_is_an_error_of_that_picture(checkpoint, predic
     assert (tmp_path / "out" / "large.pose.png").is_file()
 
 
-def test_quiet_says_nothing(checkpoint, predicted, tmp_path) -> None:
+def test_quiet_prints_nothing(checkpoint, predicted, tmp_path) -> None:
     picture = save(tmp_path / "a.png", shining(SPOTS / 10, 128, 72, 5))
     assert predicted(checkpoint, picture, "--out", tmp_path / "out", "--quiet") == (0, "", "")
     assert (tmp_path / "out" / "a.pose.json").is_file()
 
 
 def with_exif(jpeg: bytes, orientation: int) -> bytes:
-    """A JPEG with an EXIF tag that tells how to turn it."""
+    """Add an EXIF orientation tag to a JPEG."""
     tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01" + orientation.to_bytes(2, "big") + b"\0\0\0\0\0\0"
     body = b"Exif\0\0" + tiff
     return jpeg[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + jpeg[2:]
 
 
-def test_a_photograph_is_turned_as_it_is_shown_but_not_under_mpiis_annotations(checkpoint, predicted, tmp_path) -> None:
+def test_exif_rotation_is_applied_except_with_mpii_annotations(checkpoint, predicted, tmp_path) -> None:
     path = save(tmp_path / "phone.jpg", shining(SPOTS / 10, 128, 72, 5))
     path.write_bytes(with_exif(path.read_bytes(), 6))
     for flags, size in ((["--whole"], (72, 128)), (["--center-scale", "40,40,0.5"], (128, 72))):
@@ -368,7 +368,7 @@ def test_a_photograph(shared_data: Path, checkpoint, predicted, tmp_path) -> Non
 SIDES = Skeleton("sides", ("right hand", "left hand", "left foot"), ((0, 1),), ((0, 1), (1, 2)), {"all": (0, 1, 2)})
 
 
-def test_drawing_tells_sides_and_doubt() -> None:
+def test_drawings_show_sides_and_low_scores() -> None:
     picture = np.full((200, 300, 3), 90, np.uint8)
     joints = np.array([[50.5, 50.5], [250.5, 50.5], [250.5, 150.5]])
     drawn = draw_pose(picture, joints, np.array([0.9, 0.9, 0.1]), SIDES, 0.5)
@@ -385,7 +385,7 @@ def test_drawing_tells_sides_and_doubt() -> None:
     )
 
 
-def test_lines_grow_with_the_person() -> None:
+def test_line_width_grows_with_the_person() -> None:
     picture = np.zeros((1200, 1200, 3), np.uint8)
     unit = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
     thick = []
@@ -395,21 +395,21 @@ def test_lines_grow_with_the_person() -> None:
     assert thick[1] > 4 * thick[0]
 
 
-def test_joints_far_away_or_in_one_place_can_be_drawn() -> None:
+def test_distant_and_coincident_joints_can_be_drawn() -> None:
     picture = np.zeros((50, 50, 3), np.uint8)
     for joints in (np.full((3, 2), 1e9), np.full((3, 2), 25.0), np.full((3, 2), -1e9)):
         assert draw_pose(picture, joints, np.ones(3), SIDES, 0.5).shape == picture.shape
 
 
 @pytest.mark.parametrize("sigma", [0.6, 1.0, 2.0])
-def test_scores_are_measured_against_the_trained_maps(sigma: float) -> None:
+def test_scores_are_relative_to_the_peak_of_the_target(sigma: float) -> None:
     schedule = ScheduleConfig(16, epochs=1, loss="cross_entropy", sigma=sigma)
     target = encode(torch.tensor([[[8.5, 8.5]]]), (16, 16), sigma)
     assert target_peak(schedule) == pytest.approx(float((target / target.sum()).max()), rel=1e-3)
     assert target_peak(ScheduleConfig(16, epochs=1, sigma=sigma)) == 1
 
 
-def test_it_runs_as_a_person_would_run_it(checkpoint, command, tmp_path) -> None:
+def test_it_runs_as_a_command(checkpoint, command, tmp_path) -> None:
     picture = save(tmp_path / "a.png", shining(SPOTS / 10, 128, 72, 5))
     done = command("predict", checkpoint, picture, "--out", tmp_path / "out")
     assert (done.returncode, done.stderr) == (0, "")

@@ -86,13 +86,13 @@ RETRAIN = [
 
 
 def case(value: list[str] | str) -> str:
-    """A test's name: the arguments."""
+    """The id of a test: its arguments."""
     return " ".join(value) if isinstance(value, list) else ""
 
 
 @pytest.fixture(scope="module")
 def closed_port() -> int:
-    """A port of this machine on which nothing listens."""
+    """A local port on which nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -100,7 +100,7 @@ def closed_port() -> int:
 
 
 def fill(text: str, place: Workplace, port: int) -> str:
-    """The text with its capital words replaced by what they stand for, relative paths in the place."""
+    """Replace placeholders in capitals by paths relative to the workplace, or by the port."""
     names = {
         "WRONG_STUDY": "wrong_study.toml",
         "WRONG_SPACE": "wrong_space.toml",
@@ -117,8 +117,8 @@ def fill(text: str, place: Workplace, port: int) -> str:
     return text
 
 
-def furnish(place: Workplace) -> None:
-    """Make the wrong files that the cases name."""
+def write_bad_files(place: Workplace) -> None:
+    """Write the invalid files that the cases name."""
     people = next(place.path("data").glob("*.h5")).read_bytes()
     (place.folder / "truncated.h5").write_bytes(people[: len(people) // 2])
     with h5py.File(place.folder / "foreign.h5", "w") as file:
@@ -132,17 +132,17 @@ def furnish(place: Workplace) -> None:
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory, finished: Workplace) -> Workplace:
-    """A place with drawn people and wrong files, where nothing was searched. The tests leave it as it is."""
+    """A workplace with synthetic people and invalid files but no study. The tests do not change it."""
     place = Workplace(tmp_path_factory.mktemp("bare")).copy_of(finished, "data")
-    furnish(place)
+    write_bad_files(place)
     return place
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory, finished: Workplace) -> Workplace:
-    """A place with the finished search. The tests leave it as it is."""
+    """A workplace with a finished search. The tests do not change it."""
     place = Workplace(tmp_path_factory.mktemp("searched")).copy_of(finished, "data").copy_of(finished, "tiny")
-    furnish(place)
+    write_bad_files(place)
     return place
 
 
@@ -169,7 +169,7 @@ def test_retrain(arguments: list[str], words: str, searched: Workplace, prepared
     assert searched.tree() == before
 
 
-def test_annotations_of_the_wrong_shape(bare: Workplace, prepared: Prepared) -> None:
+def test_annotations_of_a_wrong_shape(bare: Workplace, prepared: Prepared) -> None:
     scipy.io.savemat(bare.folder / "joints.mat", {"joints": np.zeros((13, 3, 5))})
     before = bare.tree()
     done = prepared.run(
@@ -180,7 +180,7 @@ def test_annotations_of_the_wrong_shape(bare: Workplace, prepared: Prepared) -> 
     assert bare.tree() == before
 
 
-def test_a_study_whose_people_are_gone(bare: Workplace, prepared: Prepared, tmp_path: Path) -> None:
+def test_a_study_whose_packed_file_is_missing(bare: Workplace, prepared: Prepared, tmp_path: Path) -> None:
     place = Workplace(tmp_path / "moved").copy_of(bare, "data")
     people = next(place.path("data").glob("*.h5")).rename(place.folder / "people.h5")
     place.file.write_text(STUDY.replace("input_size = 32", 'input_size = 32\nfile = "people.h5"'))
@@ -194,7 +194,7 @@ def test_a_study_whose_people_are_gone(bare: Workplace, prepared: Prepared, tmp_
     assert place.tree() == before
 
 
-def test_a_process_of_its_own_says_the_same(bare: Workplace) -> None:
+def test_a_separate_process_prints_the_same_error(bare: Workplace) -> None:
     done = bare.run("search", "--study", "tiny.toml", "--trials", 0)
     check(done.returncode, done.stdout, done.stderr)
 

@@ -1,4 +1,4 @@
-"""What a scheduler, a disk and a clock do to commands, from outside."""
+"""Commands under SIGTERM, with a removed folder and with a clock that jumps."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ STOPPED = "stopped by SIGTERM; the same command resumes\n"
 JUMPS = """
 import os, time
 _steady, _real, _began = time.monotonic, time.time, time.monotonic()
-# An hour ahead, then a day back, then right again, every three seconds.
+# An hour ahead, then a day back, then correct, changing every three seconds.
 time.time = lambda: _real() + (3600, -86400, 0)[int((_steady() - _began) / 3) % 3]
 """
 
 
 @pytest.mark.parametrize("to", ["the coordinator", "all processes"])
-def test_a_search_that_is_terminated_hands_its_trials_back_as_they_are(place: Workplace, to: str) -> None:
+def test_a_terminated_search_requeues_its_trials_with_their_checkpoints(place: Workplace, to: str) -> None:
     arguments = ("--study", "tiny.toml", "--trials", 4, "--workers", 2, *LONGER)
     with place.begun("search", *arguments) as process:
         until(lambda: len(place.half_way()) == 2, "two trials are past their first epoch")
@@ -57,7 +57,7 @@ def test_a_search_that_is_terminated_hands_its_trials_back_as_they_are(place: Wo
     assert list(place.path("tiny", "checkpoints").iterdir()) == []
 
 
-def test_a_worker_alone_that_is_terminated_is_replaced(place: Workplace) -> None:
+def test_a_terminated_worker_is_replaced(place: Workplace) -> None:
     arguments = ("--study", "tiny.toml", "--trials", 1, "--workers", 1, *LONGER)
     with place.begun("search", *arguments) as process:
         trial = until(place.half_way, "a trial past its first epoch")[0]
@@ -69,7 +69,7 @@ def test_a_worker_alone_that_is_terminated_is_replaced(place: Workplace) -> None
     assert done.user_attrs["resumed_after_step"] > 0
 
 
-def test_a_full_training_that_is_terminated_goes_on_at_that_step(going: Workplace) -> None:
+def test_a_terminated_full_training_resumes_at_the_same_step(going: Workplace) -> None:
     arguments = ("--study", "tiny", "--pick", "best", "--images", 1536, "--epochs", 4, "--json")
     full = going.path("tiny", "full")
     with going.begun("retrain", *arguments) as process:
@@ -86,7 +86,7 @@ def test_a_full_training_that_is_terminated_goes_on_at_that_step(going: Workplac
     assert json.loads(again.stdout)[0]["pckh"] == history[-1]["pckh"]
 
 
-def test_a_search_whose_folder_is_removed_says_so(place: Workplace) -> None:
+def test_a_search_whose_folder_is_removed_ends_with_an_error(place: Workplace) -> None:
     with place.begun("search", "--study", "tiny.toml", "--trials", 3, "--workers", 1, *LONGER) as process:
         until(place.half_way, "a trial past its first epoch")
         shutil.rmtree(place.path("tiny"))
@@ -97,7 +97,7 @@ def test_a_search_whose_folder_is_removed_says_so(place: Workplace) -> None:
     assert not place.path("tiny", "study.db").exists()
 
 
-def test_a_search_goes_on_whatever_the_clock_says(place: Workplace, tmp_path: Path) -> None:
+def test_a_search_survives_clock_jumps(place: Workplace, tmp_path: Path) -> None:
     (tmp_path / "jumps").mkdir()
     (tmp_path / "jumps" / "sitecustomize.py").write_text(JUMPS)
     environment = {
@@ -112,4 +112,4 @@ def test_a_search_goes_on_whatever_the_clock_says(place: Workplace, tmp_path: Pa
     assert (process.returncode, errors) == (0, "")
     trials = place.trials()
     assert [trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials] == [True] * 4
-    assert not any("earlier" in trial.user_attrs for trial in trials)  # nobody was taken for dead
+    assert not any("earlier" in trial.user_attrs for trial in trials)  # no worker was mistaken for dead

@@ -1,4 +1,4 @@
-"""A folder in which commands run as a person would run them, and what can be seen of them from outside."""
+"""A folder in which tests run commands in subprocesses, and helpers to observe them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nas.study.storage.backend import open_storage
 from nas.study.storage.study_store import StudyStore
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-# One thread a process, no GPU, wide lines; and nothing of what a developer may have set.
+# One thread per process, no GPU, wide lines, and no terminal settings of the developer.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("TERM", "LINES", "FORCE_COLOR")} | {
     "OMP_NUM_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "",
@@ -74,11 +74,11 @@ params = [10_000, 100_000]
 madds = [500_000, 10_000_000]
 """
 LONGER = ("--images", 512, "--epochs", 8)
-"""A schedule in which a trial lasts long enough to be met half-way."""
+"""A schedule under which a trial lasts long enough to be observed or interrupted half-way."""
 
 
 def until(true: Callable[[], Any], what: str, seconds: float = 120) -> Any:
-    """Wait for a condition and return what it gave."""
+    """Wait until a condition is true, and return its value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if result := true():
@@ -98,7 +98,7 @@ class Workplace:
         self.file.write_text(STUDY)
 
     def copy_of(self, other: Workplace, below: str) -> Workplace:
-        """Take over a part of another one's runs folder."""
+        """Copy a part of another workplace's runs folder."""
         shutil.copytree(other.folder / "runs" / below, self.folder / "runs" / below)
         return self
 
@@ -117,14 +117,14 @@ class Workplace:
         )
 
     def search(self, *arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-        """Run ``nas.search`` on the tiny study to its end, which must be a good one."""
+        """Run ``nas.search`` on the tiny study, which must succeed."""
         done = self.run("search", "--study", "tiny.toml", *arguments, timeout=timeout)
         assert done.returncode == 0, done.stderr
         return done
 
     @contextmanager
     def begun(self, command: str, *arguments: object, **options: Any) -> Iterator[subprocess.Popen[str]]:
-        """Begin a command in a session of its own, of which nothing is left afterwards."""
+        """Start a command in a session of its own; all of its processes are killed at the end."""
         options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "env": ENVIRONMENT, **options}
         process = subprocess.Popen(
             self.line(command, *arguments), cwd=self.folder, text=True, start_new_session=True, **options
@@ -146,7 +146,7 @@ class Workplace:
         return self.folder.joinpath("runs", *parts)
 
     def trials(self, study: str = "tiny", database: str = "tiny") -> list[FrozenTrial]:
-        """The trials of a study; none where there is no such study yet."""
+        """The trials of a study; empty before the study exists."""
         file = self.path(database, "study.db")
         if not file.is_file():
             return []
@@ -167,7 +167,7 @@ class Workplace:
             storage.engine.dispose()
 
     def done(self, study: str = "tiny", database: str = "tiny") -> list[FrozenTrial]:
-        """The trials that count: finished, or stopped early."""
+        """Trials that have ended: finished, or stopped early."""
         return [trial for trial in self.trials(study, database) if trial.state in DONE]
 
     def half_way(self) -> list[FrozenTrial]:
@@ -194,7 +194,7 @@ class Workplace:
 
 
 def study_at(url: str) -> optuna.Study | None:
-    """The tiny study of a database; None before it is there."""
+    """The tiny study of a database; None before it exists."""
     try:
         return optuna.load_study(study_name="tiny", storage=open_storage(url))
     except KeyError:
@@ -202,12 +202,12 @@ def study_at(url: str) -> optuna.Study | None:
 
 
 def essence(trial: FrozenTrial) -> tuple[object, ...]:
-    """What must not change in a trial that is done."""
+    """The values of a finished trial that must not change."""
     return (trial.number, trial.state, trial.values, trial.params, trial.user_attrs, trial.datetime_complete)
 
 
 def living(session: int) -> list[psutil.Process]:
-    """The processes of a session that have not ended."""
+    """The running processes of a session."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -219,9 +219,9 @@ def living(session: int) -> list[psutil.Process]:
 
 
 class Prepared:
-    """Processes that run a command without the seconds that ``import torch`` takes.
+    """Runs commands without the seconds that ``import torch`` takes.
 
-    One process has imported everything and waits; for each command it forks a child with that command's arguments,
+    A server process has imported everything; for each command it forks a child with that command's arguments,
     folder, standard output and standard error.
     """
 
@@ -233,7 +233,7 @@ from nas.console import run
 import nas.data.datasets, nas.data.packed.synthetic, nas.study.execution.full_training
 import nas.study.reporting.search_session
 gc.collect()
-gc.freeze()  # else each child copies all that was imported when it ends
+gc.freeze()  # else the garbage collector makes each child copy all imported objects
 apps = {"prepare": prepare.app, "retrain": retrain.app, "search": search.app}
 for line in sys.stdin:
     command, arguments, folder, *outputs = json.loads(line)
@@ -271,5 +271,5 @@ for line in sys.stdin:
         return subprocess.CompletedProcess(line, code, output, errors)
 
     def close(self) -> None:
-        """End the process that waits."""
+        """End the server process."""
         self._server.communicate(timeout=60)
