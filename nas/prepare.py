@@ -193,23 +193,34 @@ def coco(
     _pack(coco_dataset(packing.images, annotations, skeleton, valid_images, _say), packing)
 
 
+@dataclass(frozen=True)
+class SceneFlags:
+    """How many people are rendered."""
+
+    people: Annotated[int, typer.Option(min=0, help="Training people.")] = 3000
+    holdout: Annotated[int, typer.Option(min=0, help="People that search trials are scored on.")] = 400
+    valid: Annotated[int, typer.Option(min=0, help="People that retrained networks are scored on.")] = 500
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the rendered people.")] = 0
+
+    def counts(self) -> dict[str, int]:
+        """Number of people in each split."""
+        counts = {"train": self.people, "holdout": self.holdout, "valid": self.valid}
+        if not sum(counts.values()):
+            raise UserError("--people, --holdout and --valid are all 0; set at least one of them")
+        return counts
+
+
 @command(app, epilog="Example: python -m nas.prepare synthetic --people 3000 --out synthetic.h5")
 def synthetic(
     out: Out,
-    people: Annotated[int, typer.Option(min=0, help="Training people.")] = 3000,
-    holdout: Annotated[int, typer.Option(min=0, help="People that search trials are scored on.")] = 400,
-    valid: Annotated[int, typer.Option(min=0, help="People that retrained networks are scored on.")] = 500,
+    scenes: SceneFlags,
     box: Box = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the rendered people.")] = 0,
     workers: Workers = 0,
     jpeg: Jpeg = None,
     quiet: Quiet = False,
 ) -> None:
     """Render synthetic people with the 16 joints of MPII; the same flags always give the same people."""
-    counts = {"train": people, "holdout": holdout, "valid": valid}
-    total = sum(counts.values())
-    if not total:
-        raise UserError("--people, --holdout and --valid are all 0; set at least one of them")
+    counts = scenes.counts()
     writable_file(out, "--out")
 
     from nas.data.packed.options import PackOptions
@@ -218,8 +229,8 @@ def synthetic(
 
     start = time.monotonic()
     options = PackOptions(box, workers or default_workers(), jpeg)
-    with _announce_resume(out), progress("rendering", total) as on_progress:
-        resumed = pack_synthetic(out, counts, seed, SceneConfig(), options, on_progress)
+    with _announce_resume(out), progress("rendering", sum(counts.values())) as on_progress:
+        resumed = pack_synthetic(out, counts, scenes.seed, SceneConfig(), options, on_progress)
     _report(out, time.monotonic() - start, resumed, {}, [])
 
 

@@ -60,9 +60,9 @@ class OverrideOptions(ScheduleOptions):
 class WorkerOptions:
     """Which processes train, and where they save unfinished trials."""
 
-    workers: Annotated[str | None, typer.Option(metavar="N|auto", help="Processes; default: one per core or GPU.")] = (
-        None
-    )
+    workers: Annotated[
+        str | None, typer.Option(metavar="N|auto", help="Processes; default: one per core/GPU; auto: measured.")
+    ] = None
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
     checkpoints: Annotated[str | None, typer.Option(help="Folder or URL for unfinished trials; remembered.")] = None
 
