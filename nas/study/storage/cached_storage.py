@@ -1,4 +1,4 @@
-"""A worker's view of its study's trials: what cannot have changed is not read again."""
+"""Optuna's RDB storage with a cache for workers: trials that cannot have changed are not read again."""
 
 from __future__ import annotations
 
@@ -11,68 +11,70 @@ from sqlalchemy import text
 
 
 class CachedTrialStorage(_CachedStorage):
-    """Optuna's cache of finished trials, which remembers queued and claimed ones as well.
+    """Optuna's cache of finished trials, extended to queued and running ones.
 
-    Optuna reads all parameters and attributes of all unfinished trials for each list of trials. With 256 workers that
-    takes 0.1 to 0.5 s, twenty times a trial, and mostly inside the lock for which all others wait. Here a list asks
-    for the trials' states, and reads those whose state has changed, those that are being claimed, and those of which
-    this process has noted something itself.
+    For each list of trials, Optuna reads all parameters and attributes of all unfinished trials. With 256 workers this
+    takes 0.1 to 0.5 s, about twenty times per trial, and mostly inside the lock that all workers share. Here, a list
+    queries the states of all trials. It reads only those whose state has changed, those that are being claimed, and
+    those to which this process has written.
 
-    What lists tell of others' running trials is as it was soon after they were claimed: their owner and parameters,
-    which stay; not what their workers have noted since. ``get_trial`` reads all of it.
+    Lists show running trials of other workers as they were soon after they were claimed: with their owner and
+    parameters, which do not change, but not with attributes written since. ``get_trial`` reads everything.
     """
 
     def __init__(self, backend: RDBStorage) -> None:
         super().__init__(backend)
         self._written: set[int] = set()
-        self._owned: set[int] = set()  # found to be claimed when they were last read
-        self._whole: set[int] = set()  # … and already before that
+        self._owned: set[int] = set()  # had an owner when they were last read
+        self._complete: set[int] = set()  # had an owner already before that
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """As in any storage."""
+        """See :class:`optuna.storages.BaseStorage`."""
         super().set_trial_user_attr(trial_id, key, value)
         self._written.add(trial_id)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """As in any storage."""
+        """See :class:`optuna.storages.BaseStorage`."""
         super().set_trial_system_attr(trial_id, key, value)
         self._written.add(trial_id)
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        """As in any storage."""
+        """See :class:`optuna.storages.BaseStorage`."""
         super().set_trial_intermediate_value(trial_id, step, intermediate_value)
         self._written.add(trial_id)
 
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
         with self._lock:
-            there = self._studies.setdefault(study_id, _StudyInfo()).trials
+            cached = self._studies.setdefault(study_id, _StudyInfo()).trials
             states = self._states(study_id)
-            known = {trial._trial_id: trial for trial in there.values()}
+            by_id = {trial._trial_id: trial for trial in cached.values()}
             written = set(self._written)
-            wanted = {
-                each for each, state in states.items() if each in written or not self._stays(known.get(each), state)
+            outdated = {
+                trial_id
+                for trial_id, state in states.items()
+                if trial_id in written or not self._is_current(by_id.get(trial_id), state)
             }
-            if wanted or not states:  # no trial, and perhaps no such study: for Optuna to say
-                first = len(wanted) == len(states)
+            if outdated or not states:  # without trials there may be no such study, which Optuna reports
+                read_all = len(outdated) == len(states)
                 trials = self._backend._get_trials(
                     study_id,
                     states=None,
-                    included_trial_ids=set() if first else wanted,
-                    trial_id_greater_than=-1 if first else max(states),
+                    included_trial_ids=set() if read_all else outdated,
+                    trial_id_greater_than=-1 if read_all else max(states),
                 )
                 self._add_trials_to_cache(study_id, trials)
                 self._written -= written
-                # Parameters and owner are not read at the same moment: who reads while a trial is being claimed might
-                # find its owner, which is noted last, and not all of its parameters. Read once more, it is whole.
+                # Parameters and attributes are read by separate queries: while a trial is being claimed, its owner,
+                # which is written last, may be read without all of its parameters. A second read is complete.
                 claimed = {trial._trial_id for trial in trials if "owner" in trial.user_attrs}
-                self._whole |= claimed & self._owned
+                self._complete |= claimed & self._owned
                 self._owned |= claimed
 
-    def _stays(self, known: FrozenTrial | None, state: TrialState) -> bool:
-        """Whether a trial is still as it was read."""
-        if known is None or known.state != state:
+    def _is_current(self, cached: FrozenTrial | None, state: TrialState) -> bool:
+        """Whether a cached trial need not be read again."""
+        if cached is None or cached.state != state:
             return False
-        return state != TrialState.RUNNING or known._trial_id in self._whole
+        return state != TrialState.RUNNING or cached._trial_id in self._complete
 
     def _states(self, study_id: int) -> dict[int, TrialState]:
         query = text("SELECT trial_id, state FROM trials WHERE study_id = :study")

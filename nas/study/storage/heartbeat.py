@@ -1,8 +1,8 @@
-"""Signs of life: each worker renews a row in the study's database, from which machines that cannot see each other's
-processes tell who is still there.
+"""Heartbeats: each worker renews a row in the study's database.
 
-Times are those of the database, so that clocks of machines may differ or jump. An SQLite database is used on one
-machine, whose steady clock serves instead: it does not jump, nor run on while the machine sleeps.
+They tell machines that cannot see each other's processes which workers are alive. Times come from the database, so that
+clocks of machines may differ or jump. An SQLite database is used on one machine, whose monotonic clock serves instead:
+it does not jump, and stands still while the machine sleeps.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from sqlalchemy import Column, Double, Integer, MetaData, String, Table, delete,
 from sqlalchemy.exc import SQLAlchemyError
 
 BEAT_SECONDS = float(os.environ.get("HOURGLASS_BEAT", "15"))
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 
 LEASE_SECONDS = float(os.environ.get("HOURGLASS_LEASE", "60"))
-"""Seconds without a sign of life after which a worker's trial is handed to another."""
+"""Seconds without a heartbeat after which a worker's trial may be given to another worker."""
 
 FORGET_SECONDS = 86_400.0
-"""Seconds after which a worker that gave no sign of life is listed no more."""
+"""Seconds without a heartbeat after which a worker is no longer listed."""
 
 _metadata = MetaData()
 TABLE = Table(
@@ -45,17 +45,17 @@ TABLE = Table(
 
 @dataclass(frozen=True)
 class WorkerHeartbeat:
-    """A worker as its row tells.
+    """A worker, as its row describes it.
 
     Attributes:
         id: of the worker.
-        host: its machine.
-        pid: its process there.
-        born: when that process was.
-        device: what it trains on.
-        started: seconds since 1970.
-        age: seconds since its last sign of life, not counting those before the database was last started.
-        lease: seconds after which it has lost its trial.
+        host: name of its machine.
+        pid: its process id there.
+        born: start time of the process, in seconds since the machine was booted.
+        device: that it trains on.
+        started: time of its first heartbeat, in seconds since 1970.
+        age: seconds since its last heartbeat, or since the database was last started if that was later.
+        lease: seconds without a heartbeat after which its trial may be given to another worker.
     """
 
     id: str
@@ -69,15 +69,15 @@ class WorkerHeartbeat:
 
     @property
     def expired(self) -> bool:
-        """Whether its trial may be handed to another.
+        """Whether its trial may be given to another worker.
 
-        An age below 0 is of a sign given while this was asked, or of before the machine was last started.
+        The age is below 0 if the heartbeat was sent during the query, or before the machine was last booted.
         """
         return abs(self.age) > self.lease
 
 
 def create_table(engine: sqlalchemy.Engine) -> None:
-    """Create the table if it is absent. Call under the lock that the creation of Optuna's tables is under."""
+    """Create the table of workers if it does not exist. Call inside the lock that guards Optuna's tables."""
     _metadata.create_all(engine)
 
 
@@ -86,14 +86,14 @@ def _seconds(moment: Any) -> Any:
 
 
 def _now(engine: sqlalchemy.Engine) -> Any:
-    """Now, as an expression of the database's."""
+    """An SQL expression of the current time."""
     if engine.dialect.name == "sqlite":
         return literal(time.monotonic(), Double)
     return _seconds(func.clock_timestamp())
 
 
 def worker_heartbeats(engine: sqlalchemy.Engine, study: str) -> dict[str, WorkerHeartbeat]:
-    """The workers of a study, by their ids, the oldest first."""
+    """Workers of a study by id, the oldest first."""
     now: Any = _now(engine)
     known: Any = TABLE.c.beat
     if engine.dialect.name == "postgresql":
@@ -107,17 +107,17 @@ def worker_heartbeats(engine: sqlalchemy.Engine, study: str) -> dict[str, Worker
 
 
 def remove_workers(engine: sqlalchemy.Engine, workers: list[str]) -> None:
-    """Remove the rows of workers that are known to have ended."""
+    """Remove the rows of workers that have ended."""
     if workers:
         with engine.begin() as connection:
             connection.execute(delete(TABLE).where(TABLE.c.id.in_(workers)))
 
 
 class Lease:
-    """This process's row, renewed by a thread of its own over a connection of its own.
+    """A worker's claim to its trial, renewed by heartbeats from a thread with a database connection of its own.
 
-    The thread outlives a database that is away: it tries again at every beat. It also looks whether the trial that is
-    being trained still runs, so that training can ask at every step what costs nothing: :meth:`lost`.
+    The thread survives an unavailable database: it tries again at every heartbeat. It also checks whether the trial
+    that is being trained still runs, so that :meth:`lost` costs nothing and can be called at every step.
     """
 
     def __init__(
@@ -138,16 +138,16 @@ class Lease:
         self._trial: int | None = None
         self._lost: int | None = None
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._send_heartbeats, name="lease", daemon=True)
 
     def start(self) -> None:
-        """Write the row and go on renewing it."""
+        """Write the row and start renewing it."""
         self.renew()
         self._thread.start()
 
     def renew(self) -> None:
-        """Give a sign of life; the row is written again if somebody removed it."""
-        sent = _steady()
+        """Send a heartbeat. The row is written again if it was removed."""
+        sent = _monotonic()
         with self._engine.begin() as connection:
             mine = TABLE.c.id == self.id
             if not connection.execute(TABLE.update().where(mine).values(beat=_now(self._engine))).rowcount:
@@ -166,19 +166,19 @@ class Lease:
         self._renewed = sent
 
     def fresh(self) -> bool:
-        """Whether nobody can have taken the trial because of missing signs of life."""
-        return _steady() - self._renewed < self._lease
+        """Whether the lease has not expired since the last heartbeat."""
+        return _monotonic() - self._renewed < self._lease
 
     def hold(self, trial: int | None) -> None:
-        """Say which trial (its id in the database) is being trained, or none."""
+        """Set the trial (its id in the database) that is being trained, or None."""
         self._trial, self._lost = trial, None
 
     def lost(self) -> bool:
-        """Whether the trial that is being trained was found to be no longer this worker's."""
+        """Whether a heartbeat has found that the trial no longer runs for this worker."""
         return self._lost is not None and self._lost == self._trial
 
     def end(self) -> None:
-        """Stop giving signs of life and take the row away; a database that is away keeps it until it is forgotten."""
+        """Stop the heartbeats and remove the row. If the database is unavailable, the row stays until it is purged."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
@@ -188,17 +188,17 @@ class Lease:
         except SQLAlchemyError:
             return
 
-    def _keep(self) -> None:
+    def _send_heartbeats(self) -> None:
         pause = self._beat
         while not self._stop.wait(pause):
             try:
                 self.renew()
                 pause = self._beat
             except SQLAlchemyError:
-                # The database is away. What is lost meanwhile is noticed at the next renewal, or when telling.
+                # The database is unavailable. A lost trial is noticed at the next heartbeat, or when it is reported.
                 pause = min(self._beat, 1.0 if pause >= self._beat else 2 * pause)
 
 
-def _steady() -> float:
-    """Seconds that a process cannot sleep through, stopped or suspended."""
+def _monotonic() -> float:
+    """A clock in seconds that also runs while the process or the machine is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()

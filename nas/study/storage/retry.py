@@ -1,4 +1,4 @@
-"""Waiting for a database that is away: stopped and started again, or out of reach for some minutes."""
+"""Retrying while the database is unavailable: it was stopped, or cannot be reached for some minutes."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from nas.errors import UserError
 
 RETRY_SECONDS = float(os.environ.get("HOURGLASS_PATIENCE", "300"))
-"""Seconds after which a database that stays away is given up."""
+"""Seconds after which an unavailable database is given up."""
 
-_LONGEST = 5.0  # seconds between two attempts
+_MAX_PAUSE = 5.0  # seconds between two attempts
 
 T = TypeVar("T")
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether an error, or what caused it, is a server that cannot be reached just now.
+    """Whether an error, or its cause, says that a server cannot be reached.
 
-    A server's errors only: an SQLite file is there or it is not, and waits for its own locks.
+    Errors of SQLite do not count: its file is there or not, and it waits for its locks itself.
     """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, DBAPIError) and not isinstance(cause.orig, sqlite3.Error):
             return isinstance(cause, (OperationalError, InterfaceError)) or cause.connection_invalidated
-        # Optuna tries some queries again over the connection that is lost: that error is the second one's context.
+        # Optuna repeats some queries over the lost connection; the first error is the context of the second.
         cause = cause.__cause__ or cause.__context__
     return False
 
 
 def _sqlite_failure(error: BaseException) -> str | None:
-    """What SQLite says of a file that it cannot use: full, read-only, removed; None for any other error."""
+    """SQLite's message about a file that it cannot use (full, read-only, removed); None for other errors."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, sqlite3.OperationalError):
@@ -44,37 +44,37 @@ def _sqlite_failure(error: BaseException) -> str | None:
     return None
 
 
-def retry_while_unavailable(url: str, do: Callable[[], T], patience: float | None = None) -> T:
-    """Do something with the database; again, ever more slowly, while it is away.
+def retry_while_unavailable(url: str, function: Callable[[], T], seconds: float | None = None) -> T:
+    """Call a function that uses the database, again with growing pauses while the database is unavailable.
 
-    Nothing may be done twice by doing it again: an error may come after the database has done what it was asked to.
+    The function must be safe to repeat: an error may occur after the database has done what was asked.
 
     Args:
-        url: of the database, without its password.
-        do: what to do.
-        patience: seconds, by default :data:`PATIENCE`.
+        url: of the database, without its password, for messages.
+        function: to call.
+        seconds: after which to give up; by default :data:`RETRY_SECONDS`.
 
     Raises:
-        UserError: it stays away, or is a file that cannot be used.
+        UserError: the database stays unavailable, or is a file that cannot be used.
     """
-    began, pause = time.monotonic(), 0.1
-    allowed = RETRY_SECONDS if patience is None else patience
+    started, pause = time.monotonic(), 0.1
+    allowed = RETRY_SECONDS if seconds is None else seconds
     while True:
         try:
-            return do()
+            return function()
         except Exception as error:
             if not is_unavailable(error):
-                if wrong := _sqlite_failure(error):
+                if failure := _sqlite_failure(error):
                     raise UserError(
-                        f"--storage {url}: {wrong}; see to the file and its disk and give the same command again, "
-                        "which goes on"
+                        f"--storage {url}: {failure}; check the file and its disk and give the same command again "
+                        "to continue"
                     ) from error
                 raise
-            waited = time.monotonic() - began
+            waited = time.monotonic() - started
             if waited + pause > allowed:
                 raise UserError(
-                    f"--storage {url}: away for {waited:.0f} s; start the database and give the same command again, "
-                    "which goes on"
+                    f"--storage {url}: unavailable for {waited:.0f} s; start the database and give the same command "
+                    "again to continue"
                 ) from error
         time.sleep(pause)
-        pause = min(_LONGEST, 2 * pause)
+        pause = min(_MAX_PAUSE, 2 * pause)

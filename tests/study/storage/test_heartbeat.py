@@ -656,7 +656,7 @@ def test_a_database_that_stays_away_is_given_up(server: Server) -> None:
             retry_while_unavailable(StudyStore(study).url, lambda: count(study), 0.5)
     finally:
         server.start()
-    assert "away for" in str(caught.value)
+    assert "unavailable for" in str(caught.value)
     assert "postgres:***@127.0.0.1" in str(caught.value)
     assert PASSWORD not in str(caught.value)
     assert count(study) == Counts(0, 0, 0, 0)
