@@ -136,8 +136,8 @@ def format_count(number: float) -> str:
 
 def format_duration(seconds: float) -> str:
     """Format seconds as 1:05 or 2:03:04."""
-    whole = max(0, round(seconds))
-    hours, rest = divmod(whole, 3600)
+    total = max(0, round(seconds))
+    hours, rest = divmod(total, 3600)
     minutes, rest = divmod(rest, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 

@@ -1,4 +1,4 @@
-"""A study in a browser: ``python -m nas.dashboard --study quickstart``."""
+"""Show a study in a browser: ``python -m nas.dashboard --study quickstart``."""
 
 from __future__ import annotations
 

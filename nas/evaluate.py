@@ -1,4 +1,4 @@
-"""Score a trained network, or anybody's predictions: ``python -m nas.evaluate``."""
+"""Score a trained network, or predictions made elsewhere: ``python -m nas.evaluate``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study has found: ``python -m nas.report --study quickstart``."""
+"""Report the results of a study: ``python -m nas.report --study quickstart``."""
 
 from __future__ import annotations
 

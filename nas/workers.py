@@ -1,4 +1,4 @@
-"""Who works on a study: ``python -m nas.workers --study quickstart``."""
+"""List the workers of a study: ``python -m nas.workers --study quickstart``."""
 
 from __future__ import annotations
 

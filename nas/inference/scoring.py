@@ -1,4 +1,4 @@
-"""Accuracy of a trained network on packed people, and of anybody's predictions on an MPII ground truth."""
+"""Accuracy of a trained network on packed people, and of predictions made elsewhere on an MPII ground truth."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def _torso(skeleton: Skeleton, metric: str, data: Path) -> tuple[int, int] | Non
 
 @dataclass(frozen=True)
 class PredictionReport(ScoreReport):
-    """Scores of somebody's predictions of MPII people.
+    """Scores of predictions of MPII people made elsewhere.
 
     Attributes:
         people: number of people.
@@ -172,7 +172,7 @@ class PredictionReport(ScoreReport):
 
 
 def score_mpii_predictions(predictions: Path, ground_truth: Path, variable: str | None = None) -> PredictionReport:
-    """Score anybody's predictions of MPII people on a ground truth in the official layout.
+    """Score predictions of MPII people made elsewhere on a ground truth in the official layout.
 
     Args:
         predictions: MATLAB file.
