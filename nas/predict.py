@@ -90,8 +90,8 @@ def main(
     people: BoxOptions,
     prediction: PredictionOptions,
     listing: ListingOptions,
-    pictures: Annotated[list[Path] | None, typer.Argument(help="Images, videos, or folders of them.")] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="For the drawings and JSON files.")] = Path("poses"),
+    images: Annotated[list[Path] | None, typer.Argument(help="Images, videos, or folders of them.")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="For the annotated images and JSON files.")] = Path("poses"),
     webcam: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Record camera N until Ctrl-C; 0: the first.")
     ] = None,
@@ -104,8 +104,8 @@ def main(
 
     Example: python -m nas.predict checkpoint.pt photo.jpg --box 120,40,300,420
     """
-    if (webcam is None) == (not pictures):
-        raise UserError("give pictures, videos or folders, or --webcam 0" + (", not both" if pictures else ""))
+    if (webcam is None) == (not images):
+        raise UserError("give images, videos or folders, or --webcam 0" + (", not both" if images else ""))
     existing_file(checkpoint, "CHECKPOINT")
 
     from nas.inference.pose_writer import Drawing, PoseWriter
@@ -113,7 +113,7 @@ def main(
     from nas.training.devices import resolve_device, use_threads
 
     boxes, device = people.boxes(), resolve_device(prediction.device)
-    sources: Sequence[Path | int] = _find_files(pictures or []) if webcam is None else [webcam]
+    sources: Sequence[Path | int] = _find_files(images or []) if webcam is None else [webcam]
     writable_directory(out, "--out")
     names = _output_names(sources)
     _refuse_overwriting(out, checkpoint, sources, names)
@@ -183,10 +183,10 @@ def _find_files(paths: Sequence[Path]) -> list[Path]:
     files: dict[Path, Path] = {}
     for path in paths:
         if not path.exists():
-            raise UserError(f"PICTURE {path} does not exist; give pictures, videos or folders of them")
+            raise UserError(f"IMAGE {path} does not exist; give images, videos or folders of them")
         inside = [file for file in files_in(path) if not file.stem.endswith(".pose")] if path.is_dir() else [path]
         if not inside:
-            raise UserError(f"PICTURE {path}: no pictures or videos lie in this folder; give another, or files")
+            raise UserError(f"IMAGE {path}: this folder has no images or videos; give another, or files")
         for file in inside:
             files.setdefault(file.resolve(), file)
     return list(files.values())

@@ -287,8 +287,8 @@ def test_an_incomplete_video_is_not_kept(tmp_path) -> None:
         (["IN/a.png", "--box", "1,2,3,4", "--center-scale", "1,2,3"], "--box and --center-scale"),
         (["IN/none.png"], "none.png does not exist"),
         (["IN"], "--out"),
-        (["EMPTY"], "no pictures or videos"),
-        ([], "give pictures, videos or folders"),
+        (["EMPTY"], "no images or videos"),
+        ([], "give images, videos or folders"),
         (["IN/a.png", "--webcam", "0"], "not both"),
         (["--webcam", "97"], "--webcam 97: no such camera"),
         (["IN/a.png", "--out", "IN/a.png"], "is a file; give a directory"),
@@ -330,7 +330,7 @@ def test_a_box_outside_an_image_is_an_error_of_that_image(checkpoint, predicted,
     code, _, err = predicted(checkpoint, small, large, "--box", "150,0,60,60", "--out", tmp_path / "out", "--quiet")
     assert code == 1
     assert err.count("\n") == 1
-    assert "small.png: the box from 150,0 of side 60 lies outside the 100×72 picture" in err
+    assert "small.png: the box from 150,0 of side 60 lies outside the 100×72 image" in err
     assert (tmp_path / "out" / "large.pose.png").is_file()
 
 

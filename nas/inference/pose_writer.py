@@ -20,11 +20,11 @@ FRAME_BATCH = 16
 """Frames of a video that are predicted in one forward pass."""
 
 COORDINATES = (
-    "x, y in pixels of the original picture, 0-based and continuous: distances from its left and top edge, the first "
+    "x, y in pixels of the original image, 0-based and continuous: distances from its left and top edge, the first "
     "pixel's centre being (0.5, 0.5); boxes are left, top, width, height"
 )
-UPRIGHT = "; of the picture as it is shown, turned by its EXIF tag"
-AS_STORED = "; of the picture as it is stored"
+UPRIGHT = "; of the image as it is shown, turned by its EXIF tag"
+AS_STORED = "; of the image as it is stored"
 SCORES = "0 to 1: the peak of the joint's map over that of the map that the network was trained to give"
 
 Boxes = Callable[[Image], list[Box]]
@@ -165,7 +165,7 @@ class PoseWriter:
             if not box.overlaps(width, height):
                 x, y, side, _ = box.to_list()
                 raise UserError(
-                    f"{path}: the box from {x:g},{y:g} of side {side:g} lies outside the {width}×{height} picture; "
+                    f"{path}: the box from {x:g},{y:g} of side {side:g} lies outside the {width}×{height} image; "
                     "give one that shows the person"
                 )
         repeated = [image for image, its_boxes in zip(images, boxes, strict=True) for _ in its_boxes]
