@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -19,6 +20,9 @@ CostAxis = Literal["params", "madds"]
 BLUE, ORANGE, GREY, INK = "#0072B2", "#D55E00", "#8C8C8C", "#222222"
 
 Floats = NDArray[np.float64]
+
+_LETTER_WIDTH = 6.3
+"""Pixels: the text size that distances between names and points are given for."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,6 @@ def label_offsets(
 ) -> list[tuple[int, int]]:
     """Positions of the published networks' names that cover few points, error bars, other names and leader lines.
 
-    Names are placed greedily, the longest first, each at the nearest of 60 positions with the least overlap.
-
     Args:
         results: whose baselines are labelled.
         axis: the cost on the x axis.
@@ -112,18 +114,36 @@ def label_offsets(
     Returns:
         (dx, dy) in pixels from each baseline's point to the centre of its name, y downwards.
     """
-    anchors, obstacles = _pixels(results, axis, plot_size)
+    scale = letter_width / _LETTER_WIDTH
+    size = (plot_size[0] / scale, plot_size[1] / scale)
+    anchors, obstacles = _pixels(results, axis, size)
     names = [baseline.name for baseline in results.baselines]
+    indices = list(range(len(names)))
+    orders = [sorted(indices, key=lambda i: -len(names[i])), sorted(indices, key=lambda i: len(names[i]))]
+    orders += [sorted(indices, key=lambda i: anchors[i, 1]), sorted(indices, key=lambda i: -anchors[i, 1])]
+    placements = [_place_labels(order, names, anchors, obstacles, size) for order in orders]
+    _, offsets = min(placements, key=lambda placement: placement[0])
+    return [(round(scale * offsets[i][0]), round(scale * offsets[i][1])) for i in indices]
+
+
+def _place_labels(
+    order: Sequence[int], names: Sequence[str], anchors: Floats, obstacles: Floats, size: tuple[float, float]
+) -> tuple[float, dict[int, tuple[int, int]]]:
+    """Place names one after the other, each at the best of 62 positions; returns the total penalty and the offsets."""
     reaches = (16, 26, 44, 64, 88, 114)
     candidates = [(dx, dy) for reach in reaches for dx in (0, 30, -30, 60, -60) for dy in (reach, -reach)]
     placed: dict[int, _Label] = {}
-    for index in sorted(range(len(names)), key=lambda i: -len(names[i])):
-        half_width = letter_width * len(names[index]) / 2 + 3
-        labels = [_Label(anchors[index], offset, half_width) for offset in candidates]
-        best = min(labels, key=lambda label: label.penalty(list(placed.values()), obstacles, plot_size))
-        placed[index] = best
-        obstacles = np.vstack([obstacles, best.leader])
-    return [placed[index].offset for index in range(len(names))]
+    total = 0.0
+    for index in order:
+        half_width = _LETTER_WIDTH * len(names[index]) / 2 + 3
+        beside = round(half_width) + 8
+        labels = [_Label(anchors[index], offset, half_width) for offset in [(beside, 0), (-beside, 0), *candidates]]
+        penalties = [label.penalty(list(placed.values()), obstacles, size) for label in labels]
+        best = int(np.argmin(penalties))
+        placed[index] = labels[best]
+        obstacles = np.vstack([obstacles, labels[best].leader])
+        total += penalties[best]
+    return total, {index: label.offset for index, label in placed.items()}
 
 
 @dataclass(frozen=True)
@@ -146,16 +166,18 @@ class _Label:
 
     @property
     def leader(self) -> Floats:
-        """(8, 2) points along the leader line."""
-        return self.anchor + np.linspace(0.2, 0.9, 8)[:, None] * self.offset
+        """(24, 2) points along the leader line."""
+        return self.anchor + np.linspace(0.1, 0.9, 24)[:, None] * self.offset
 
     def penalty(self, placed: Sequence[_Label], obstacles: Floats, plot_size: tuple[float, float]) -> float:
         """What the label costs: overlaps with other names and their leader lines, covered points, and distance."""
         (x, y), (width, height) = self.centre, plot_size
         outside = max(0.0, self.half_width - x, x + self.half_width - width) + max(0.0, 8 - y, y + 8 - height)
         crossings = sum(10 * self._overlaps(other) + other._count_inside(self.leader) for other in placed)
-        distance = abs(self.offset[0]) + abs(self.offset[1])
-        return float(10 * crossings + self._count_inside(obstacles) + outside / 4 + distance / 30)
+        distance = max(0, abs(self.offset[0]) - self.half_width) + max(0, abs(self.offset[1]) - 8)
+        gaps = np.linalg.norm(self.leader[4:, None] - obstacles, axis=-1).min(axis=1)  # the first are in the marker
+        crossed = self._count_inside(obstacles) + 2 * int((gaps < 4).sum())
+        return float(10 * crossings + crossed + outside + distance / 15)
 
     def _overlaps(self, other: _Label) -> bool:
         distance = np.abs(self.centre - other.centre)
@@ -168,23 +190,26 @@ class _Label:
 
 
 def _pixels(results: StudyResults, axis: CostAxis, plot_size: tuple[float, float]) -> tuple[Floats, Floats]:
-    """Pixels, y downwards, of the baselines' points (n, 2), and of all points and error bars (m, 2)."""
-    baselines, errors = [b.point for b in results.baselines], {m.number for m in results.front}
-    errors |= {p.number for p in baselines}
-    points, bars = [m.point for m in results.measured] + baselines, np.linspace(-1, 1, 5)
+    """Pixels, y downwards, of the baselines' points (n, 2), and of all that names should not cover (m, 2)."""
+    baselines = [b.point for b in results.baselines]
+    with_bars = {m.number for m in results.front} | {p.number for p in baselines}
     anchors = np.array([(np.log(getattr(p, axis)), p.pckh) for p in baselines]).reshape(-1, 2)
-    obstacles = np.array(
+    points = np.array(
         [
             (np.log(getattr(p, axis)), p.pckh + bar * results.error(p.number))
-            for p in points
-            for bar in (bars if p.number in errors else (0.0,))
+            for p in [m.point for m in results.measured] + baselines
+            for bar in (np.linspace(-1, 1, 5) if p.number in with_bars else (0.0,))
         ]
     )
-    low, spread = obstacles.min(axis=0), np.maximum(np.ptp(obstacles, axis=0), 1e-9)
+    steps = np.array([(np.log(cost), pckh) for cost, pckh in FrontSeries.of(results, axis).step_line])
+    low, spread = points.min(axis=0), np.maximum(np.ptp(points, axis=0), 1e-9)
 
     def to_pixels(values: Floats) -> Floats:
         scaled = 0.05 + 0.9 * (values - low) / spread  # both libraries leave a margin of 5% around the data
         scaled[:, 1] = 1 - scaled[:, 1]
         return np.asarray(scaled * plot_size)
 
-    return to_pixels(anchors), to_pixels(obstacles)
+    line = []
+    for (x, y), (next_x, next_y) in pairwise(to_pixels(steps)):
+        line += [np.linspace((x, y), (next_x, y), 15), np.linspace((next_x, y), (next_x, next_y), 15)]
+    return to_pixels(anchors), np.vstack([to_pixels(points), *line])

@@ -132,7 +132,7 @@ def confirm(session: SearchSession, networks: int) -> None:
             f"{total - finished} trained again; PCKh of one network between seeds: standard deviation "
             f"{results.noise:.2f}"
             if total > finished
-            else "every network's place is certain: nothing to train again",
+            else "no network's membership of the front is uncertain: nothing to train again",
             soft_wrap=True,
         )
 
