@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import effort  # noqa: F401  (registers the profiles of Hypothesis)
 import pytest
-from hypothesis import settings
 from postgres import Server
 
 # Small networks on many threads crawl, and the tests run on all cores already. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-# How long an example takes says more of the machine than of the code.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -47,5 +46,23 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
         line = [sys.executable, "-m", f"nas.{name}", *map(str, arguments)]
         environment = {**os.environ, "COLUMNS": "100", "PYTHONPATH": str(REPOSITORY)}
         return subprocess.run(line, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
+
+    return run
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Like ``command``, but runs the command within this process, which saves starting Python and importing Torch."""
+    from nas import console
+
+    monkeypatch.setattr(console.console, "width", 100)
+
+    def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        line = [name, *map(str, arguments)]
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+            console.run(importlib.import_module(f"nas.{name}").app, line[1:], program=f"python -m nas.{name}")
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(line, ended.value.code, out.getvalue(), err.getvalue())
 
     return run

@@ -40,9 +40,9 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_policies_are_compared(command: Command, record: Path) -> None:
-    arguments = ("--record", record, "--seeds", 2, "--trials", 40, "--policy", "random", "--policy", "tpe+halving")
-    done = command("replay", *arguments)
+def test_policies_are_compared(in_process: Command, record: Path) -> None:
+    arguments = ("--record", record, "--trials", 40, "--policy", "random", "--policy", "tpe+halving")
+    done = in_process("replay", *arguments, "--seeds", 2)
     assert done.returncode == 0, done.stderr
     assert "30 recorded networks, 2 seeds" in done.stdout
     by_trials, by_images = done.stdout.split("hypervolume by number of")[1:]
@@ -53,7 +53,7 @@ def test_policies_are_compared(command: Command, record: Path) -> None:
     assert next(line for line in by_images.splitlines() if "tpe+halving" in line).split()[-1] == "–", (
         "early stopping trained fewer images"
     )
-    found = json.loads(command("replay", *arguments, "--json", "--workers", 1).stdout)
+    found = json.loads(in_process("replay", *arguments, "--seeds", 1, "--json", "--workers", 1).stdout)
     random, halving = found["policies"]
     assert (random["policy"], halving["policy"]) == ("random", "tpe+halving")
     assert len(random["hypervolume"]["mean"]) == 30
@@ -77,8 +77,8 @@ def test_policies_are_compared(command: Command, record: Path) -> None:
         (("--study", "nothing"), "--study nothing: there is no "),
     ],
 )
-def test_wrong_flags_get_one_line(command: Command, record: Path, arguments: tuple[str, ...], expected: str) -> None:
-    done = command("replay", *(record if a == "RECORD" else a for a in arguments))
+def test_wrong_flags_get_one_line(in_process: Command, record: Path, arguments: tuple[str, ...], expected: str) -> None:
+    done = in_process("replay", *(record if a == "RECORD" else a for a in arguments))
     assert done.returncode == 2
     assert expected in done.stderr
     assert done.stderr.count("\n") == 1

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from effort import examples
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -130,7 +131,7 @@ def same(one: HourglassNetwork, other: HourglassNetwork) -> bool:
     return all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(answers(one), answers(other), strict=True))
 
 
-def examples(count: int) -> settings:
+def derandomized(count: int) -> settings:
     return settings(max_examples=count, deadline=None, derandomize=True, database=None)
 
 
@@ -144,29 +145,29 @@ def check_neighbours(pair: tuple[Fields, Fields]) -> None:
 
 
 @given(ANY)
-@examples(20)
+@derandomized(20)
 def test_fields_with_an_effect_are_not_dropped(fields: Fields) -> None:
     check_nothing_that_matters_is_dropped(fields)
 
 
 @given(neighbours())
-@examples(30)
+@derandomized(30)
 def test_equal_ids_mean_equal_networks(pair: tuple[Fields, Fields]) -> None:
     check_neighbours(pair)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(examples(1, 4)))
 def test_among_thousands(part: int) -> None:
     for count, some, check in (
-        (150, ANY, check_nothing_that_matters_is_dropped),
-        (500, neighbours(), check_neighbours),
+        (examples(15, 150), ANY, check_nothing_that_matters_is_dropped),
+        (examples(50, 500), neighbours(), check_neighbours),
     ):
-        seed(part)(settings(examples(count), derandomize=False)(given(some)(check)))()
+        seed(part)(settings(derandomized(count), derandomize=False)(given(some)(check)))()
 
 
 @given(spellings())
-@examples(200)
+@derandomized(200)
 def test_descriptions_of_one_network_are_equal(spelling: tuple[Fields, dict[str, Any]]) -> None:
     fields, raw = spelling
     one, other = Architecture(**fields), Architecture.from_dict(raw)
@@ -175,7 +176,7 @@ def test_descriptions_of_one_network_are_equal(spelling: tuple[Fields, dict[str,
 
 
 @given(ANY)
-@examples(200)
+@derandomized(200)
 def test_json_round_trip(fields: Fields) -> None:
     architecture = Architecture(**fields)
     again = Architecture.from_json(architecture.to_json())

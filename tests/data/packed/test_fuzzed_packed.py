@@ -14,6 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from effort import examples
 
 from nas.data.packed.format import PackedHeader, crop_side
 from nas.data.packed.reader import PackedPeople
@@ -27,7 +28,7 @@ from nas.errors import UserError
 pytestmark = pytest.mark.slow
 
 TRIED: Counter[str] = Counter()
-ROUNDS = 4000
+ROUNDS = examples(300, 4000)
 BOX = 16
 SIDE = crop_side(BOX)
 

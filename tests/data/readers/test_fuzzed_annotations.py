@@ -33,6 +33,7 @@ from annotation_files import (
     save_h5,
     save_release,
 )
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -53,8 +54,10 @@ SPLIT = {"train": 0.5, "valid": 0.5}
 TRIED: Counter[str] = Counter()
 
 # Derandomised: what a run finds, every run finds. An example of a file that a process of its own reads takes 0.3 s.
-QUICK = settings(max_examples=400, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
-APART = settings(QUICK, max_examples=25)
+QUICK = settings(
+    max_examples=examples(60, 400), derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+)
+APART = settings(QUICK, max_examples=examples(5, 25))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -30,6 +30,12 @@ from nas.study.storage.study_store import StudyStore
 from nas.study.storage.trial_queue import claim, count, requeue
 
 
+@pytest.fixture(autouse=True)
+def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.study.analysis.rank_correlation._DRAWS", 300)
+    monkeypatch.setattr("nas.study.analysis.rank_correlation._RESAMPLES", 100)
+
+
 @pytest.fixture
 def experiment(config: StudyConfig, tmp_path: Path) -> Experiment:
     """The tiny study."""

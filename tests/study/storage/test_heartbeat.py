@@ -66,6 +66,7 @@ from nas.study.execution.trial_session import report
 from nas.study.storage.backend import create_study, open_storage
 from nas.study.storage.engine import mask_password
 from nas.study.storage.retry import retry_while_unavailable
+from nas.study.storage.study_store import StudyStore, TrialLostError
 from nas.study.storage.trial_queue import Owner, claim, count, lease_of
 
 url, go, number = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
@@ -565,9 +566,9 @@ def test_a_frozen_worker_loses_its_trial_and_drops_its_result(processes: Start, 
 @pytest.mark.parametrize("how", ["fast", "immediate"])
 def test_a_database_that_is_stopped_and_started_loses_nothing(processes: Start, server: Server, how: str) -> None:
     url = server.new_database()
-    workers = processes(WORK, url, 4, 80, 2, 0.01)
+    workers = processes(WORK, url, 2, 40, 2, 0.01)
     study = until(lambda: _there(url))
-    until(lambda: count(study).done >= 15)
+    until(lambda: count(study).done >= 10)
     server.stop(how)
     time.sleep(3)  # longer than a lease
     server.start()
@@ -578,10 +579,10 @@ def test_a_database_that_is_stopped_and_started_loses_nothing(processes: Start, 
         told += out.splitlines()
     study = load_study(open_storage(url), "tiny")
     counts = count(study)
-    assert (counts.done, counts.running, counts.waiting) == (80, 0, 0)
+    assert (counts.done, counts.running, counts.waiting) == (40, 0, 0)
     done = [t for t in study.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     assert sorted(map(int, told)) == [t.number for t in done]
-    assert len({t.params["width"] for t in done}) == 80
+    assert len({t.params["width"] for t in done}) == 40
 
 
 def _there(url: str) -> Study | None:
@@ -778,7 +779,7 @@ def test_passwords_among_the_options_are_not_shown_either(given: str, shown: str
 
 
 def test_workers_are_listed_and_stale_trials_handed_back(
-    study: Study, url: str, begin: Begin, command: Callable[..., subprocess.CompletedProcess[str]]
+    study: Study, url: str, begin: Begin, in_process: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     alive, silent = begin(lease=60), begin(alive=False)
     first, second = claim(study, 9, CHOICES, alive), claim(study, 9, CHOICES, silent)
@@ -788,7 +789,7 @@ def test_workers_are_listed_and_stale_trials_handed_back(
     time.sleep(0.6)
 
     def listed(*flags: str) -> dict[str, Any]:
-        done = command("workers", "--study", "tiny", "--storage", url, "--json", *flags)
+        done = in_process("workers", "--study", "tiny", "--storage", url, "--json", *flags)
         assert (done.returncode, done.stderr) == (0, "")
         return json.loads(done.stdout)
 
@@ -802,7 +803,7 @@ def test_workers_are_listed_and_stale_trials_handed_back(
     assert [(one["trial"], one["machine"]) for one in found["stale"]] == [(second.number, "elsewhere")]
     assert found["handed_back"] == []
 
-    shown = command("workers", "--study", "tiny", "--storage", url)
+    shown = in_process("workers", "--study", "tiny", "--storage", url)
     assert "study tiny: 1 worker, 1 lost; 1 stale trial" in shown.stdout
     assert "with --reap" in shown.stdout
     assert "\x1b" not in shown.stdout
@@ -813,12 +814,12 @@ def test_workers_are_listed_and_stale_trials_handed_back(
 
 
 def test_a_password_is_not_printed_by_commands(
-    server: Server, command: Callable[..., subprocess.CompletedProcess[str]]
+    server: Server, in_process: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     url = server.over_tcp(server.new_database())
     open_storage(url)
     for flags in (("workers", "--study", "none"), ("report", "--study", "none")):
-        done = command(*flags, "--storage", url)
+        done = in_process(*flags, "--storage", url)
         assert done.returncode == 2
         assert "postgres:***@127.0.0.1" in done.stderr
         assert PASSWORD not in done.stdout + done.stderr

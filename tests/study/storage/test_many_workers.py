@@ -1,4 +1,4 @@
-"""Eight workers on one study with the project's own sampler: no network is trained twice, none is over the budget."""
+"""Several workers on one study with the project's own sampler: no network is trained twice, none is over the budget."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from effort import examples
 from optuna.trial import TrialState
 
 from nas.study.config import StudyConfig
@@ -16,7 +17,7 @@ from nas.study.experiment import prepare
 from nas.study.storage.trial_queue import count
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-WORKERS, TRIALS = 8, 200
+WORKERS, TRIALS = examples(4, 8), examples(60, 200)
 BUDGET = """
 [budget]
 max_params = 12_000
