@@ -106,7 +106,7 @@ SAMPLERS: Mapping[SamplerName, str] = {
 
 
 class SamplerSettings(_Table):
-    """Who proposes. "front" is this project's own (:mod:`nas.study.optimization.samplers`); the others are Optuna's."""
+    """Who proposes. "front" is this project's own (:mod:`nas.study.optimization`); the others are Optuna's."""
 
     name: SamplerName = "front"
     startup: Positive | None = None  # trials before a model is used

@@ -36,7 +36,8 @@ from nas.errors import UserError
 from nas.study.config import StudyConfig, check_same, identity_hash
 from nas.study.files import CHECKOUT, no_study
 from nas.study.optimization.early_stopping import Finished
-from nas.study.optimization.samplers import NoCandidateLeftError, Problem, evaluated_ids, make_sampler, sample_unseen
+from nas.study.optimization.optuna_samplers import make_sampler
+from nas.study.optimization.problem import NoCandidateLeftError, Problem, evaluated_ids, sample_unseen
 from nas.study.pareto import HypervolumeScale, Point
 from nas.study.space.candidate import Candidate
 from nas.study.space.published import named

@@ -129,7 +129,7 @@ def _write(engine: Engine, study: int, first: int, trials: list[FrozenTrial]) ->
 def _trial(
     experiment: Experiment, point: Any, candidate: Any, cost: Any, number: int, rng: random.Random
 ) -> FrozenTrial:
-    saved = experiment.scale.saved(cost.params, cost.madds)
+    saved = experiment.scale.normalized_savings(cost.params, cost.madds)
     final = 60 - 25 * (saved[0] + saved[1]) / 2 - 3 * (candidate.architecture.junction == "add") + rng.gauss(0, 1.5)
     stopped = rng.random() < 0.5
     epochs = 1 if stopped else 8

@@ -12,7 +12,7 @@ from postgres import Server
 
 from nas.architecture.cost import Cost, network_cost
 from nas.study.config import StudyConfig
-from nas.study.optimization.samplers import Problem
+from nas.study.optimization.problem import Problem
 from nas.study.pareto import HypervolumeScale
 from nas.study.space.candidate import Candidate
 from nas.study.space.search_space import SearchSpace

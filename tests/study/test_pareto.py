@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.study.pareto import HypervolumeScale, Point, area, best, front, hypervolume, knee
+from nas.study.pareto import HypervolumeScale, Point, best, dominated_area, front, hypervolume, knee
 
 SCALE = HypervolumeScale(params=(1_000, 1_000_000), madds=(10_000, 10_000_000))
 """Three decades of each cost: saved is 1, 2/3, 1/3, 0 at each tenfold step."""
@@ -62,11 +62,11 @@ def test_nothing_finished() -> None:
 
 
 def test_saved_is_logarithmic_and_does_not_go_beyond() -> None:
-    assert SCALE.saved(1_000, 10_000) == (1, 1)
-    assert SCALE.saved(10_000, 1_000_000) == pytest.approx((2 / 3, 1 / 3))
-    assert SCALE.saved(1_000_000, 10_000_000) == pytest.approx((0, 0))
-    assert SCALE.saved(10**9, 10**9) == (0, 0)
-    assert SCALE.saved(1, 0) == (1, 1)
+    assert SCALE.normalized_savings(1_000, 10_000) == (1, 1)
+    assert SCALE.normalized_savings(10_000, 1_000_000) == pytest.approx((2 / 3, 1 / 3))
+    assert SCALE.normalized_savings(1_000_000, 10_000_000) == pytest.approx((0, 0))
+    assert SCALE.normalized_savings(10**9, 10**9) == (0, 0)
+    assert SCALE.normalized_savings(1, 0) == (1, 1)
 
 
 # Hypervolume
@@ -99,7 +99,7 @@ def test_hypervolume_is_the_share_of_the_cube_that_is_dominated(seed: int, count
         for i in range(count)
     ]
     cube = rng.uniform(size=(20_000, 3))
-    corners = np.array([(p.pckh / 100, *SCALE.saved(p.params, p.madds)) for p in points])
+    corners = np.array([(p.pckh / 100, *SCALE.normalized_savings(p.params, p.madds)) for p in points])
     dominated = (cube[:, None, :] <= corners[None]).all(axis=2).any(axis=1)
     assert hypervolume(points, SCALE) == pytest.approx(dominated.mean(), abs=5 * 0.5 / math.sqrt(len(cube)))
 
@@ -118,7 +118,7 @@ def test_hypervolume_belongs_to_the_front(points: list[Point]) -> None:
 @given(corners=st.lists(st.tuples(few, few), max_size=8))
 def test_area_counts_the_cells_under_the_corners(corners: list[tuple[int, int]]) -> None:
     cells = {(x, y) for cx, cy in corners for x in range(cx) for y in range(cy)}
-    assert area(np.array(corners, dtype=float).reshape(-1, 2)) == len(cells)
+    assert dominated_area(np.array([[np.inf, np.inf]]), np.array(corners, dtype=float).reshape(-1, 2)) == [len(cells)]
 
 
 # Picks

@@ -26,7 +26,9 @@ from nas.errors import UserError
 from nas.study.analysis.seed_noise import repeats_of
 from nas.study.experiment import Experiment
 from nas.study.optimization.early_stopping import Finished, StoppingRule
-from nas.study.optimization.samplers import EHVISampler, Problem, make_sampler
+from nas.study.optimization.features import features
+from nas.study.optimization.optuna_samplers import make_sampler
+from nas.study.optimization.problem import Problem
 from nas.study.pareto import HypervolumeScale, Point, hypervolume
 from nas.study.space.candidate import Candidate
 from nas.study.space.search_space import SearchSpace
@@ -308,8 +310,7 @@ class TabularBenchmark:
     @cached_property
     def features(self) -> Floats:
         """(rows, d): where each recorded network lies, for distances."""
-        sampler = EHVISampler(self.problem, 0)
-        return np.stack([sampler.features(row.point) for row in self.record.rows])
+        return np.stack([features(self.problem, row.point) for row in self.record.rows])
 
     def replay(self, sampler: str, stopping: StoppingPolicy, seed: int, trials: int) -> Replayed:
         """Search the record once.
@@ -320,8 +321,7 @@ class TabularBenchmark:
             seed: of the sampler.
             trials: at most as many as there are rows.
         """
-        rows, features = self.record.rows, self.features
-        place = EHVISampler(self.problem, 0)
+        rows, recorded = self.record.rows, self.features
         study = optuna.create_study(
             directions=list(DIRECTIONS.values()), sampler=make_sampler(sampler, self.problem, seed)
         )
@@ -335,10 +335,10 @@ class TabularBenchmark:
             began = time.perf_counter()
             asked = study.ask(dict(self.space.choices))
             seconds.append(time.perf_counter() - began)
-            wanted = place.features(asked.params)
+            wanted = features(self.problem, asked.params)
             attributes = StudyStore(study).read(asked).system_attrs
             study.tell(asked, state=TrialState.FAIL)  # samplers do not look at these
-            distances = np.where(left, ((features - wanted) ** 2).sum(-1), np.inf)
+            distances = np.where(left, ((recorded - wanted) ** 2).sum(-1), np.inf)
             index = int(np.argmin(distances))
             left[index] = False
             row = rows[index]

@@ -21,7 +21,7 @@ from nas.data.packed.reader import PackedPeople
 from nas.errors import UserError
 from nas.study.execution.trial_session import TrialSession
 from nas.study.experiment import Experiment
-from nas.study.optimization.samplers import NoCandidateLeftError
+from nas.study.optimization.problem import NoCandidateLeftError
 from nas.study.storage.heartbeat import Lease
 from nas.study.storage.retry import retry_while_unavailable
 from nas.study.storage.study_store import StudyStore

@@ -16,7 +16,7 @@ from nas.study.analysis.baselines import baselines_of, pick
 from nas.study.config import StudyConfig
 from nas.study.execution.trial_session import TrialSession
 from nas.study.experiment import Experiment, prepare
-from nas.study.optimization.samplers import evaluated_ids
+from nas.study.optimization.problem import evaluated_ids
 from nas.study.space.published import named
 from nas.study.storage.study_store import StudyStore
 from nas.study.storage.trial_queue import claim, count, requeue

@@ -28,18 +28,13 @@ from optuna.trial import TrialState, create_trial
 from scipy.stats import norm
 
 from nas.study.config import SAMPLERS, SamplerName, StudyConfig
-from nas.study.optimization import samplers
-from nas.study.optimization.samplers import (
-    EHVISampler,
-    GaussianProcess,
-    NoCandidateLeftError,
-    Problem,
-    evaluated_ids,
-    expected_improvement,
-    extrapolated,
-    make_sampler,
-    sample_unseen,
-)
+from nas.study.optimization import gaussian_process
+from nas.study.optimization.acquisition import expected_improvement, extrapolate_final
+from nas.study.optimization.ehvi_sampler import EHVISampler
+from nas.study.optimization.features import features
+from nas.study.optimization.gaussian_process import GaussianProcess
+from nas.study.optimization.optuna_samplers import make_sampler
+from nas.study.optimization.problem import NoCandidateLeftError, Problem, evaluated_ids, sample_unseen
 from nas.study.pareto import HypervolumeScale, Point, hypervolume
 from nas.study.space.search_space import SearchSpace
 
@@ -63,7 +58,7 @@ def new_study(sampler: BaseSampler | None = None) -> Study:
 def smooth(problem: Problem, point: Mapping[str, Any]) -> float:
     """A made-up PCKh: dearer networks do better, with less and less gain, and some choices do better than others."""
     cost = problem.cost(problem.candidate(point))
-    saved = problem.scale.saved(cost.params, cost.madds)
+    saved = problem.scale.normalized_savings(cost.params, cost.madds)
     liked = 8 * (point["block"] == "multidilated") + 4 * (point.get("junction") == "resconcat")
     return float(70 - 50 * saved[0] ** 2 - 20 * saved[1] ** 2 + liked)
 
@@ -184,15 +179,15 @@ def test_of_many_values_some_are_fitted_and_all_believed(monkeypatch: pytest.Mon
     x, y = plane(150)
     new, truth = plane(200, seed=1)
     whole = GaussianProcess.fit(x, y, np.zeros(150))
-    monkeypatch.setattr(samplers, "FITTED", 30)
+    monkeypatch.setattr(gaussian_process, "MAX_FITTED", 30)
     sizes = []
-    matern = samplers._matern
+    matern = gaussian_process._matern
 
     def noting(a: torch.Tensor, b: torch.Tensor, *scales: torch.Tensor) -> torch.Tensor:
         sizes.append(len(a))
         return matern(a, b, *scales)
 
-    monkeypatch.setattr(samplers, "_matern", noting)
+    monkeypatch.setattr(gaussian_process, "_matern", noting)
     model = GaussianProcess.fit(x, y, np.zeros(150))
     assert max(sizes) == 30
     every = np.linspace(0, 149, 30).round().astype(int)
@@ -220,15 +215,15 @@ def test_a_noisy_value_counts_less() -> None:
     assert doubted[1][0] > clean[1][0]
 
 
-def test_believing_changes_no_mean_and_lessens_doubt_there() -> None:
+def test_conditioning_on_the_mean_keeps_the_mean_and_reduces_the_variance() -> None:
     x, y = plane(20)
     model = GaussianProcess.fit(x, y, np.zeros(20))
     new = np.array([[1.3, 1.2]])
-    believing = model.believing(new)
+    conditioned = model.condition_on_mean(new)
     everywhere = np.random.default_rng(2).uniform(-0.5, 1.5, size=(50, 2))
-    assert believing.predict(everywhere)[0] == pytest.approx(model.predict(everywhere)[0], abs=1e-3)
-    assert (believing.predict(everywhere)[1] <= model.predict(everywhere)[1] + 1e-9).all()
-    assert believing.predict(new)[1][0] < 0.6 * model.predict(new)[1][0]
+    assert conditioned.predict(everywhere)[0] == pytest.approx(model.predict(everywhere)[0], abs=1e-3)
+    assert (conditioned.predict(everywhere)[1] <= model.predict(everywhere)[1] + 1e-9).all()
+    assert conditioned.predict(new)[1][0] < 0.6 * model.predict(new)[1][0]
 
 
 @pytest.mark.parametrize("case", ["constant", "three", "duplicates", "contradictions", "huge", "tiny", "one feature"])
@@ -309,7 +304,7 @@ def test_the_first_proposals_are_spread_over_the_costs(problem: Problem) -> None
         for _ in range(6):
             study.ask(dict(problem.space.choices))
         costs = [problem.cost(problem.candidate(t.params)) for t in study.trials]
-        saved = [np.array(problem.scale.saved(c.params, c.madds)) for c in costs]
+        saved = [np.array(problem.scale.normalized_savings(c.params, c.madds)) for c in costs]
         return min(float(np.linalg.norm(a - b)) for i, a in enumerate(saved) for b in saved[:i])
 
     spread = np.mean([least_distance(front_sampler(problem, seed)) for seed in range(5)])
@@ -374,18 +369,18 @@ def test_what_was_stopped_early_is_evidence(write_space: Callable[..., Path], ma
 
 def test_what_was_stopped_is_extrapolated_along_the_line_of_those_that_went_on() -> None:
     ended = [(10.0 + i, 40.0 + 0.5 * i) for i in range(40)]  # who is behind gains more
-    final, variance = extrapolated(4.0, ended)
+    final, variance = extrapolate_final(4.0, ended)
     assert final == pytest.approx(37, abs=1)
     assert variance < 0.5
     noisy = [(x, y + (3 if i % 2 else -3)) for i, (x, y) in enumerate(ended)]
-    final, near = extrapolated(30.0, noisy)
+    final, near = extrapolate_final(30.0, noisy)
     assert final == pytest.approx(50, abs=1)
     assert near == pytest.approx(9, rel=0.2)
-    assert extrapolated(-60.0, noisy)[1] > near + 1, "far from all that is known"
+    assert extrapolate_final(-60.0, noisy)[1] > near + 1, "far from all that is known"
 
 
 def test_few_that_went_on_tell_a_gain_and_no_slope() -> None:
-    final, variance = extrapolated(20.0, [(30.0, 50.0), (30.0, 52.0)])
+    final, variance = extrapolate_final(20.0, [(30.0, 50.0), (30.0, 52.0)])
     assert final == pytest.approx(41)
     assert variance >= 2
 
@@ -395,7 +390,7 @@ def test_few_that_went_on_tell_a_gain_and_no_slope() -> None:
     st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=2, max_size=12),
 )
 def test_extrapolations_are_numbers(value: float, ended: list[tuple[float, float]]) -> None:
-    final, variance = extrapolated(value, ended)
+    final, variance = extrapolate_final(value, ended)
     assert math.isfinite(final)
     assert math.isfinite(variance)
     assert variance >= 0
@@ -423,14 +418,14 @@ def test_trials_that_ended_without_a_score_do_no_harm(problem: Problem) -> None:
 def test_equal_networks_have_equal_features(seed: int) -> None:
     config = StudyConfig.read("quickstart")
     rng = Random(seed)
-    sampler = EHVISampler(_quickstart(config), 0)
+    problem = _quickstart(config)
     point = _SPACE.random(rng)
     alike = dict(point)
     for name in rng.sample(list(_SPACE.choices), len(_SPACE.choices)):
         drawn = {**alike, name: _SPACE.random(rng)[name]}
-        if sampler.problem.candidate(drawn).id == sampler.problem.candidate(point).id:
+        if problem.candidate(drawn).id == problem.candidate(point).id:
             alike = drawn
-    assert sampler.features(alike) == pytest.approx(sampler.features(point))
+    assert features(problem, alike) == pytest.approx(features(problem, point))
 
 
 _SPACE = StudyConfig.read("quickstart").search_space()
@@ -449,8 +444,7 @@ def _quickstart(config: StudyConfig) -> Problem:
 
 
 def test_features_are_of_one_length_and_near_the_unit_cube(problem: Problem) -> None:
-    sampler = front_sampler(problem)
-    rows = np.stack([sampler.features(problem.space.random(Random(i))) for i in range(200)])
+    rows = np.stack([features(problem, problem.space.random(Random(i))) for i in range(200)])
     assert np.isfinite(rows).all()
     assert rows.min() >= 0
     assert rows.max() <= 2  # costs count twice
