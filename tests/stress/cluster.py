@@ -1,9 +1,9 @@
-"""A search under Slurm: an array of tasks on one study, one told to end, one requeued; and what of their work was lost.
+"""Runs a search as an array of Slurm tasks, terminates one, requeues another, and checks for losses.
 
-    python tests/stress/cluster.py                # one told to end (SIGTERM), one requeued
-    python tests/stress/cluster.py --time-limit   # and all of them reach their time limit, in the second minute
+    python tests/stress/cluster.py                # one task is terminated (SIGTERM), one requeued
+    python tests/stress/cluster.py --time-limit   # then all tasks reach their time limit, in the second minute
 
-Needs Debian's slurm-wlm and munge, and root; starts them and PostgreSQL in temporary directories. Exits with 1 if
+Needs Debian's slurm-wlm and munge, and root. Starts them and PostgreSQL in temporary directories. Exits with 1 if
 anything was lost.
 """
 
@@ -25,22 +25,21 @@ from typing import Annotated
 
 import optuna
 import typer
-from failures import SPACE
 from optuna.trial import FrozenTrial, TrialState
-from postgres import PASSWORD, Server
 
+from nas.study.space.candidate import Candidate
 from nas.study.storage.study_store import StudyStore
-from nas.study.storage.trial_queue import Owner, earlier_numbers
+from nas.study.storage.trial_queue import DONE, Owner, earlier_numbers
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "end_to_end")]
-from workplace import DONE, ENVIRONMENT, LONGER, REPOSITORY, STUDY, Workplace, study_at, until
-
-from nas.study.space.candidate import Candidate
+from failures import SPACE
+from postgres import PASSWORD, Server
+from workplace import ENVIRONMENT, LONGER, REPOSITORY, STUDY, Workplace, study_at, until
 
 SCRIPT = REPOSITORY / "studies" / "cluster" / "search.sbatch"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
-# A job that is requeued waits until its old credential has run out, two minutes by default.
+# A requeued job waits until its old credential has expired, after two minutes by default.
 CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -69,16 +68,16 @@ PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
 
 
 def present() -> bool:
-    """Whether a cluster can be started here."""
+    """Whether Slurm is installed and can be started."""
     return os.geteuid() == 0 and all(shutil.which(program) for program in PROGRAMS)
 
 
 class Cluster:
-    """Slurm on this machine: its controller and one node, in a temporary directory."""
+    """Slurm on this machine: a controller and one node, in a temporary directory."""
 
     def __init__(self, cpus: int) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
-        self.folder.chmod(0o755)  # munge wants nothing that others may write to, and a socket that all reach
+        self.folder.chmod(0o755)  # munge requires: not writable by others, and its socket reachable by all
         for name in ("munge", "state", "spool"):
             (self.folder / name).mkdir(mode=0o755)
         host = socket.gethostname().split(".")[0]
@@ -102,10 +101,10 @@ class Cluster:
             raise
 
     def _munge(self) -> None:
-        place = self.folder / "munge"
-        files = [f"--{name}-file={place / name}" for name in ("key", "pid", "log", "seed")]
-        self._daemon("munged", "--foreground", "--force", f"--socket={place / 'socket'}", *files)
-        until((place / "socket").exists, "munged listens", 30)
+        folder = self.folder / "munge"
+        files = [f"--{name}-file={folder / name}" for name in ("key", "pid", "log", "seed")]
+        self._daemon("munged", "--foreground", "--force", f"--socket={folder / 'socket'}", *files)
+        until((folder / "socket").exists, "munged listens", 30)
 
     def _daemon(self, program: str, *arguments: str) -> None:
         with (self.folder / f"{program}.log").open("wb") as log:
@@ -120,15 +119,15 @@ class Cluster:
             )
 
     def ask(self, program: str, *arguments: object) -> str:
-        """What one of Slurm's commands answers; nothing while the controller does not."""
-        line = [program, *map(str, arguments)]
+        """The output of a Slurm command; empty while the controller does not answer."""
+        command = [program, *map(str, arguments)]
         done = subprocess.run(
-            line, env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=60, check=False
+            command, env={**os.environ, **self.environment}, capture_output=True, text=True, timeout=60, check=False
         )
         return done.stdout
 
     def submit(self, script: Path, folder: Path, environment: dict[str, str], *arguments: object) -> int:
-        """Submit a script from a folder; its job's number. What stands before the script goes to sbatch."""
+        """Submit a script from a folder, and return the job id. Arguments before the script are for sbatch."""
         done = subprocess.run(
             ["sbatch", "--parsable", *map(str, arguments)],
             cwd=folder,
@@ -142,17 +141,17 @@ class Cluster:
         return int(done.stdout)
 
     def tasks(self) -> dict[int, tuple[str, int]]:
-        """Of each task of the array that has not ended: its state, and how often it was requeued."""
+        """State and number of requeues of each task of the array that has not ended."""
         lines = self.ask("squeue", "-h", "-r", "-O", "ArrayTaskID:20,State:20,RestartCnt:20").splitlines()
         fields = [line.split() for line in lines]
         return {int(task): (state, int(restarts)) for task, state, restarts in fields}
 
     def log(self) -> str:
-        """What the daemons wrote last."""
+        """The last output of the daemons."""
         return "\n".join(path.read_text()[-2000:] for path in sorted(self.folder.glob("*.log")))
 
     def close(self) -> None:
-        """End every job and the daemons, and remove what they kept."""
+        """Cancel all jobs, stop the daemons, and remove their files."""
         if len(self._daemons) == 3:
             self.ask("scancel", "--user=root")
             self.ask("scancel", "--full", "--signal=KILL", "--user=root")
@@ -177,27 +176,27 @@ def _free_port() -> int:
 
 @dataclass
 class Report:
-    """What was done to a search, and what it lost: nothing, if ``losses`` is empty."""
+    """What happened to a search, and the losses that were found."""
 
     seconds: float = 0.0
     tasks: int = 0
     trials: int = 0
     restarts: dict[int, int] = field(default_factory=dict)
     processes: int = 0
-    handed_back: int = 0
+    requeued: int = 0
     resumed: int = 0
     losses: list[str] = field(default_factory=list)
 
 
 class Search:
-    """The array script on a tiny study, under what a scheduler does to it."""
+    """The array script on a tiny study, interrupted as a scheduler does."""
 
     def __init__(self, cluster: Cluster, server: Server, folder: Path, tasks: int, trials: int) -> None:
         self.cluster, self.place, self.tasks, self.trials = cluster, Workplace(folder), tasks, trials
         self.place.space.write_text(SPACE)
-        self.place.file.write_text(STUDY.replace("least = 3", "least = 1000"))  # all train to the end
+        self.place.file.write_text(STUDY.replace("least = 3", "least = 1000"))  # no early stopping
         self.url = server.new_database()
-        # Over TCP, where a password is asked for: it comes from a file that only its owner reads.
+        # Over TCP, which needs a password; it is in a file that only its owner can read.
         self.shown = server.over_tcp(self.url, None)
         self.secret = folder / "pgpass"
         self.secret.touch(mode=0o600)
@@ -206,7 +205,7 @@ class Search:
         self._study: optuna.Study | None = None
 
     def begin(self, *, minutes: int) -> int:
-        """Submit it, as a person would; the job's number."""
+        """Submit the script, and return the job id."""
         python = Path(sys.executable).parent
         environment = {
             **ENVIRONMENT,
@@ -216,30 +215,30 @@ class Search:
         }
         slurm = (f"--array=0-{self.tasks - 1}", "--cpus-per-task=1", f"--time={minutes}")
         flags = ("--study", "tiny.toml", "--trials", self.trials, "--workers", 1, *LONGER)
-        kept = ("--checkpoints", self.place.folder / "checkpoints")
-        return self.cluster.submit(SCRIPT, self.place.folder, environment, *slurm, SCRIPT, *flags, *kept)
+        checkpoints = ("--checkpoints", self.place.folder / "checkpoints")
+        return self.cluster.submit(SCRIPT, self.place.folder, environment, *slurm, SCRIPT, *flags, *checkpoints)
 
-    def all(self) -> list[FrozenTrial]:
-        """The trials; none before the study is there."""
+    def trials_of_study(self) -> list[FrozenTrial]:
+        """The trials; none before the study exists."""
         self._study = self._study or study_at(self.url)
         return self._study.get_trials(deepcopy=False) if self._study is not None else []
 
     def done(self) -> int:
-        """How many trials have finished."""
-        return sum(t.state in DONE for t in self.all())
+        """Number of finished trials."""
+        return sum(t.state in DONE for t in self.trials_of_study())
 
     def half_way(self) -> bool:
-        """Whether every task trains a trial that has done an epoch."""
-        kept = self.place.folder / "checkpoints" / "tiny"
-        running = [t for t in self.all() if t.state == TrialState.RUNNING]
-        return sum((kept / f"trial-{t.number}.pt").exists() for t in running) == self.tasks
+        """Whether every task trains a trial that has finished an epoch."""
+        checkpoints = self.place.folder / "checkpoints" / "tiny"
+        running = [t for t in self.trials_of_study() if t.state == TrialState.RUNNING]
+        return sum((checkpoints / f"trial-{t.number}.pt").exists() for t in running) == self.tasks
 
     def go(self, time_limit: bool = False, seconds: float = 300) -> Report:
-        """Search to the end, the first task told to end and the second one requeued on the way."""
-        began = time.monotonic()
+        """Run the search to its end; meanwhile terminate the first task and requeue the second."""
+        started = time.monotonic()
         job = self.begin(minutes=2 if time_limit else 60)
         until(lambda: self.half_way() or not self.cluster.tasks(), "every task trains", seconds)
-        # What `--signal` does before the time limit, and what a preempted job gets.
+        # The same signal as before the time limit (`--signal`) and at preemption.
         self.cluster.ask("scancel", "--signal=TERM", f"{job}_0")
         if self.tasks > 1:
             self.cluster.ask("scontrol", "requeue", f"{job}_1")
@@ -251,31 +250,31 @@ class Search:
             return not tasks
 
         until(ended, "all tasks end", seconds)
-        self.report.seconds = round(time.monotonic() - began, 1)
+        self.report.seconds = round(time.monotonic() - started, 1)
         self.conclude(time_limit)
         return self.report
 
     def conclude(self, time_limit: bool) -> None:
-        """Look for losses."""
-        report, trials = self.report, self.all()
+        """Check for losses, and complete the report."""
+        report, trials = self.report, self.trials_of_study()
         done = [t for t in trials if t.state in DONE]
         states = Counter(t.state.name for t in trials)
         if len(done) != self.trials:
             report.losses.append(f"{len(done)} finished of {self.trials}")
-        report.losses += [f"{states[s]} left {s.lower()}" for s in ("RUNNING", "WAITING") if states[s]]
-        twice = Counter(Candidate.from_dict(t.user_attrs["candidate"]).id for t in done)
-        report.losses += [f"{n} times: {name}" for name, n in twice.items() if n > 1]
-        again = range(self.tasks) if time_limit else range(min(2, self.tasks))
-        report.losses += [f"task {task} did not begin again" for task in again if not report.restarts.get(task)]
+        report.losses += [f"{states[s]} still {s.lower()}" for s in ("RUNNING", "WAITING") if states[s]]
+        networks = Counter(Candidate.from_dict(t.user_attrs["candidate"]).id for t in done)
+        report.losses += [f"trained {n} times: {network}" for network, n in networks.items() if n > 1]
+        interrupted = range(self.tasks) if time_limit else range(min(2, self.tasks))
+        report.losses += [f"task {task} did not restart" for task in interrupted if not report.restarts.get(task)]
         report.processes = len({(o.host, o.pid, o.born) for t in trials if (o := Owner.of(t)) is not None})
-        report.handed_back = states["FAIL"]
+        report.requeued = states["FAIL"]
         report.resumed = sum("resumed_after_epoch" in t.user_attrs for t in done)
-        taken_up = {number for t in trials for number in earlier_numbers(t)}
+        continued = {number for t in trials for number in earlier_numbers(t)}
         for trial in trials:
-            if trial.state == TrialState.FAIL and "candidate" in trial.user_attrs and trial.number not in taken_up:
-                report.losses.append(f"trial {trial.number} was begun and never taken up")
+            if trial.state == TrialState.FAIL and "candidate" in trial.user_attrs and trial.number not in continued:
+                report.losses.append(f"trial {trial.number} was started and never continued")
         report.losses += [
-            f"trial {t.number} began again from nothing" for t in done if t.user_attrs.get("started_again")
+            f"trial {t.number} restarted from the first epoch" for t in done if t.user_attrs.get("started_again")
         ]
         if any(PASSWORD in text for text in self.logs().values()):
             report.losses.append("a log shows the password")
@@ -283,16 +282,16 @@ class Search:
             StudyStore(self._study).engine.dispose()
 
     def logs(self) -> dict[str, str]:
-        """What each task wrote."""
+        """The output of each task."""
         return {path.name: path.read_text() for path in sorted(self.place.folder.glob("slurm-*.log"))}
 
 
 def main(
-    tasks: Annotated[int, typer.Option(help="Of the array.")] = 3,
-    trials: Annotated[int, typer.Option(help="Of the study.")] = 24,
-    time_limit: Annotated[bool, typer.Option(help="All tasks reach their time limit too.")] = False,
+    tasks: Annotated[int, typer.Option(help="Tasks of the array.")] = 3,
+    trials: Annotated[int, typer.Option(help="Trials of the study.")] = 24,
+    time_limit: Annotated[bool, typer.Option(help="Let all tasks reach their time limit too.")] = False,
 ) -> None:
-    """Search under Slurm, and print what was lost."""
+    """Run a search under Slurm, and print what was lost."""
     if not present():
         sys.exit("no Slurm here: as root, apt-get install slurm-wlm munge")
     server = Server()

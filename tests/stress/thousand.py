@@ -1,10 +1,10 @@
-"""A study of a thousand trials: how long it takes to open, to claim from, to tell, to report; and what is asked for it.
+"""Measures a study of a thousand trials: times and SQL statements of opening, claiming, reporting and nas.report.
 
     python tests/stress/thousand.py                        # SQLite, then PostgreSQL
     python tests/stress/thousand.py --trials 200 --database sqlite
 
-Prints a line of JSON for each database. The trials are drawn from the quickstart's space, half of them stopped early,
-with all the attributes that a search notes; nothing is trained.
+Prints a line of JSON for each database. The trials are sampled from the quickstart's space, half of them stopped early,
+with all attributes that a search stores; nothing is trained.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import sqlalchemy
 import torch
 import typer
 from optuna.distributions import distribution_to_json
+from optuna.samplers import BaseSampler
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from postgres import Server
 from sqlalchemy import insert
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
@@ -37,10 +37,13 @@ from sqlalchemy.orm import Session
 from nas import report, workers
 from nas.study.config import StudyConfig
 from nas.study.execution import trial_session
-from nas.study.experiment import Experiment, finished_of, prepare
+from nas.study.experiment import Experiment, finished_of, points_of, prepare
 from nas.study.pareto import Point, hypervolume
 from nas.study.storage.study_store import StudyStore
 from nas.study.storage.trial_queue import Owner, claim, lease_of
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from postgres import Server
 
 STUDY = """\
 name = "thousand"
@@ -64,23 +67,23 @@ madds = [2_000_000, 150_000_000]
 """
 
 
-def begin(folder: Path, url: str | None, name: str = "thousand", **changes: Any) -> Experiment:
-    """A study of the quickstart's kind, with a handful of people."""
+def make_experiment(folder: Path, url: str | None, name: str = "thousand", **changes: Any) -> Experiment:
+    """A study like the quickstart's, with few people."""
     file = folder / f"{name}.toml"
     file.write_text(STUDY.replace("thousand", name))
     return prepare(StudyConfig.read(str(file)).model_copy(update=changes), folder / "runs", url)
 
 
 def fill(experiment: Experiment, trials: int, seed: int = 0) -> None:
-    """Write trials as a search leaves them."""
+    """Write finished trials like those of a search, until the study has ``trials``."""
     if not trials:
         return
     study = experiment.open_study()
-    there = len(study.get_trials(deepcopy=False))
+    existing = len(study.get_trials(deepcopy=False))
     rng = random.Random(seed)
     seen: set[str] = set()
     written = []
-    while len(written) < trials - there:
+    while len(written) < trials - existing:
         point = experiment.space.random(rng)
         candidate = experiment.problem.candidate(point)
         cost = experiment.cost(candidate)
@@ -88,12 +91,12 @@ def fill(experiment: Experiment, trials: int, seed: int = 0) -> None:
             continue
         seen.add(candidate.id)
         written.append(_trial(experiment, point, candidate, cost, len(written), rng))
-    _write(StudyStore(study).engine, study._study_id, there, written)
+    _write(StudyStore(study).engine, study._study_id, existing, written)
     StudyStore(study).engine.dispose()
 
 
 def _write(engine: Engine, study: int, first: int, trials: list[FrozenTrial]) -> None:
-    """Write trials in one transaction: Optuna takes one for each attribute."""
+    """Write trials in one transaction; Optuna uses one for each attribute."""
     params: list[dict[str, Any]] = []
     values: list[dict[str, Any]] = []
     attributes: list[dict[str, Any]] = []
@@ -110,12 +113,12 @@ def _write(engine: Engine, study: int, first: int, trials: list[FrozenTrial]) ->
             session.flush()
             for name, distribution in trial.distributions.items():
                 value = distribution.to_internal_repr(trial.params[name])
-                about = {
+                columns = {
                     "param_name": name,
                     "param_value": value,
                     "distribution_json": distribution_to_json(distribution),
                 }
-                params.append({"trial_id": row.trial_id, **about})
+                params.append({"trial_id": row.trial_id, **columns})
             for objective, value in enumerate(trial.values or ()):
                 kind = models.TrialValueModel.TrialValueType.FINITE
                 values.append({"trial_id": row.trial_id, "objective": objective, "value": value, "value_type": kind})
@@ -178,125 +181,136 @@ def _trial(
 
 
 @dataclass
-class Asked:
-    """What one step took.
+class Statements:
+    """Time and SQL statements of one step.
 
     Attributes:
-        seconds: in all.
-        statements: sent to the database.
-        waited: seconds of them, until their rows began to come.
-        longest: (seconds, statement) of the slowest one.
+        seconds: of the step.
+        statements: number of statements.
+        waited: seconds until their first rows arrived, in all.
+        longest: (seconds, statement) of the slowest statement.
     """
 
     seconds: float = 0.0
     statements: int = 0
     waited: float = 0.0
     longest: tuple[float, str] = (0.0, "")
-    _began: float = field(default=0.0, repr=False)
+    _started: float = field(default=0.0, repr=False)
 
 
 @contextmanager
-def asking() -> Iterator[Asked]:
-    """Count and time the statements of this process."""
-    asked = Asked()
+def recorded_statements() -> Iterator[Statements]:
+    """Count and time the SQL statements of this process."""
+    recorded = Statements()
 
     def before(*_: Any) -> None:
-        asked._began = time.perf_counter()
+        recorded._started = time.perf_counter()
 
     def after(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        took = time.perf_counter() - asked._began
-        asked.statements += 1
-        asked.waited += took
-        asked.longest = max(asked.longest, (took, " ".join(statement.split())))
+        seconds = time.perf_counter() - recorded._started
+        recorded.statements += 1
+        recorded.waited += seconds
+        recorded.longest = max(recorded.longest, (seconds, " ".join(statement.split())))
 
     sqlalchemy.event.listen(Engine, "before_cursor_execute", before)
     sqlalchemy.event.listen(Engine, "after_cursor_execute", after)
-    began = time.perf_counter()
+    started = time.perf_counter()
     try:
-        yield asked
+        yield recorded
     finally:
-        asked.seconds = time.perf_counter() - began
+        recorded.seconds = time.perf_counter() - started
         sqlalchemy.event.remove(Engine, "before_cursor_execute", before)
         sqlalchemy.event.remove(Engine, "after_cursor_execute", after)
 
 
-def measure(experiment: Experiment, folder: Path, trials: int) -> dict[str, Any]:
-    """What each step of a study takes."""
-    steps: dict[str, Any] = {}
+class Steps:
+    """Runs steps and records their times and statements, by name."""
 
-    def step(name: str, do: Callable[[], Any]) -> Any:
-        with asking() as asked:
-            result = do()
-        steps[name] = {
-            "seconds": round(asked.seconds, 3),
-            "statements": asked.statements,
-            "database_seconds": round(asked.waited, 3),
-            "longest": [round(asked.longest[0], 4), asked.longest[1][:160]],
+    def __init__(self) -> None:
+        self.results: dict[str, Any] = {}
+
+    def __call__(self, name: str, function: Callable[[], Any]) -> Any:
+        """Run a step, and return its result."""
+        with recorded_statements() as recorded:
+            result = function()
+        self.results[name] = {
+            "seconds": round(recorded.seconds, 3),
+            "statements": recorded.statements,
+            "database_seconds": round(recorded.waited, 3),
+            "longest": [round(recorded.longest[0], 4), recorded.longest[1][:160]],
         }
         return result
 
-    storage = ("--study", "thousand", "--runs", str(folder / "runs"), "--storage", experiment.url)
+
+def measure(experiment: Experiment, folder: Path, trials: int) -> dict[str, Any]:
+    """Measure the steps of a study: commands that read it, and a worker's."""
+    step = Steps()
+    location = ("--study", "thousand", "--runs", str(folder / "runs"), "--storage", experiment.url)
     for name, app, flags in (
         ("nas.report", report.app, ()),
         ("nas.report --json", report.app, ("--json",)),
         ("nas.workers", workers.app, ()),
     ):
         with redirect_stdout(io.StringIO()):
-            step(name, lambda app=app, flags=flags: app(args=[*storage, *flags], standalone_mode=False))
+            step(name, lambda app=app, flags=flags: app(args=[*location, *flags], standalone_mode=False))
 
     sampler = experiment.sampler()
+    proposals = _timed_proposals(sampler)
     study = step("open", lambda: experiment.open_study(sampler))
     lease = lease_of(study, "cpu")
     lease.start()
-    proposals = []
-    original = sampler.sample_relative
 
-    def timed(*arguments: Any) -> Any:
-        began = time.perf_counter()
-        result = original(*arguments)
-        if result:
-            proposals.append(round(time.perf_counter() - began, 3))
-        return result
+    def claim_next() -> optuna.Trial:
+        trial = claim(study, trials + 4, experiment.space.choices, lease)
+        assert trial is not None
+        return trial
 
-    sampler.sample_relative = timed  # type: ignore[method-assign]
-    trial = step("first claim", lambda: claim(study, trials + 4, experiment.space.choices, lease))
-    step("second claim's read", lambda: study.get_trials(deepcopy=False))
-
-    def tell(trial: optuna.Trial) -> None:
-        candidate = experiment.problem.candidate(trial.params)
-        cost = experiment.cost(candidate)
-        point = Point(trial.number, 50.0, cost.params, cost.madds)
-        trial.set_user_attr("candidate", candidate.to_dict())
-        trial.set_user_attr("network", str(candidate))
-        trial_session.report(
-            study,
-            trial,
-            Owner.me(lease),
-            [point.pckh, point.params, point.madds],
-            lambda: {"hypervolume": hypervolume([*_points(study), point], experiment.scale)},
-        )
-
-    step("tell", lambda: tell(trial))
-    trial = step("claim", lambda: claim(study, trials + 4, experiment.space.choices, lease))
-    step("look at a rung", lambda: finished_of(study))
-    step("tell again", lambda: tell(trial))
-    trial = step("third claim", lambda: claim(study, trials + 4, experiment.space.choices, lease))
-    tell(trial)
+    first = step("first claim", claim_next)
+    step("list of trials", lambda: study.get_trials(deepcopy=False))
+    step("first report", lambda: _report(experiment, study, first, Owner.me(lease)))
+    second = step("second claim", claim_next)
+    step("finished trials at a rung", lambda: finished_of(study))
+    step("second report", lambda: _report(experiment, study, second, Owner.me(lease)))
+    third = step("third claim", claim_next)
+    _report(experiment, study, third, Owner.me(lease))
     lease.end()
     StudyStore(study).engine.dispose()
-    return {"steps": steps, "proposal_seconds": proposals}
+    return {"steps": step.results, "proposal_seconds": proposals}
 
 
-def _points(study: optuna.Study) -> list[Point]:
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [Point(t.number, t.values[0], int(t.values[1]), int(t.values[2])) for t in trials]
+def _timed_proposals(sampler: BaseSampler) -> list[float]:
+    """Let a sampler append the seconds of each proposal to the list that is returned."""
+    seconds: list[float] = []
+    original = sampler.sample_relative
+
+    def sample_relative(*arguments: Any) -> Any:
+        started = time.perf_counter()
+        result = original(*arguments)
+        if result:
+            seconds.append(round(time.perf_counter() - started, 3))
+        return result
+
+    sampler.sample_relative = sample_relative  # type: ignore[method-assign]
+    return seconds
+
+
+def _report(experiment: Experiment, study: optuna.Study, trial: optuna.Trial, owner: Owner) -> None:
+    """Report a made-up PCKh, as a worker does."""
+    candidate = experiment.problem.candidate(trial.params)
+    cost = experiment.cost(candidate)
+    point = Point(trial.number, 50.0, cost.params, cost.madds)
+    trial.set_user_attr("candidate", candidate.to_dict())
+    trial.set_user_attr("network", str(candidate))
+    values = [point.pckh, point.params, point.madds]
+    attributes = lambda: {"hypervolume": hypervolume([*points_of(study), point], experiment.scale)}  # noqa: E731
+    trial_session.report(study, trial, owner, values, attributes)
 
 
 def main(
-    trials: Annotated[int, typer.Option(help="Of the study.")] = 1000,
+    trials: Annotated[int, typer.Option(help="Trials of the study.")] = 1000,
     database: Annotated[str, typer.Option(help="sqlite, postgresql or both.")] = "both",
 ) -> None:
-    """Fill a study and time what is done with it."""
+    """Fill a study, and measure steps on it."""
     torch.set_num_threads(1)
     for one in ("sqlite", "postgresql") if database == "both" else (database,):
         server = Server() if one == "postgresql" else None
@@ -304,11 +318,11 @@ def main(
             with tempfile.TemporaryDirectory(prefix="thousand-") as name:
                 folder = Path(name)
                 url = server.new_database() if server else f"sqlite:///{folder / 'study.db'}"
-                experiment = begin(folder, url)
-                began = time.perf_counter()
+                experiment = make_experiment(folder, url)
+                started = time.perf_counter()
                 fill(experiment, trials)
-                found = {"database": one, "trials": trials, "fill_seconds": round(time.perf_counter() - began, 1)}
-                print(json.dumps(found | measure(experiment, folder, trials)), flush=True)
+                result = {"database": one, "trials": trials, "fill_seconds": round(time.perf_counter() - started, 1)}
+                print(json.dumps(result | measure(experiment, folder, trials)), flush=True)
         finally:
             if server:
                 server.close()

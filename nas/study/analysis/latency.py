@@ -29,7 +29,7 @@ class MeasuredLatency:
     device: str
 
     def __str__(self) -> str:
-        return f"{self.ms:.3g} ms a picture on {self.device}"
+        return f"{self.ms:.3g} ms per image on {self.device}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a user attribute."""

@@ -60,13 +60,13 @@ def test_what_is_too_slow_is_not_trained(
     assert 0.01 < speed.low <= speed.ms <= speed.high
     assert slow.user_attrs["reason"] == f"over the budget: {speed}, more than 0.001 ms: not trained"
     assert "images" not in slow.user_attrs
-    assert f"{speed.ms:.3g} ms a picture" in get_note(optuna.Trial(study, slow._trial_id))
+    assert f"{speed.ms:.3g} ms per image" in get_note(optuna.Trial(study, slow._trial_id))
 
     # A trial that is handed back is not measured again.
     lost = claim(study, 9, experiment.space.choices)
     assert lost is not None
     with monkeypatch.context() as context:
-        context.setattr(objective, "_taken_up", _interrupted)
+        context.setattr(objective, "adopt_checkpoint", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             TrialSession(study, lost, experiment, people, held_out).run()
     assert len(measured) == 3

@@ -54,11 +54,11 @@ def test_a_trial_leaves_a_note_and_pictures(
     people, held_out = (fit_to_input(experiment.load_people(split, "cpu"), 32) for split in ("train", "holdout"))
     kept: list[TrainingSummary] = []
 
-    def twice(trial: optuna.Trial, *arguments: object) -> None:
+    def twice(*arguments: object) -> None:
         """As when the connection broke after everything was stored."""
         for _ in range(2):
-            save_artifacts(trial, *arguments)  # type: ignore[arg-type]
-        kept.append(arguments[1])  # type: ignore[arg-type]
+            save_artifacts(*arguments)  # type: ignore[arg-type]
+        kept.append(arguments[3])  # type: ignore[arg-type]
 
     monkeypatch.setattr(objective, "save_artifacts", twice)
 
@@ -80,7 +80,7 @@ def test_a_trial_leaves_a_note_and_pictures(
         assert (f"![{name}]({address})" in note) == (name != "config.json")
     cost = stored.user_attrs["cost"]
     assert f"**PCKh {stored.values[0]:.1f}** · {cost['params']:,} params" in note
-    assert f"{cost['layers']} layers · 64 pictures" in note
+    assert f"{cost['layers']} layers · 64 images" in note
     assert all(f"{name} {value:.1f}" in note for name, value in stored.user_attrs["groups"].items())
     written = json.loads((folder / ids["config.json"]).read_text())
     assert written["candidate"] == stored.user_attrs["candidate"]
