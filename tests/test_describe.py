@@ -27,8 +27,8 @@ def described(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, st
     return call
 
 
-def test_hg2(command: Command) -> None:
-    done = command("describe", "hg2")
+def test_hg2(in_process: Command) -> None:
+    done = in_process("describe", "hg2")
     assert done.returncode == 0
     assert done.stderr == ""
     for text in (
@@ -170,6 +170,7 @@ def test_printed_rows_have_the_trade_off_of_samadh_and_al_khatib(described) -> N
     assert scores["dice"] is None  # its MAdds are not printed
 
 
+@pytest.mark.slow
 def test_latency_is_the_median_of_many_runs_with_its_spread(described) -> None:
     code, out, _ = described(
         "hg1", "--input-size", 64, "--width-scale", 0.0625, "--latency", "--json", "--device", "cpu", "--batch", 2
@@ -183,6 +184,7 @@ def test_latency_is_the_median_of_many_runs_with_its_spread(described) -> None:
     assert latency["step"]["median"] > latency["forward"]["median"]
 
 
+@pytest.mark.slow
 def test_latency_in_words(described) -> None:
     code, out, _ = described("hg1", "--input-size", 64, "--width-scale", 0.0625, "--latency", "--device", "cpu")
     assert code == 0
@@ -191,6 +193,7 @@ def test_latency_in_words(described) -> None:
     assert "training step of 2 images " in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hourglass", "lightweight", "levels"])
 def test_space_description(described, name: str) -> None:
     code, out, _ = described("--space", name)

@@ -152,6 +152,7 @@ def test_the_table(trained, evaluated: Evaluate) -> None:
     assert f"{trained.evaluation.accuracy.mean:.3f}" in out
 
 
+@pytest.mark.slow
 def test_predictions_are_saved_in_the_official_layout(trained, evaluated: Evaluate, tmp_path: Path) -> None:
     file = tmp_path / "new" / "preds.mat"
     network, _ = load_network(trained.checkpoint)
@@ -168,6 +169,7 @@ def test_predictions_are_saved_in_the_official_layout(trained, evaluated: Evalua
         assert os.listdir(file.parent) == ["preds.mat"]
 
 
+@pytest.mark.slow
 def test_torsos(trained, as_json, evaluated: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
     torso = MPII.joints.index("left shoulder"), MPII.joints.index("right hip")
     monkeypatch.setattr(Skeleton, "torso", property(lambda self: torso, lambda self, value: None), raising=False)
@@ -187,6 +189,7 @@ def test_a_note_warns_about_people_seen_in_training(trained, evaluated: Evaluate
     assert "it may have seen its train people" in err
 
 
+@pytest.mark.slow
 def test_a_note_warns_about_enlarged_people(trained, evaluated: Evaluate, tmp_path: Path) -> None:
     small = write_people(tmp_path / "small.h5", box=24)
     code, _, err = evaluated(trained.checkpoint, "--data", small)
@@ -356,6 +359,7 @@ def test_real_predictions_score_what_is_published(shared_data: Path, command: Co
     assert "82.337" in text.stdout
 
 
+@pytest.mark.slow
 def test_predictions_in_either_layout(official: SimpleNamespace, as_json, tmp_path: Path) -> None:
     arguments = ("--ground-truth", official.truth, "--predictions")
     record = as_json(*arguments, official.predictions)
@@ -370,6 +374,7 @@ def test_predictions_in_either_layout(official: SimpleNamespace, as_json, tmp_pa
     assert as_json(*arguments, other, "--variable", "mine")["scores"][1]["mean"] == 100
 
 
+@pytest.mark.slow
 def test_missing_predictions_count_as_wrong(official: SimpleNamespace, as_json, evaluated: Evaluate) -> None:
     positions = official.positions.copy()
     positions[9] = np.nan
@@ -387,6 +392,7 @@ def test_missing_predictions_count_as_wrong(official: SimpleNamespace, as_json, 
     assert "1 people, 17 labelled joints" in evaluated(*arguments)[1]
 
 
+@pytest.mark.slow
 def test_joints_without_labels_are_null(official: SimpleNamespace, as_json, evaluated: Evaluate) -> None:
     truth = scipy.io.loadmat(official.truth)
     truth["jnt_missing"][[0, 5]] = 1

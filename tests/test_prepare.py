@@ -239,6 +239,7 @@ def test_pytorch_pose_defines_the_validation_people(
     assert "divided" not in text
 
 
+@pytest.mark.slow
 def test_lsp_joined_with_its_extended_set(
     lspet: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -290,6 +291,7 @@ def test_lsp_joined_with_its_extended_set(
     assert "--extended-images without --extended-annotations" in errors
 
 
+@pytest.mark.slow
 def test_flic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = tmp_path / "images"
     images.mkdir()

@@ -144,12 +144,14 @@ def check_neighbours(pair: tuple[Fields, Fields]) -> None:
     assert (one.id == other.id) == (one == other) == same(network_of(one), network_of(other))
 
 
+@pytest.mark.slow
 @given(ANY)
 @derandomized(20)
 def test_fields_with_an_effect_are_not_dropped(fields: Fields) -> None:
     check_nothing_that_matters_is_dropped(fields)
 
 
+@pytest.mark.slow
 @given(neighbours())
 @derandomized(30)
 def test_equal_ids_mean_equal_networks(pair: tuple[Fields, Fields]) -> None:

@@ -14,8 +14,8 @@ from nas.training.losses import total_loss
 
 ROWS = published()
 every_row = pytest.mark.parametrize("name", ROWS)
-OVERFITTED_AT_ONCE = ("hg1", "shuffle")
-"""Rows that overfit in the fast run too; the others do so in the slow one."""
+OVERFITTED_AT_ONCE = ("hg1",)
+"""Rows tested in the fast run too; the others only in the slow one."""
 
 
 def small(name: str, seed: int = 0) -> HourglassNetwork:

@@ -55,6 +55,7 @@ def test_a_small_network_learns(
     assert result.history[1]["loss"] < result.history[0]["loss"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_network(run: Callable[..., TrainingResult]) -> None:
     first, again, other = run(), run(), run(seed=1)
     assert same_weights(first.network, again.network)
@@ -81,6 +82,7 @@ def test_history_has_one_record_per_epoch(run: Callable[..., TrainingResult]) ->
     assert not result.network.training
 
 
+@pytest.mark.slow
 def test_the_evaluated_network_is_returned(run: Callable[..., TrainingResult], small_held_out: PackedPeople) -> None:
     result = run()
     assert result.evaluation is not None
@@ -101,6 +103,7 @@ class InterruptedRunError(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
 @pytest.mark.parametrize("where", ["after an epoch", "within an epoch", "within the first epoch"])
 def test_an_interrupted_run_gives_the_same_result_as_an_uninterrupted_one(
@@ -131,6 +134,7 @@ def test_an_interrupted_run_gives_the_same_result_as_an_uninterrupted_one(
     assert os.listdir(tmp_path) == ["a.pt"]
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_trains_no_further(run: Callable[..., TrainingResult], tmp_path: Path) -> None:
     first = run(checkpoint=tmp_path / "a.pt")
     steps: list[int] = []
@@ -144,6 +148,7 @@ def test_resuming_a_finished_run_trains_no_further(run: Callable[..., TrainingRe
     assert again.evaluation.accuracy == first.evaluation.accuracy
 
 
+@pytest.mark.slow
 def test_the_checkpoint_holds_the_averaged_network(run: Callable[..., TrainingResult], tmp_path: Path) -> None:
     result = run(checkpoint=tmp_path / "a.pt")
     network, content = load_network(tmp_path / "a.pt")
@@ -152,6 +157,7 @@ def test_the_checkpoint_holds_the_averaged_network(run: Callable[..., TrainingRe
     assert content["history"] == result.history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["schedule", "losses", "seed", "people", "network"])
 def test_a_checkpoint_of_another_run_is_not_resumed(
     run: Callable[..., TrainingResult], tmp_path: Path, small_people: PackedPeople, tiny: Architecture, change: str
@@ -176,6 +182,7 @@ def test_a_damaged_checkpoint_is_an_error(run: Callable[..., TrainingResult], tm
         run(checkpoint=tmp_path / "a.pt")
 
 
+@pytest.mark.slow
 def test_a_nonfinite_loss_stops_the_run(run: Callable[..., TrainingResult], tiny: Architecture, tmp_path: Path) -> None:
     network = build(tiny)
 
@@ -266,6 +273,7 @@ def test_people_are_shown_in_this_order_with_different_augmentation(
     assert len(set(views)) == 96  # every augmentation differs
 
 
+@pytest.mark.slow
 def test_joints_outside_the_map_are_ignored(run: Callable[..., TrainingResult], small_people: PackedPeople) -> None:
     away, unlabelled = small_people.joints.clone(), small_people.labelled.clone()
     away[:, 3], unlabelled[:, 3] = -500.0, False

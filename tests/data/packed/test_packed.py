@@ -142,6 +142,7 @@ def test_a_complete_writer_replaces_the_existing_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
     script = f"""
 import resource, signal, sys
@@ -176,6 +177,7 @@ def _load(path: str) -> tuple[int, int]:
     return len(people), int(people.crops.sum(dtype=torch.int64))
 
 
+@pytest.mark.slow
 def test_two_processes_load_at_once(packed: Path) -> None:
     with h5py.File(packed, "r"), multiprocessing.get_context("spawn").Pool(2) as pool:
         results = pool.map(_load, [str(packed)] * 4, chunksize=1)

@@ -262,6 +262,7 @@ def test_image_split_is_fixed_and_keeps_its_shares() -> None:
     assert all((a == "holdout") == (b == "holdout") for a, b in zip(found, fewer, strict=True))
 
 
+@pytest.mark.slow
 def test_synthetic_people_depend_on_the_seed_alone(tmp_path: Path) -> None:
     counts = {"train": 40, "holdout": 3, "valid": 2}
     pack_synthetic(tmp_path / "1.h5", counts, 7, FIGURES, PackOptions(16, 1))

@@ -277,6 +277,7 @@ def test_two_runs_cannot_write_the_same_file(album: tuple[Path, list[Person]], t
     assert leftovers(tmp_path) == {"out.h5"}
 
 
+@pytest.mark.slow
 def test_synthetic_packing_resumes(tmp_path: Path) -> None:
     counts = {"train": 70, "holdout": 3, "valid": 2}
     out = tmp_path / "out.h5"

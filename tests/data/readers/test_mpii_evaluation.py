@@ -121,6 +121,7 @@ def test_predictions_are_found_by_content(tmp_path: Path, content: Mapping[str, 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("people", [1, 2, 16])
 def test_both_layouts_of_few_people(tmp_path: Path, people: int) -> None:
     some = np.random.default_rng(2).uniform(1, 300, (people, 16, 2))

@@ -120,6 +120,7 @@ def test_wrong_content_of_the_release(person: dict[str, Any], train: int, words:
     refused(save_release(tmp_path / "release.mat", [("a.jpg", [row], train)]), words)
 
 
+@pytest.mark.slow
 def test_other_structures_of_the_release(tmp_path: Path) -> None:
     def saved(value: Any, name: str = "RELEASE") -> Path:
         scipy.io.savemat(tmp_path / "other.mat", {name: value})

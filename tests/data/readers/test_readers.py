@@ -66,6 +66,7 @@ def test_lspet_invisible_or_negative_joints_are_not_labelled(tmp_path: Path) -> 
     assert np.array_equal(person.center, (50, 50))  # of the joints that are labelled
 
 
+@pytest.mark.slow
 def test_lspet_head_sizes_without_a_head(tmp_path: Path) -> None:
     def no_head(joints: NDArray[np.float64]) -> None:
         joints[13, 2] = 0
@@ -120,6 +121,7 @@ def check_refused(read: Callable[[], object], path: Path, words: str) -> None:
     assert "; " in message  # before the remedy
 
 
+@pytest.mark.slow
 def test_lspet_other_files(tmp_path: Path) -> None:
     check_refused(lambda: read_lspet(tmp_path / "none.mat"), tmp_path / "none.mat", "no such file")
     check_refused(lambda: read_lspet(tmp_path), tmp_path, "not a file")
@@ -166,6 +168,7 @@ def test_lsp_people(tmp_path: Path) -> None:
     assert read_leeds(save_mat(path, lsp_joints(3)), VALID).format_name == "LSP Extended"
 
 
+@pytest.mark.slow
 def test_lsp_wrong_content(tmp_path: Path) -> None:
     path = tmp_path / "joints.mat"
     check_refused(lambda: read_leeds(save_mat(path, lsp_content()[..., :1999])), path, "expected (14, 3, N), or (3, 14")

@@ -95,6 +95,7 @@ def no_room_for(monkeypatch: pytest.MonkeyPatch, more_than: int) -> None:
     monkeypatch.setattr("nas.study.execution.trial_session.build_network", build)
 
 
+@pytest.mark.slow
 def test_a_trial_that_shows_parts_of_a_batch_says_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     no_room_for(monkeypatch, 5)
     trial = place.claim()
@@ -105,6 +106,7 @@ def test_a_trial_that_shows_parts_of_a_batch_says_so(place: Place, monkeypatch: 
     assert told.user_attrs["pictures_at_once"] == 4
 
 
+@pytest.mark.slow
 def test_a_trial_that_never_fits_is_pruned_with_its_reason(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     no_room_for(monkeypatch, 3)
     trial = place.claim()
@@ -116,6 +118,7 @@ def test_a_trial_that_never_fits_is_pruned_with_its_reason(place: Place, monkeyp
     assert count(place.study).done == 1
 
 
+@pytest.mark.slow
 def test_who_is_asked_to_stop_hands_its_trial_back_as_it_is(place: Place) -> None:
     trial = place.claim()
     outcome = place.run(trial, place.steps_until(5))
@@ -134,6 +137,7 @@ def test_who_is_asked_to_stop_hands_its_trial_back_as_it_is(place: Place) -> Non
     assert place.kept() == []
 
 
+@pytest.mark.slow
 def test_a_trial_within_its_first_epoch_is_taken_up_as_well(place: Place) -> None:
     place.run(place.claim(), place.steps_until(1))
     again = place.claim()
@@ -143,6 +147,7 @@ def test_a_trial_within_its_first_epoch_is_taken_up_as_well(place: Place) -> Non
     assert "started_again" not in told
 
 
+@pytest.mark.slow
 def test_only_a_trial_that_stands_still_is_given_up(place: Place) -> None:
     def die(at: int) -> None:
         """One more worker of the same trial dies after so many steps in all."""
@@ -166,6 +171,7 @@ def test_only_a_trial_that_stands_still_is_given_up(place: Place) -> None:
     assert "given up" in place.study.trials[-1].user_attrs["reason"]
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_costs_no_trial(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +188,7 @@ def test_a_disk_that_is_full_costs_no_trial(
     assert said[0].startswith(f"trial {trial.number} continues, but cannot be resumed from here: ")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_damaged_costs_its_epochs_only(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     trial = place.claim()
     place.run(trial, place.steps_until(5))

@@ -255,6 +255,7 @@ def front_sampler(problem: Problem, seed: int = 0, startup: int = 6, pool: int =
     return EHVISampler(problem, seed, startup, pool)
 
 
+@pytest.mark.slow
 def test_proposals_are_untried_and_within_budget(space: SearchSpace, make_problem: MakeProblem) -> None:
     problem = make_problem(space, max_params=9_000, max_madds=700_000)
     drawn = [problem.cost(problem.candidate(space.random(Random(i)))) for i in range(200)]
@@ -266,6 +267,7 @@ def test_proposals_are_untried_and_within_budget(space: SearchSpace, make_proble
     assert all(t.distributions == space.choices for t in study.trials)
 
 
+@pytest.mark.slow
 def test_proposals_are_reproducible_by_seed(problem: Problem) -> None:
     def proposals(seed: int) -> list[str]:
         study = new_study(front_sampler(problem, seed))
@@ -518,6 +520,7 @@ def test_an_enqueued_trial_may_leave_choices_open(name: str, problem: Problem) -
     assert set(trial.params) == set(problem.space.choices)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["front", "tpe", "nsga2", "random", "gp"])
 def test_an_exhausted_space_is_said_to_be(
     name: str, write_space: Callable[..., Path], make_problem: MakeProblem
@@ -553,6 +556,7 @@ def quickstart(make_problem: MakeProblem) -> Problem:
     return make_problem(config.search_space(), config)
 
 
+@pytest.mark.slow
 def test_a_proposal_takes_little_time(quickstart: Problem) -> None:
     study = new_study(EHVISampler(quickstart, seed=0))
     fill(quickstart, study, 60)

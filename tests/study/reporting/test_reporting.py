@@ -144,6 +144,7 @@ class ParsedPage(HTMLParser):
             self._heading += data
 
 
+@pytest.mark.slow
 def test_html_report_shows_the_values_of_the_study(searched: tuple[Experiment, optuna.Study]) -> None:
     experiment, study = searched
     page = ParsedPage(render_html(load_results(experiment, study)))
@@ -182,6 +183,7 @@ def test_recommended_commands_pick_the_recommended_trials(searched: tuple[Experi
         assert int(row[1]) == pick(experiment, study, command[1], limits).number
 
 
+@pytest.mark.slow
 def test_html_report_loads_no_external_resource(searched: tuple[Experiment, optuna.Study]) -> None:
     page = ParsedPage(render_html(load_results(*searched)))
     for tag, attributes in page.tags:
@@ -193,6 +195,7 @@ def test_html_report_loads_no_external_resource(searched: tuple[Experiment, optu
     assert sum(tag == "script" for tag, _ in page.tags) == 2
 
 
+@pytest.mark.slow
 def test_texts_of_a_study_are_escaped(searched: tuple[Experiment, optuna.Study]) -> None:
     experiment, study = searched
     study.set_user_attr("calibration", {"text": HOSTILE, "spearman": 0.9})
@@ -207,6 +210,7 @@ def test_texts_of_a_study_are_escaped(searched: tuple[Experiment, optuna.Study])
     assert "|x|" not in dashboard_note(load_results(experiment, study)), "a bar would end the table cell"
 
 
+@pytest.mark.slow
 def test_csv_contains_every_finished_trial(searched: tuple[Experiment, optuna.Study], tmp_path: Path) -> None:
     experiment, study = searched
     write_csv(load_results(experiment, study), tmp_path / "all.csv")

@@ -78,6 +78,7 @@ def test_the_projects_own_files_are_readable() -> None:
 SPACES = [file for file in sorted((packaged("search_spaces")).glob("*.toml")) if file.stem != "published"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", SPACES, ids=lambda file: file.stem)
 def test_every_space_of_the_project_is_readable(file: Path) -> None:
     assert SearchSpace.read(file).size > 1
@@ -385,6 +386,7 @@ def values(d: BaseDistribution) -> st.SearchStrategy[Any]:
 points = st.fixed_dictionaries({name: values(d) for name, d in HOURGLASS.choices.items()})
 
 
+@pytest.mark.slow
 @settings(max_examples=2000, deadline=None)
 @given(point=points, other=points, changed=st.sets(st.sampled_from(list(HOURGLASS.choices)), max_size=5))
 def test_two_points_have_one_id_exactly_when_they_mean_one_network(
@@ -508,6 +510,7 @@ groups = [1, 2, 4]
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [
@@ -535,12 +538,14 @@ def test_the_count_of_architectures_is_that_of_all_points(
     assert count_architectures(space) == len(ids)
 
 
+@pytest.mark.slow
 def test_losses_and_real_ranges_do_not_add_architectures(write_space: Callable[..., Path]) -> None:
     with_losses = SearchSpace.read(write_space(text=RANGES))
     without = "\n".join(line for line in RANGES.splitlines() if not line.startswith(("weight", "alpha", "lambda")))
     assert count_architectures(with_losses) == count_architectures(SearchSpace.read(write_space(text=without)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hourglass", "lightweight", "levels"])
 def test_a_space_file_states_how_many_architectures_it_holds(name: str) -> None:
     path = packaged("search_spaces") / f"{name}.toml"

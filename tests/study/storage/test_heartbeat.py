@@ -15,6 +15,7 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy
+from effort import examples
 from optuna.distributions import IntDistribution
 from optuna.samplers import RandomSampler
 from optuna.study import Study
@@ -263,6 +264,7 @@ def elsewhere(study: Study, trial: optuna.Trial, lease: Lease) -> None:
     trial.set_user_attr("owner", {**Owner.me(lease).to_dict(), "host": "elsewhere"})
 
 
+@pytest.mark.slow
 def test_the_trial_of_a_machine_that_fell_silent_is_handed_to_the_next(study: Study, begin: Begin) -> None:
     silent, mine = begin(alive=False), begin()
     trial = claim(study, 1, CHOICES, silent)
@@ -354,6 +356,7 @@ class Interrupted:
         raise psycopg.OperationalError("the connection is lost")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_connection_that_breaks_anywhere_loses_and_doubles_nothing(study: Study, begin: Begin, after: bool) -> None:
@@ -526,15 +529,16 @@ def test_a_trial_of_many_epochs_writes_no_more(write_study: Callable[..., Path],
 
 
 @pytest.mark.slow
-def test_four_processes_do_exactly_as_many_trials_as_wanted(processes: Start, url: str) -> None:
+def test_processes_do_exactly_as_many_trials_as_wanted(processes: Start, url: str) -> None:
     told = []
-    for worker in processes(WORK, url, 4, 40, 60, 0):
+    total = examples(20, 40)
+    for worker in processes(WORK, url, examples(2, 4), total, 60, 0):
         out, err = worker.communicate(timeout=100)
         assert worker.returncode == 0, err
         told += [int(line) for line in out.split()]
     study = load_study(open_storage(url), "tiny")
-    assert sorted(told) == list(range(40))
-    assert count(study) == Counts(complete=30, pruned=10, running=0, waiting=0)
+    assert sorted(told) == list(range(total))
+    assert count(study) == Counts(complete=3 * total // 4, pruned=total // 4, running=0, waiting=0)
     assert worker_heartbeats(StudyStore(study).engine, "tiny") == {}
 
 
@@ -566,7 +570,8 @@ def test_a_frozen_worker_loses_its_trial_and_drops_its_result(processes: Start, 
 @pytest.mark.parametrize("how", ["fast", "immediate"])
 def test_a_database_that_is_stopped_and_started_loses_nothing(processes: Start, server: Server, how: str) -> None:
     url = server.new_database()
-    workers = processes(WORK, url, 2, 40, 2, 0.01)
+    total = examples(40, 80)
+    workers = processes(WORK, url, examples(2, 4), total, 2, 0.01)
     study = until(lambda: _there(url))
     until(lambda: count(study).done >= 10)
     server.stop(how)
@@ -579,10 +584,10 @@ def test_a_database_that_is_stopped_and_started_loses_nothing(processes: Start, 
         told += out.splitlines()
     study = load_study(open_storage(url), "tiny")
     counts = count(study)
-    assert (counts.done, counts.running, counts.waiting) == (40, 0, 0)
+    assert (counts.done, counts.running, counts.waiting) == (total, 0, 0)
     done = [t for t in study.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     assert sorted(map(int, told)) == [t.number for t in done]
-    assert len({t.params["width"] for t in done}) == 40
+    assert len({t.params["width"] for t in done}) == total
 
 
 def _there(url: str) -> Study | None:
@@ -648,6 +653,7 @@ def test_who_is_frozen_while_it_writes_keeps_no_row_from_others(
 # Patience
 
 
+@pytest.mark.slow
 def test_a_database_that_stays_away_is_given_up(server: Server) -> None:
     url = server.over_tcp(server.new_database())
     study = create_study(open_storage(url), "tiny", OBJECTIVES)

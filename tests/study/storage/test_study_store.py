@@ -149,6 +149,7 @@ def test_eight_processes_do_exactly_as_many_trials_as_wanted(processes: Start, u
     assert len(study.trials) == 60
 
 
+@pytest.mark.slow
 def test_two_processes_do_exactly_as_many_trials_as_wanted(processes: Start, url: str) -> None:
     workers = processes(WORK, 2, 12)
     told = [int(line) for worker in workers for line in worker.communicate(timeout=60)[0].split()]
@@ -156,6 +157,7 @@ def test_two_processes_do_exactly_as_many_trials_as_wanted(processes: Start, url
     assert count(load_study(open_storage(url), "tiny")) == Counts(complete=9, pruned=3, running=0, waiting=0)
 
 
+@pytest.mark.slow
 def test_a_fresh_database_may_be_created_by_several_at_once(processes: Start, url: str) -> None:
     for process in processes(START, 2):
         _, err = process.communicate(timeout=60)
@@ -231,6 +233,7 @@ def started_by(process: subprocess.Popen[str]) -> int:
     return int(process.stdout.readline())
 
 
+@pytest.mark.slow
 def test_the_trial_of_a_killed_worker_is_handed_to_the_next(processes: Start, url: str) -> None:
     (worker,) = processes(CLAIM_AND_HANG)
     number = started_by(worker)
@@ -283,6 +286,7 @@ def test_a_trial_that_kills_its_workers_is_given_up(study: Study) -> None:
     assert len(study.trials) == MAX_ATTEMPTS
 
 
+@pytest.mark.slow
 def test_ending_a_trial_on_purpose_is_not_held_against_it(study: Study) -> None:
     owner = dead_owner()
     for _ in range(MAX_ATTEMPTS + 2):  # so many times Ctrl-C
