@@ -129,6 +129,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     )
 
 
+@pytest.mark.slow
 def test_the_file_agrees_with_the_predictor_at_any_batch_size(made) -> None:
     session = onnxruntime.InferenceSession(made.file, providers=["CPUExecutionProvider"])
     predictor = Predictor.load(made.checkpoint)

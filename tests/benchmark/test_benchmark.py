@@ -128,6 +128,7 @@ def test_workloads_alternate_and_get_equal_times() -> None:
     }
 
 
+@pytest.mark.slow
 def test_large_workloads_start_each_turn_with_untimed_steps() -> None:
     log: list[tuple[str, int]] = []
     turns = {

@@ -52,6 +52,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.slow
 def test_the_micro_batch_is_halved_until_it_fits(run: Run, tiny: Architecture) -> None:
     memory, network = SmallMemory(5), build(tiny)
     network.register_forward_pre_hook(memory)
@@ -103,6 +104,7 @@ def test_evaluation_halves_its_batch_too(tiny: Architecture, small_held_out: Pac
         evaluate(network, small_held_out, SHORT, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["disk", "memory://checkpoints"])
 @pytest.mark.parametrize("steps", [(1,), (6,), (8,), (5, 6, 7)])
 def test_a_stopped_run_resumes_at_the_same_step(run: Run, tmp_path: Path, storage: str, steps: tuple[int, ...]) -> None:
@@ -125,6 +127,7 @@ def test_a_stopped_run_resumes_at_the_same_step(run: Run, tmp_path: Path, storag
     assert [file.name for file in folder.iterdir()] == ["a.pt"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_only_prevents_the_checkpoint(run: Run, tmp_path: Path) -> None:
     checkpoint = tmp_path / "a.pt"
     with largest_file(1000):
@@ -145,6 +148,7 @@ def test_a_full_disk_keeps_the_older_checkpoint(run: Run, tmp_path: Path) -> Non
     assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
 
 
+@pytest.mark.slow
 def test_a_removed_folder_is_created_again(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "checkpoints"
     folder.mkdir(parents=True)
@@ -162,6 +166,7 @@ def test_an_unreadable_checkpoint_is_replaced_if_failures_are_handled(run: Run, 
     assert len(load_checkpoint(tmp_path / "a.pt")["history"]) == 3
 
 
+@pytest.mark.slow
 def test_out_of_memory_on_a_cpu_halves_the_micro_batch(run: Run, tiny: Architecture) -> None:
     network = build(tiny)
 

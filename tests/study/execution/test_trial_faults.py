@@ -201,6 +201,7 @@ def test_a_checkpoint_that_was_damaged_costs_its_epochs_only(place: Place, capsy
     assert "not a readable checkpoint" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["folder"], indirect=True)
 def test_a_study_that_was_removed_is_not_made_again(place: Place, tmp_path: Path) -> None:
     trial = place.claim()

@@ -561,9 +561,9 @@ def test_a_proposal_takes_little_time(quickstart: Problem) -> None:
     study = new_study(EHVISampler(quickstart, seed=0))
     fill(quickstart, study, 60)
     search(quickstart, study, 1)  # every block's costs are counted once
-    began = time.perf_counter()
+    began = time.process_time()
     search(quickstart, study, 1)
-    assert time.perf_counter() - began < 10  # 0.3 s on an idle core
+    assert time.process_time() - began < 10  # 0.3 s on an idle core
 
 
 @pytest.mark.slow

@@ -334,6 +334,7 @@ def test_limits_below_every_network_name_the_closest_one(searched: tuple[Experim
         choose(*searched, 1, None, False, None, Limits(10**9))
 
 
+@pytest.mark.slow
 def test_full_training_is_compared_with_the_search(searched: tuple[Experiment, optuna.Study]) -> None:
     experiment, study = searched
     full = create_study(StudyStore(study).database, "tiny-full", experiment.config.objectives)
@@ -377,6 +378,7 @@ def add_full_training(full: optuna.Study, trial: optuna.trial.FrozenTrial, pckh:
     )
 
 
+@pytest.mark.slow
 def test_panels_replace_earlier_panels(searched: tuple[Experiment, optuna.Study]) -> None:
     experiment, study = searched
     save_panels(load_results(experiment, study))
@@ -399,6 +401,7 @@ def panels(study: optuna.Study) -> dict[str, Any]:
     return {name: json.loads(raw) for name, raw in get_plotly_graph_objects(attributes).items()}
 
 
+@pytest.mark.slow
 def test_paper_figures_have_column_width_and_readable_text(
     searched: tuple[Experiment, optuna.Study], tmp_path: Path
 ) -> None:
@@ -426,6 +429,7 @@ def test_to_toml_round_trip(searched: tuple[Experiment, optuna.Study], tmp_path:
     assert StudyConfig.read(tmp_path / "again.toml") == config
 
 
+@pytest.mark.slow
 def test_unwritable_outputs_raise_user_errors(
     searched: tuple[Experiment, optuna.Study], config: StudyConfig, tmp_path: Path
 ) -> None:
@@ -441,6 +445,7 @@ def test_unwritable_outputs_raise_user_errors(
         write_figures(results, tmp_path / "file" / "below")
 
 
+@pytest.mark.slow
 def test_study_without_finished_trials_has_no_report(config: StudyConfig, tmp_path: Path) -> None:
     experiment = prepare(config, tmp_path / "runs")
     study = experiment.open_study()

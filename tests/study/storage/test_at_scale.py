@@ -113,9 +113,9 @@ def test_who_tells_waits_for_one_claim_and_not_for_all(server: Server) -> None:
 
 @pytest.mark.slow
 def test_more_may_wait_for_the_lock_than_the_server_has_connections() -> None:
-    with contextlib.closing(Server(max_connections=30)) as server:
+    with contextlib.closing(Server(max_connections=20)) as server:
         url = server.new_database()
-        storages = [open_storage(url) for _ in range(50)]
+        storages = [open_storage(url) for _ in range(34)]
         let_in: list[int] = []
 
         def once(number: int) -> None:
@@ -128,12 +128,12 @@ def test_more_may_wait_for_the_lock_than_the_server_has_connections() -> None:
                 retry_while_unavailable(url, lambda: once(number))
                 storages[number].engine.dispose()
 
-        working = [threading.Thread(target=work, args=(number,)) for number in range(50)]
+        working = [threading.Thread(target=work, args=(number,)) for number in range(34)]
         for thread in working:
             thread.start()
         for thread in working:
             thread.join(timeout=120)
-        assert sorted(let_in) == sorted([*range(50)] * 2)
+        assert sorted(let_in) == sorted([*range(34)] * 2)
         for each in storages:
             each.engine.dispose()
 

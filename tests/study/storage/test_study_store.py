@@ -16,6 +16,7 @@ import optuna
 import psutil
 import pytest
 import sqlalchemy
+from effort import examples
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.samplers import RandomSampler
 from optuna.study import Study
@@ -135,8 +136,9 @@ Start = Callable[..., list[subprocess.Popen[str]]]
 
 
 @pytest.mark.slow
-def test_eight_processes_do_exactly_as_many_trials_as_wanted(processes: Start, url: str) -> None:
-    workers = processes(WORK, 8, 60)
+def test_processes_do_exactly_as_many_trials_as_wanted(processes: Start, url: str) -> None:
+    total = examples(24, 60)
+    workers = processes(WORK, examples(4, 8), total)
     told: list[int] = []
     for worker in workers:
         out, err = worker.communicate(timeout=100)
@@ -144,17 +146,9 @@ def test_eight_processes_do_exactly_as_many_trials_as_wanted(processes: Start, u
         assert "locked" not in err
         told += [int(line) for line in out.split()]
     study = load_study(open_storage(url), "tiny")
-    assert count(study) == Counts(complete=45, pruned=15, running=0, waiting=0)
-    assert sorted(told) == list(range(60))  # nobody did another's trial, and none was done twice
-    assert len(study.trials) == 60
-
-
-@pytest.mark.slow
-def test_two_processes_do_exactly_as_many_trials_as_wanted(processes: Start, url: str) -> None:
-    workers = processes(WORK, 2, 12)
-    told = [int(line) for worker in workers for line in worker.communicate(timeout=60)[0].split()]
-    assert sorted(told) == list(range(12))
-    assert count(load_study(open_storage(url), "tiny")) == Counts(complete=9, pruned=3, running=0, waiting=0)
+    assert count(study) == Counts(complete=3 * total // 4, pruned=total // 4, running=0, waiting=0)
+    assert sorted(told) == list(range(total))  # nobody did another's trial, and none was done twice
+    assert len(study.trials) == total
 
 
 @pytest.mark.slow
