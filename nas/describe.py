@@ -94,9 +94,9 @@ def _describe_space(name: str, as_json: bool) -> None:
     path = find(name, "search_spaces")
 
     from nas.study.reporting.network_description import print_space, space_record
-    from nas.study.space.search_space import SearchSpace
+    from nas.study.space.space_file import read_space
 
-    space = SearchSpace.read(path)
+    space = read_space(path)
     if as_json:
         print(json.dumps(space_record(space), ensure_ascii=False))
     else:

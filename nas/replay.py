@@ -104,11 +104,11 @@ def _recorded(source: RecordOptions, location: LocationOptions) -> tuple[Benchma
     """The results of a record or of a study, and the space that they were drawn from."""
     from nas.study.analysis.replay import BenchmarkTable
     from nas.study.experiment import load
-    from nas.study.space.search_space import SearchSpace
+    from nas.study.space.space_file import read_space
 
     if source.record is not None:
         record = BenchmarkTable.read(source.record)
-        return record, SearchSpace.read(find(record.space, "search_spaces"))
+        return record, read_space(find(record.space, "search_spaces"))
     assert source.study is not None
     experiment, study = load(source.study, location.runs, location.storage)
     about = {"what": f"study {source.study}", "how": source.how}

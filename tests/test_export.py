@@ -35,7 +35,7 @@ from nas.inference import onnx_export as exporting
 from nas.inference.model_card import LICENCES, example
 from nas.inference.onnx_export import TOLERANCE, ExportableNetwork, Session, compare, to_onnx
 from nas.inference.predictor import Box, Predictor
-from nas.study.space.search_space import SearchSpace
+from nas.study.space.space_file import read_space
 from nas.training.checkpoint import checkpoint_metadata, load_network, save_checkpoint
 from nas.training.losses import Losses
 from nas.training.schedule import ScheduleConfig
@@ -321,9 +321,7 @@ def exported_session(
 def test_the_export_test_covers_every_block_of_the_spaces() -> None:
     assert set(BATCH_NORMS) == set(KINDS)
     [offered] = [
-        d
-        for name, d in SearchSpace.read(REPOSITORY / "search_spaces" / "hourglass.toml").choices.items()
-        if name == "block"
+        d for name, d in read_space(REPOSITORY / "search_spaces" / "hourglass.toml").choices.items() if name == "block"
     ]
     assert set(offered.choices) <= set(KINDS)
 

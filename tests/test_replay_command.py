@@ -14,7 +14,7 @@ from nas.architecture.cost import network_cost
 from nas.study.analysis.replay import BenchmarkRow, BenchmarkTable
 from nas.study.files import packaged
 from nas.study.pareto import HypervolumeScale
-from nas.study.space.search_space import SearchSpace
+from nas.study.space.space_file import read_space
 
 Command = Callable[..., CompletedProcess[str]]
 
@@ -22,7 +22,7 @@ Command = Callable[..., CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """30 made-up results over the lightweight space."""
-    space = SearchSpace.read(packaged("search_spaces") / "lightweight.toml")
+    space = read_space(packaged("search_spaces") / "lightweight.toml")
     rng, rows = Random(0), []
     while len(rows) < 30:
         point = space.random(rng)

@@ -15,6 +15,7 @@ from nas.errors import UserError
 from nas.study.files import find, first_problem, read_toml
 from nas.study.space.published import named
 from nas.study.space.search_space import SearchSpace
+from nas.study.space.space_file import read_space
 from nas.training.schedule import ScheduleConfig
 
 Positive = Annotated[int, Field(gt=0)]
@@ -218,7 +219,7 @@ class StudyConfig(_Table):
 
     def search_space(self) -> SearchSpace:
         """The space that the study names. Raises UserError as reading it does."""
-        return SearchSpace.read(find(self.space, "search_spaces"))
+        return read_space(find(self.space, "search_spaces"))
 
     def short_schedule(self) -> ScheduleConfig:
         """What each trial trains."""

@@ -16,6 +16,7 @@ from nas.study.optimization.problem import Problem
 from nas.study.pareto import HypervolumeScale
 from nas.study.space.candidate import Candidate
 from nas.study.space.search_space import SearchSpace
+from nas.study.space.space_file import read_space
 from nas.study.storage.backend import default_url
 
 SPACE = """
@@ -114,7 +115,7 @@ def config(study_file: Path) -> StudyConfig:
 @pytest.fixture
 def space(space_file: Path) -> SearchSpace:
     """The tiny space, read."""
-    return SearchSpace.read(space_file)
+    return read_space(space_file)
 
 
 @pytest.fixture

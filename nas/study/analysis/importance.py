@@ -20,7 +20,8 @@ from optuna.trial import TrialState
 
 from nas.study.analysis.seed_noise import mean_points
 from nas.study.experiment import Experiment
-from nas.study.space.search_space import SearchSpace, Value, members
+from nas.study.space.choices import Value, members
+from nas.study.space.search_space import SearchSpace
 
 LEAST = 4
 """Networks that a value of a choice needs to be judged."""

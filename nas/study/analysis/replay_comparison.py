@@ -14,6 +14,7 @@ from nas.errors import UserError
 from nas.study.analysis.replay import STOPPINGS, BenchmarkTable, Replayed, TabularBenchmark, stopping_named
 from nas.study.config import SAMPLERS
 from nas.study.space.search_space import SearchSpace
+from nas.study.space.space_file import read_space
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ _benchmark: TabularBenchmark | None = None
 def _initialize_worker(record: BenchmarkTable, space: Path) -> None:
     global _benchmark
     torch.set_num_threads(1)
-    _benchmark = TabularBenchmark(record, SearchSpace.read(space))
+    _benchmark = TabularBenchmark(record, read_space(space))
 
 
 def _replay(job: tuple[str, int, ReplaySettings]) -> Replayed:

@@ -32,7 +32,7 @@ from nas.study.optimization.problem import (
     proposal_seed,
     sample_unseen,
 )
-from nas.study.space.search_space import Value
+from nas.study.space.choices import Value
 
 Floats = NDArray[np.float64]
 

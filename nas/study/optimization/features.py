@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nas.architecture.blocks import block_options
 from nas.study.optimization.problem import Problem
 from nas.study.space.candidate import Candidate
-from nas.study.space.search_space import LEVELS
+from nas.study.space.choices import LEVELS
 
 Floats = NDArray[np.float64]
 

@@ -16,7 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.architecture.cost import Cost
 from nas.study.pareto import HypervolumeScale
 from nas.study.space.candidate import Candidate
-from nas.study.space.search_space import SearchSpace, Value
+from nas.study.space.choices import Value
+from nas.study.space.search_space import SearchSpace
 
 
 class NoCandidateLeftError(Exception):

@@ -16,7 +16,7 @@ from nas.study.analysis.importance import shown
 from nas.study.analysis.results import StudyResults
 from nas.study.config import SAMPLERS, StudyConfig
 from nas.study.files import find, packaged
-from nas.study.space.search_space import LEVELS, RULES, members
+from nas.study.space.choices import LEVELS, RULES, members
 from nas.study.storage.trial_queue import DONE
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from nas.architecture.cost import block_cost
 from nas.architecture.spec import Architecture, BlockChoice
-from nas.study.space.search_space import LEVELS, RULES, SAME, OutsideSpaceError, SearchSpace, members
+from nas.study.space.choices import LEVELS, RULES, SAME, members
+from nas.study.space.search_space import OutsideSpaceError, SearchSpace
 
 Form = tuple[tuple[BlockChoice, ...], BlockChoice]
 """Blocks of the hourglass (one, or one per level and the neck), and the trunk's."""
@@ -90,7 +91,7 @@ def _tables(
     tables: set[Table] = set()
     for combination in product(*(values[name] for name in option_names)):
         options = {
-            n: space.coded[n][v] if n in space.coded else v for n, v in zip(option_names, combination, strict=True)
+            n: space.encoded[n][v] if n in space.encoded else v for n, v in zip(option_names, combination, strict=True)
         }
 
         def choices(place: str, options: Mapping[str, Any] = options) -> list[BlockChoice]:

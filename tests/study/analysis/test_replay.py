@@ -32,6 +32,7 @@ from nas.study.experiment import prepare
 from nas.study.optimization.early_stopping import StoppingRule
 from nas.study.pareto import HypervolumeScale, Point, hypervolume
 from nas.study.space.search_space import SearchSpace
+from nas.study.space.space_file import read_space
 from nas.study.storage.trial_queue import claim
 
 EPOCHS, IMAGES = 4, 400
@@ -81,7 +82,7 @@ def test_a_damaged_record_is_refused(cut: float, flip: int, tmp_path_factory: py
 
 
 def test_a_space_that_has_changed_is_refused(record: BenchmarkTable, write_space: Callable[..., Path]) -> None:
-    other = SearchSpace.read(write_space(("width = [4, 8]", "width = [4, 8, 12]")))
+    other = read_space(write_space(("width = [4, 8]", "width = [4, 8, 12]")))
     with pytest.raises(UserError, match=r"has changed since the record was made.*restore it"):
         TabularBenchmark(record, other)
 

@@ -37,6 +37,7 @@ from nas.study.optimization.optuna_samplers import make_sampler
 from nas.study.optimization.problem import NoCandidateLeftError, Problem, evaluated_ids, sample_unseen
 from nas.study.pareto import HypervolumeScale, Point, hypervolume
 from nas.study.space.search_space import SearchSpace
+from nas.study.space.space_file import read_space
 
 Floats = NDArray[np.float64]
 MakeProblem = Callable[..., Problem]
@@ -350,7 +351,7 @@ def _of_kind(problem: Problem, kind: str, rng: Random) -> dict[str, Any]:
 
 
 def test_what_was_stopped_early_is_evidence(write_space: Callable[..., Path], make_problem: MakeProblem) -> None:
-    space = SearchSpace.read(
+    space = read_space(
         write_space(('"separable", "multidilated"]', '"separable"]'), ("rates = [[1, 2], [1, 2, 3]]\n", ""))
     )
     problem = make_problem(space)
@@ -467,7 +468,7 @@ def test_a_space_of_ranges(write_space: Callable[..., Path], make_problem: MakeP
     [options]
     dilation = { low = 1, high = 3 }
     """
-    space = SearchSpace.read(write_space(text=text))
+    space = read_space(write_space(text=text))
     problem = make_problem(space)
     for name in ("front", "tpe", "nsga2", "random"):
         study = new_study(make_sampler(name, problem, seed=0, startup=4, pool=30))
@@ -526,7 +527,7 @@ def test_an_exhausted_space_is_said_to_be(
     name: str, write_space: Callable[..., Path], make_problem: MakeProblem
 ) -> None:
     text = '[choices]\nblock = ["bottleneck"]\nwidth = [4, 8]\nstacks = [1, 2]\ndepth = [2]\nstem = [4]'
-    problem = make_problem(SearchSpace.read(write_space(text=text)))
+    problem = make_problem(read_space(write_space(text=text)))
     study = new_study(make_sampler(name, problem, seed=0, startup=2, pool=10))
     search(problem, study, 4)
     assert len(set(ids(problem, study))) == 4

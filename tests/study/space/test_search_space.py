@@ -22,11 +22,13 @@ from nas.study.config import StudyConfig
 from nas.study.files import packaged
 from nas.study.space.candidate import Candidate
 from nas.study.space.cardinality import count_architectures
+from nas.study.space.choices import members
 from nas.study.space.published import published
-from nas.study.space.search_space import OutsideSpaceError, SearchSpace, members
+from nas.study.space.search_space import OutsideSpaceError, SearchSpace
+from nas.study.space.space_file import read_space
 from nas.training.losses import Losses
 
-HOURGLASS = SearchSpace.read(packaged("search_spaces") / "hourglass.toml")
+HOURGLASS = read_space(packaged("search_spaces") / "hourglass.toml")
 
 RANGES = """
 [choices]
@@ -81,7 +83,7 @@ SPACES = [file for file in sorted((packaged("search_spaces")).glob("*.toml")) if
 @pytest.mark.slow
 @pytest.mark.parametrize("file", SPACES, ids=lambda file: file.stem)
 def test_every_space_of_the_project_is_readable(file: Path) -> None:
-    assert SearchSpace.read(file).size > 1
+    assert read_space(file).size > 1
 
 
 # Every way in which a file can be wrong: (what replaces what, or a whole text; what the line must say)
@@ -171,7 +173,7 @@ def test_a_wrong_file_gets_one_line_that_says_where_and_what_is_allowed(
     replacement, expected = WRONG[case]
     path = write_space(replacement)
     with pytest.raises(UserError) as caught:
-        SearchSpace.read(path)
+        read_space(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
@@ -192,7 +194,7 @@ def test_a_wrong_file_gets_one_line_that_says_where_and_what_is_allowed(
 def test_a_file_without_choices_is_refused(text: str, expected: list[str], write_space: Callable[..., Path]) -> None:
     path = write_space(text=text)
     with pytest.raises(UserError) as caught:
-        SearchSpace.read(path)
+        read_space(path)
     for part in (str(path), *expected):
         assert part in str(caught.value)
 
@@ -220,17 +222,17 @@ trunk = ["same"]
 )
 def test_levels_and_neck_go_together(old: str, new: str, expected: str, write_space: Callable[..., Path]) -> None:
     with pytest.raises(UserError) as caught:
-        SearchSpace.read(write_space((old, new), text=LEVELS))
+        read_space(write_space((old, new), text=LEVELS))
     assert expected in str(caught.value)
 
 
 def test_a_neck_alone_is_told_what_it_lacks(write_space: Callable[..., Path]) -> None:
     with pytest.raises(UserError, match=r"level_1, … and neck go together"):
-        SearchSpace.read(write_space(text='[choices]\nneck = ["bottleneck"]'))
+        read_space(write_space(text='[choices]\nneck = ["bottleneck"]'))
 
 
 def test_a_block_per_level(write_space: Callable[..., Path]) -> None:
-    space = SearchSpace.read(write_space(text=LEVELS))
+    space = read_space(write_space(text=LEVELS))
     point = {
         "depth": 2,
         "level_1": "separable",
@@ -252,21 +254,21 @@ def test_a_block_of_ones_own_that_cannot_be_used_is_told_why(
     monkeypatch.syspath_prepend(tmp_path)
     stray = write_space(('"multidilated"]', '"own_blocks_of_test_space:Stray"]'))
     with pytest.raises(UserError, match=r"choices\.block: .*'needed' needs a default"):
-        SearchSpace.read(stray)
+        read_space(stray)
     clash = write_space(
         ('"multidilated"]', '"multidilated", "own_blocks_of_test_space:Clash"]'), ("rates =", "depth = [3]\nrates =")
     )
-    with pytest.raises(UserError, match=r"options\.depth: .*called like a choice"):
-        SearchSpace.read(clash)
+    with pytest.raises(UserError, match=r"options\.depth: .*the name of a choice"):
+        read_space(clash)
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     binary = tmp_path / "space.toml"
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not valid TOML"):
-        SearchSpace.read(binary)
+        read_space(binary)
     with pytest.raises(UserError, match="cannot be read"):
-        SearchSpace.read(tmp_path / "none.toml")
+        read_space(tmp_path / "none.toml")
 
 
 # What a point describes
@@ -435,8 +437,8 @@ def test_a_candidate_outside_the_space_is_no_point_of_it(space: SearchSpace) -> 
 
 
 def test_nothing_beyond_the_limits_is_a_candidate(write_space: Callable[..., Path]) -> None:
-    space = SearchSpace.read(write_space(LIMITED))
-    free = SearchSpace.read(write_space(name="free.toml"))
+    space = read_space(write_space(LIMITED))
+    free = read_space(write_space(name="free.toml"))
     kept = 0
     for seed in range(200):
         point = free.random(Random(seed))
@@ -451,7 +453,7 @@ def test_nothing_beyond_the_limits_is_a_candidate(write_space: Callable[..., Pat
 
 
 def test_limits_hold_before_widths_are_scaled(write_space: Callable[..., Path]) -> None:
-    space = SearchSpace.read(write_space(LIMITED))
+    space = read_space(write_space(LIMITED))
     rng = Random(0)
     for _ in range(50):
         point = space.random(rng)
@@ -474,7 +476,7 @@ def test_limits_hold_before_widths_are_scaled(write_space: Callable[..., Path]) 
 )
 def test_wrong_limits_get_one_line(limits: str, expected: list[str], write_space: Callable[..., Path]) -> None:
     with pytest.raises(UserError) as caught:
-        SearchSpace.read(write_space(("[options]", f"[limits]\n{limits}\n[options]")))
+        read_space(write_space(("[options]", f"[limits]\n{limits}\n[options]")))
     for part in ["space.toml", *expected]:
         assert part in str(caught.value)
 
@@ -525,7 +527,7 @@ groups = [1, 2, 4]
 def test_the_count_of_architectures_is_that_of_all_points(
     how: dict[str, Any], write_space: Callable[..., Path]
 ) -> None:
-    space = SearchSpace.read(write_space(*how.get("replacements", ()), **{k: v for k, v in how.items() if k == "text"}))
+    space = read_space(write_space(*how.get("replacements", ()), **{k: v for k, v in how.items() if k == "text"}))
     ids = set()
     names = list(space.choices)
     for values in product(*(members(space.choices[name]) or () for name in names)):
@@ -540,9 +542,9 @@ def test_the_count_of_architectures_is_that_of_all_points(
 
 @pytest.mark.slow
 def test_losses_and_real_ranges_do_not_add_architectures(write_space: Callable[..., Path]) -> None:
-    with_losses = SearchSpace.read(write_space(text=RANGES))
+    with_losses = read_space(write_space(text=RANGES))
     without = "\n".join(line for line in RANGES.splitlines() if not line.startswith(("weight", "alpha", "lambda")))
-    assert count_architectures(with_losses) == count_architectures(SearchSpace.read(write_space(text=without)))
+    assert count_architectures(with_losses) == count_architectures(read_space(write_space(text=without)))
 
 
 @pytest.mark.slow
@@ -551,11 +553,11 @@ def test_a_space_file_states_how_many_architectures_it_holds(name: str) -> None:
     path = packaged("search_spaces") / f"{name}.toml"
     stated = re.search(r"It holds ([\d,]+) different architectures", path.read_text())
     assert stated is not None
-    assert count_architectures(SearchSpace.read(path)) == int(stated[1].replace(",", ""))
+    assert count_architectures(read_space(path)) == int(stated[1].replace(",", ""))
 
 
 def test_the_lightweight_space_is_the_region_below_three_million() -> None:
-    space = SearchSpace.read(packaged("search_spaces") / "lightweight.toml")
+    space = read_space(packaged("search_spaces") / "lightweight.toml")
     light = ("ghost", "separable", "separable_all", "separable_3x3", "low_channels", "shuffle", "dilated_separable")
     light += ("separable_resconcat_narrowres", "separable_resconcat_narrowres_perceptual", "two_separable")
     for name, row in published().items():
@@ -583,7 +585,7 @@ def inside(space: SearchSpace, point: dict[str, Any]) -> bool:
 
 @pytest.fixture
 def ranges(write_space: Callable[..., Path]) -> SearchSpace:
-    return SearchSpace.read(write_space(text=RANGES))
+    return read_space(write_space(text=RANGES))
 
 
 def test_random_and_mutated_points_stay_inside(ranges: SearchSpace) -> None:
@@ -617,7 +619,7 @@ def test_every_value_of_a_choice_is_drawn(ranges: SearchSpace) -> None:
     ],
 )
 def test_a_range_of_one_value_gives_that_value(narrow: str, write_space: Callable[..., Path]) -> None:
-    space = SearchSpace.read(write_space(text=f"[choices]\n{narrow}"))
+    space = read_space(write_space(text=f"[choices]\n{narrow}"))
     assert all(inside(space, space.random(Random(seed))) for seed in range(100))
     assert len({tuple(space.random(Random(seed)).values()) for seed in range(100)}) == 1
 
@@ -625,7 +627,7 @@ def test_a_range_of_one_value_gives_that_value(narrow: str, write_space: Callabl
 def test_size(ranges: SearchSpace, write_space: Callable[..., Path]) -> None:
     assert ranges.size == math.inf
     text = "[choices]\nstacks = { low = 1, high = 3 }\nstem = { low = 8, high = 32, step = 8 }\nwidth = [32, 64]"
-    assert SearchSpace.read(write_space(text=text)).size == 3 * 4 * 2
+    assert read_space(write_space(text=text)).size == 3 * 4 * 2
 
 
 # Its hash
@@ -635,7 +637,7 @@ def test_the_hash_is_of_the_content_alone(space: SearchSpace, write_space: Calla
     reordered = write_space(
         ("stem = [4, 8]\nwidth = [4, 8]\n", "width = [4,8]   # a comment\n\nstem = [\n 4,\n 8,\n]\n"), name="other.toml"
     )
-    assert SearchSpace.read(reordered).hash == space.hash
+    assert read_space(reordered).hash == space.hash
     assert len(space.hash) == 12
 
 
@@ -653,9 +655,9 @@ def test_the_hash_is_of_the_content_alone(space: SearchSpace, write_space: Calla
 def test_the_hash_changes_with_the_content(
     old: str, new: str, space: SearchSpace, write_space: Callable[..., Path]
 ) -> None:
-    assert SearchSpace.read(write_space((old, new))).hash != space.hash
+    assert read_space(write_space((old, new))).hash != space.hash
 
 
 def test_ranges_with_and_without_log_differ(ranges: SearchSpace, write_space: Callable[..., Path]) -> None:
     plain = write_space(("width = { low = 4, high = 64, log = true }", "width = { low = 4, high = 64 }"), text=RANGES)
-    assert SearchSpace.read(plain).hash != ranges.hash
+    assert read_space(plain).hash != ranges.hash
