@@ -141,12 +141,14 @@ def _checkpoint(source: SourceOptions, selection: SelectionOptions, location: Lo
         assert source.checkpoint is not None
         return source.checkpoint
 
-    from nas.study.execution.full_training import choose, trained_in_full
+    from nas.study.execution.network_selection import full_training_checkpoint, select_networks
     from nas.study.experiment import load
 
     experiment, study = load(source.study, location.runs, location.storage)
-    (choice,) = choose(experiment, study, selection.trial, selection.pick, False, selection.published, limits)
-    return trained_in_full(experiment, study, choice)
+    (selected,) = select_networks(
+        experiment, study, selection.trial, selection.pick, False, selection.published, limits
+    )
+    return full_training_checkpoint(experiment, study, selected)
 
 
 def _record(exported: ExportedNetwork, files: FileOptions) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from nas.study.files import check_study_exists
 if TYPE_CHECKING:
     from optuna.study import Study
 
-    from nas.study.execution.full_training import Choice, Result
+    from nas.study.execution.full_training import RetrainResult
+    from nas.study.execution.network_selection import SelectedNetwork
     from nas.study.experiment import Experiment
     from nas.training.loop import Epoch
     from nas.training.schedule import ScheduleConfig
@@ -48,18 +49,21 @@ def main(
         raise UserError(f"--threads {threads}: must be at least 1")
     check_study_exists(study, location.runs, location.storage)
 
-    from nas.study.execution.full_training import choose, processes
+    from nas.study.execution.full_training import processes
+    from nas.study.execution.network_selection import select_networks
     from nas.study.experiment import load
     from nas.training.devices import resolve_device, use_threads
 
     limits = selection.limits(device)
     experiment, opened = load(study, location.runs, location.storage)
     schedule = _schedule(experiment, length)
-    choices = choose(experiment, opened, selection.trial, selection.pick, all_front, selection.published, limits)
+    networks = select_networks(
+        experiment, opened, selection.trial, selection.pick, all_front, selection.published, limits
+    )
     use_threads(threads)
     with processes(resolve_device(device)) as (rank, own_device):
         printed = _Progress(experiment, schedule, output, silent=rank != 0 or output.as_json)
-        results = [_train(experiment, opened, choice, own_device, rank, printed) for choice in choices]
+        results = [_train(experiment, opened, network, own_device, rank, printed) for network in networks]
     if rank == 0 and output.as_json:
         print(json.dumps([asdict(result) for result in results]))
 
@@ -81,17 +85,19 @@ def _schedule(experiment: Experiment, length: ScheduleOptions) -> ScheduleConfig
         raise UserError(f"--images {length.images}, --epochs {length.epochs}: {error}") from error
 
 
-def _train(experiment: Experiment, study: Study, choice: Choice, device: str, rank: int, printed: _Progress) -> Result:
+def _train(
+    experiment: Experiment, study: Study, network: SelectedNetwork, device: str, rank: int, printed: _Progress
+) -> RetrainResult:
     """Train one network, printing what it is, its epochs and its result."""
     from nas.study.execution.full_training import retrain
 
     schedule = printed.schedule
-    printed.choice(choice, device)
+    printed.network(network, device)
     with progress("training", schedule.steps * schedule.batch, every=30.0) as advance:
         result = retrain(
             experiment,
             study,
-            choice,
+            network,
             schedule,
             device,
             rank,
@@ -108,13 +114,13 @@ class _Progress:
     def __init__(self, experiment: Experiment, schedule: ScheduleConfig, output: OutputOptions, silent: bool) -> None:
         self.experiment, self.schedule, self.quiet, self.silent = experiment, schedule, output.quiet, silent
 
-    def choice(self, choice: Choice, device: str) -> None:
+    def network(self, network: SelectedNetwork, device: str) -> None:
         """The network that is trained next."""
         if self.silent:
             return
-        cost = self.experiment.cost(choice.candidate)
+        cost = self.experiment.cost(network.candidate)
         console.print(
-            f"{choice.label}: {choice.candidate}: {format_count(cost.params)} params, "
+            f"{network.label}: {network.candidate}: {format_count(cost.params)} params, "
             f"{format_count(cost.madds)} MAdds, {self.schedule.steps * self.schedule.batch:,} images on {device}",
             soft_wrap=True,
         )
@@ -129,7 +135,7 @@ class _Progress:
             f"{epoch.images / max(epoch.seconds, 1e-9):,.0f} images/s"
         )
 
-    def result(self, result: Result) -> None:
+    def result(self, result: RetrainResult) -> None:
         """What it reached."""
         if self.silent:
             return

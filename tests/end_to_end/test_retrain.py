@@ -16,7 +16,7 @@ from workplace import Prepared, Workplace, until
 
 from nas.architecture.spec import Architecture
 from nas.errors import UserError
-from nas.study.execution.full_training import choose, trained_in_full
+from nas.study.execution.network_selection import full_training_checkpoint, select_networks
 from nas.study.experiment import load, points_of
 from nas.study.pareto import best, front, knee
 from nas.study.space.published import named
@@ -100,17 +100,17 @@ def test_a_retrained_network_is_found_again(going: Workplace) -> None:
         assert "PCKh@0.5" in done.stdout
     experiment, study = load_here(going)
     with chdir(going.folder):
-        (choice,) = choose(experiment, study, None, "knee", False, None)
-        longest = trained_in_full(experiment, study, choice)
+        (selected,) = select_networks(experiment, study, None, "knee", False, None)
+        longest = full_training_checkpoint(experiment, study, selected)
         assert longest == Path("runs/tiny/full", f"trial-{number}-320x2", "checkpoint.pt")
         weights = longest.read_bytes()
         longest.unlink()
-        copy = trained_in_full(experiment, study, choice)
+        copy = full_training_checkpoint(experiment, study, selected)
         assert copy.parent == Path("runs/tiny/artifacts")
         assert copy.read_bytes() == weights
         copy.unlink()
         with pytest.raises(UserError, match=rf"^--trial {number}: its checkpoint .* does not exist anymore; run"):
-            trained_in_full(experiment, study, choice)
+            full_training_checkpoint(experiment, study, selected)
 
 
 def test_the_knee_then_the_whole_front_then_the_best(searched: Workplace, prepared: Prepared) -> None:

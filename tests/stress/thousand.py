@@ -36,11 +36,11 @@ from sqlalchemy.orm import Session
 
 from nas import report, workers
 from nas.study.config import StudyConfig
-from nas.study.execution import trial_session
 from nas.study.experiment import Experiment, finished_of, points_of, prepare
 from nas.study.pareto import Point, hypervolume
 from nas.study.storage.study_store import StudyStore
 from nas.study.storage.trial_queue import Owner, claim, lease_of
+from nas.study.storage.trial_queue import report as report_trial
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from postgres import Server
@@ -303,7 +303,7 @@ def _report(experiment: Experiment, study: optuna.Study, trial: optuna.Trial, ow
     trial.set_user_attr("network", str(candidate))
     values = [point.pckh, point.params, point.madds]
     attributes = lambda: {"hypervolume": hypervolume([*points_of(study), point], experiment.scale)}  # noqa: E731
-    trial_session.report(study, trial, owner, values, attributes)
+    report_trial(study, trial, owner, values, attributes)
 
 
 def main(

@@ -11,30 +11,26 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import optuna
 import torch
 import torch.distributed as dist
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from torch.utils.tensorboard import SummaryWriter
 
 from nas.architecture.hourglass import build_network
 from nas.console import deferred_sigterm
 from nas.data.augmentation import fit_to_input
 from nas.data.packed.reader import PackedPeople
 from nas.errors import TerminatedError, UserError
-from nas.study.analysis.baselines import PICKS, Limits, affordable
-from nas.study.analysis.baselines import pick as pick_one
+from nas.study.execution.network_selection import SelectedNetwork
+from nas.study.execution.training_log import TrainingLog
 from nas.study.execution.trial_artifacts import CHECKPOINT, TrainingSummary, escape_markdown, save_artifacts
 from nas.study.experiment import Experiment, record
-from nas.study.pareto import front
-from nas.study.space.candidate import Candidate
 from nas.study.storage.backend import create_study
 from nas.study.storage.study_store import StudyStore
 from nas.training.checkpoint import write_atomically
@@ -44,92 +40,11 @@ from nas.training.schedule import ScheduleConfig
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A network to train in full.
-
-    Attributes:
-        label: name of its folder.
-        candidate: what to train.
-        trial: that found it; None for a published network.
-    """
-
-    label: str
-    candidate: Candidate
-    trial: FrozenTrial | None
-
-
-def choose(
-    experiment: Experiment,
-    study: Study,
-    trial: int | None,
-    pick: str | None,
-    all_front: bool,
-    published: str | None,
-    limits: Limits = Limits(),
-) -> list[Choice]:
-    """Return the networks that the user selected, in exactly one of four ways.
-
-    Raises:
-        UserError: no way or several, no such trial, an unfinished trial, or no network within the limits.
-    """
-    given = [trial is not None, pick is not None, all_front, published is not None]
-    if sum(given) != 1:
-        raise UserError(
-            f"say which network: exactly one of --trial N, --pick {'|'.join(PICKS)}, --all-front, --published NAME"
-        )
-    if limits and pick is None and not all_front:
-        raise UserError(f"{limits}: goes with --pick or --all-front; a network that is named is taken as it is")
-    if published is not None:
-        return [Choice(published, experiment.published(published), None)]
-    trials = {t.number: t for t in study.get_trials(deepcopy=False)}
-    if trial is not None:
-        if trial not in trials:
-            raise UserError(f"--trial {trial}: study {experiment.config.name} has trials 0 to {len(trials) - 1}")
-        if trials[trial].state not in (TrialState.COMPLETE, TrialState.PRUNED):
-            raise UserError(
-                f"--trial {trial}: it is {trials[trial].state.name.lower()}; choose a finished or stopped one"
-            )
-        numbers = [trial]
-    elif all_front:
-        numbers = [p.number for p in front(affordable(experiment, study, limits))]
-    else:
-        assert pick is not None
-        numbers = [pick_one(experiment, study, pick, limits).number]
-    return [Choice(f"trial-{n}", experiment.candidate_of(trials[n]), trials[n]) for n in numbers]
-
-
-def trained_in_full(experiment: Experiment, study: Study, choice: Choice) -> Path:
-    """Return the checkpoint of a network's full training; of several trainings, that of the longest.
-
-    Raises:
-        UserError: the network was not trained in full, or its checkpoint was removed.
-    """
-    store = StudyStore(study)
-    full = store.companion(f"{experiment.config.name}-full")
-    finished = full.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if full is not None else []
-    same = [t for t in finished if experiment.candidate_of(t).id == choice.candidate.id]
-    flag = f"--published {choice.label}" if choice.trial is None else f"--trial {choice.trial.number}"
-    command = f"python -m nas.retrain --study {experiment.config.name} {flag}{experiment.location_flags}"
-    if not same:
-        raise UserError(f"{flag}: not trained in full yet; run `{command}`")
-    longest = max(same, key=lambda t: (t.user_attrs["images"], t.number))
-    # Where it was written; where it is if the runs folder was moved; the copy for the dashboard.
-    written = Path(longest.user_attrs["checkpoint"])
-    moved = experiment.folder / "full" / written.parent.name / written.name
-    artifacts = [meta.artifact_id for meta in store.artifacts(longest) if meta.filename == CHECKPOINT]
-    copies = [experiment.artifacts_of(study) / artifact for artifact in artifacts]
-    for path in (moved, written, *copies):
-        if path.is_file():
-            return path
-    raise UserError(f"{flag}: its checkpoint {written} does not exist anymore; run `{command}` again")
-
-
-@dataclass(frozen=True)
-class Result:
+class RetrainResult:
     """The result of a full training.
 
     Attributes:
-        label: of the choice.
+        label: of the selected.
         network: in words.
         pckh: on the validation people, without the flipped copy: comparable with the search's.
         pckh_flipped: averaged with the mirrored image, as papers print it.
@@ -188,13 +103,13 @@ def processes(device: str) -> Iterator[tuple[int, str]]:
 def retrain(
     experiment: Experiment,
     study: Study,
-    choice: Choice,
+    selected: SelectedNetwork,
     schedule: ScheduleConfig,
     device: str,
     rank: int,
     after_epoch: Callable[[Epoch], None] = lambda epoch: None,
     after_step: Callable[[int], None] = lambda step: None,
-) -> Result:
+) -> RetrainResult:
     """Train one network in full, from its last checkpoint if there is one, and store its result.
 
     After a SIGTERM the checkpoint is written at the current step; several processes lose the epoch.
@@ -202,7 +117,7 @@ def retrain(
     Args:
         experiment: of the study.
         study: that found the network.
-        choice: what to train.
+        selected: the network to train.
         schedule: of the full training.
         device: to train on.
         rank: of this process; only rank 0 writes.
@@ -215,53 +130,73 @@ def retrain(
     """
     if not experiment.summary.counts.get("valid"):
         raise UserError(f"{experiment.config.data.file}: no valid people to score on; make it again with nas.prepare")
-    folder = _training_folder(experiment, choice, schedule)
+    folder = _training_folder(experiment, selected, schedule)
     size = experiment.config.data.input_size
     people = fit_to_input(experiment.load_people(("train", "holdout"), device), size)
     valid = fit_to_input(experiment.load_people("valid", device), size)
-    log = _TrainingLog(folder, schedule) if rank == 0 else None
+    log = TrainingLog(folder, schedule) if rank == 0 else None
 
     def log_epoch(epoch: Epoch) -> None:
         if log is not None:
             log.append(epoch)
         after_epoch(epoch)
 
-    network = build_network(
-        choice.candidate.architecture, experiment.joints, experiment.input_size, seed=experiment.config.seed
-    )
+    hooks = TrainingHooks(after_epoch=log_epoch, after_step=after_step)
     try:
-        with nullcontext(lambda: False) if dist.is_initialized() else deferred_sigterm() as should_stop:
-            trained = train(
-                network,
-                choice.candidate.losses,
-                schedule,
-                people,
-                valid,
-                seed=experiment.config.seed,
-                checkpoint=folder / CHECKPOINT,
-                hooks=TrainingHooks(after_epoch=log_epoch, after_step=after_step, should_stop=should_stop),
-            )
-    except InterruptedTrainingError as error:
-        raise TerminatedError from error
+        trained = _train(experiment, selected, schedule, people, valid, folder / CHECKPOINT, hooks)
     finally:
         if log is not None:
             log.close()
     if log is not None:
         log.rewrite(trained.history)
     if trained.stopped or trained.evaluation is None:
-        raise UserError(f"{choice.label}: {trained.stopped}; try a lower learning_rate in [full] of the study file")
-    result = _result(experiment, choice, schedule, trained, valid, folder / CHECKPOINT)
+        raise UserError(f"{selected.label}: {trained.stopped}; try a lower learning_rate in [full] of the study file")
+    result = _result(experiment, selected, schedule, trained, valid, folder / CHECKPOINT)
     if rank == 0:
-        content = {"result": asdict(result), "candidate": choice.candidate.to_dict(), "schedule": schedule.to_dict()}
+        content = {"result": asdict(result), "candidate": selected.candidate.to_dict(), "schedule": schedule.to_dict()}
         write_atomically(folder / "result.json", json.dumps({**content, "record": record()}, indent=1).encode())
-        store_result(experiment, study, choice, result, schedule, trained, valid)
+        store_result(experiment, study, selected, result, schedule, trained, valid)
     return result
 
 
-def _training_folder(experiment: Experiment, choice: Choice, schedule: ScheduleConfig) -> Path:
+def _train(
+    experiment: Experiment,
+    selected: SelectedNetwork,
+    schedule: ScheduleConfig,
+    people: PackedPeople,
+    valid: PackedPeople,
+    checkpoint: Path,
+    hooks: TrainingHooks,
+) -> TrainingResult:
+    """Train the network, until a SIGTERM arrives.
+
+    Raises:
+        TerminatedError: after a SIGTERM; the checkpoint is written.
+    """
+    network = build_network(
+        selected.candidate.architecture, experiment.joints, experiment.input_size, seed=experiment.config.seed
+    )
+    try:
+        # Several processes do not stop within an epoch: they would have to agree on the step.
+        with nullcontext(lambda: False) if dist.is_initialized() else deferred_sigterm() as should_stop:
+            return train(
+                network,
+                selected.candidate.losses,
+                schedule,
+                people,
+                valid,
+                seed=experiment.config.seed,
+                checkpoint=checkpoint,
+                hooks=replace(hooks, should_stop=should_stop),
+            )
+    except InterruptedTrainingError as error:
+        raise TerminatedError from error
+
+
+def _training_folder(experiment: Experiment, selected: SelectedNetwork, schedule: ScheduleConfig) -> Path:
     """Create the folder of a training. Another schedule than the study's has its own: it must not replace weights."""
     usual = schedule == experiment.config.full_schedule()
-    name = choice.label if usual else f"{choice.label}-{schedule.images}x{schedule.epochs}"
+    name = selected.label if usual else f"{selected.label}-{schedule.images}x{schedule.epochs}"
     folder = experiment.folder / "full" / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -272,20 +207,20 @@ def _training_folder(experiment: Experiment, choice: Choice, schedule: ScheduleC
 
 def _result(
     experiment: Experiment,
-    choice: Choice,
+    selected: SelectedNetwork,
     schedule: ScheduleConfig,
     trained: TrainingResult,
     valid: PackedPeople,
     checkpoint: Path,
-) -> Result:
+) -> RetrainResult:
     """Evaluate a trained network with the flipped copy, and collect the figures of its training."""
     assert trained.evaluation is not None
     accuracy = trained.evaluation.accuracy
     flipped = evaluate(trained.network, valid, schedule, experiment.config.data.input_size, flip=True)
-    cost = experiment.cost(choice.candidate)
-    return Result(
-        label=choice.label,
-        network=str(choice.candidate),
+    cost = experiment.cost(selected.candidate)
+    return RetrainResult(
+        label=selected.label,
+        network=str(selected.candidate),
         pckh=accuracy.mean,
         pckh_flipped=flipped.accuracy.mean,
         pckh_by_count=accuracy.by_count,
@@ -293,7 +228,7 @@ def _result(
         stages=trained.evaluation.stages,
         params=cost.params,
         madds=cost.madds,
-        short_pckh=choice.trial.values[0] if choice.trial is not None and choice.trial.values else None,
+        short_pckh=selected.trial.values[0] if selected.trial is not None and selected.trial.values else None,
         images=schedule.steps * schedule.batch,
         seconds=trained.history[-1]["seconds"],
         people=len(valid),
@@ -301,51 +236,11 @@ def _result(
     )
 
 
-class _TrainingLog:
-    """``metrics.jsonl`` and TensorBoard events of a training.
-
-    Args:
-        folder: to write to.
-        schedule: of the training.
-    """
-
-    def __init__(self, folder: Path, schedule: ScheduleConfig) -> None:
-        self.path, self.schedule = folder / "metrics.jsonl", schedule
-        self.board = SummaryWriter(str(folder))
-
-    def append(self, epoch: Epoch) -> None:
-        """Write an epoch, in place of what a killed process wrote beyond its last checkpoint."""
-        record = self._record(epoch.to_dict())
-        earlier = self.path.read_text().splitlines() if self.path.is_file() else []
-        lines = [line for line in earlier if line and json.loads(line)["epoch"] < epoch.number]
-        write_atomically(self.path, ("\n".join([*lines, json.dumps(record)]) + "\n").encode())
-        for name in ("loss", "learning_rate", "pckh"):
-            if name in record:
-                self.board.add_scalar(name, record[name], record["images"])
-        for group, value in record.get("groups", {}).items():
-            self.board.add_scalar(f"pckh/{group}", value, record["images"])
-        self.board.flush()
-
-    def rewrite(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Write all epochs: a process killed between a checkpoint and its line leaves that line out."""
-        lines = "".join(json.dumps(self._record(epoch)) + "\n" for epoch in history)
-        write_atomically(self.path, lines.encode())
-
-    def close(self) -> None:
-        """Close the TensorBoard file."""
-        self.board.close()
-
-    def _record(self, epoch: Mapping[str, Any]) -> dict[str, Any]:
-        steps = epoch["epoch"] * self.schedule.steps_per_epoch
-        learning_rate = self.schedule.learning_rate * self.schedule.lr_factor(steps - 1)
-        return {**epoch, "learning_rate": learning_rate, "seconds": round(epoch["seconds"], 2)}
-
-
 def store_result(
     experiment: Experiment,
     study: Study,
-    choice: Choice,
-    result: Result,
+    selected: SelectedNetwork,
+    result: RetrainResult,
     schedule: ScheduleConfig,
     trained: TrainingResult,
     valid: PackedPeople,
@@ -355,13 +250,13 @@ def store_result(
     Args:
         experiment: of the study.
         study: that found the network.
-        choice: what was trained.
+        selected: the network that was trained.
         result: of the training.
         schedule: of the training.
         trained: the network and its history.
         valid: the people that it was evaluated on, on the device.
     """
-    key = f"{choice.candidate.id}/{schedule.images}/{schedule.epochs}"
+    key = f"{selected.candidate.id}/{schedule.images}/{schedule.epochs}"
     store = StudyStore(study)
     with store.lock():
         full = create_study(store.database, f"{experiment.config.name}-full", experiment.config.objectives)
@@ -369,18 +264,18 @@ def store_result(
         if any(t.state == TrialState.COMPLETE for t in same):
             return
         if not same:  # otherwise a process that was killed has left the trial running
-            full.add_trial(_running_trial(experiment, choice, result, key))
+            full.add_trial(_running_trial(experiment, selected, result, key))
     stored = next(t for t in full.get_trials(deepcopy=False) if t.user_attrs.get("key") == key)
     trial = StudyStore(full).handle(stored)
     summary = TrainingSummary(
-        title=str(choice.candidate) if choice.trial is not None else f"{choice.label}: {choice.candidate}",
-        candidate=choice.candidate,
-        cost=experiment.cost(choice.candidate),
+        title=str(selected.candidate) if selected.trial is not None else f"{selected.label}: {selected.candidate}",
+        candidate=selected.candidate,
+        cost=experiment.cost(selected.candidate),
         schedule=schedule,
         seed=experiment.config.seed,
         trained=trained,
         reason=None,
-        about=_note_lines(experiment, store, choice, result),
+        about=_note_lines(experiment, store, selected, result),
     )
     weights = {CHECKPOINT: Path(result.checkpoint).read_bytes()}
     save_artifacts(full, trial, experiment, summary, valid, experiment.artifacts_of(study), weights)
@@ -388,29 +283,31 @@ def store_result(
     full.tell(trial, [values[o] for o in experiment.config.objectives])
 
 
-def _note_lines(experiment: Experiment, store: StudyStore, choice: Choice, result: Result) -> list[str]:
+def _note_lines(
+    experiment: Experiment, store: StudyStore, selected: SelectedNetwork, result: RetrainResult
+) -> list[str]:
     lines = [f"Trained in full: {result.pckh_flipped:.1f} with the flipped copy, {result.people:,} validation people."]
-    if choice.trial is not None:
-        link = f"{store.dashboard_path}/trials?numbers={choice.trial.number}"
-        found = f"Found by [trial {choice.trial.number} of {escape_markdown(experiment.config.name)}]({link})"
+    if selected.trial is not None:
+        link = f"{store.dashboard_path}/trials?numbers={selected.trial.number}"
+        origin = f"Found by [trial {selected.trial.number} of {escape_markdown(experiment.config.name)}]({link})"
         short = "" if result.short_pckh is None else f", PCKh {result.short_pckh:.1f} there on its hold-out people"
-        lines.append(f"{found}{short}.")
+        lines.append(f"{origin}{short}.")
     return lines
 
 
-def _running_trial(experiment: Experiment, choice: Choice, result: Result, key: str) -> FrozenTrial:
+def _running_trial(experiment: Experiment, selected: SelectedNetwork, result: RetrainResult, key: str) -> FrozenTrial:
     """A trial of the companion study. It is running, since a finished one accepts no artifacts."""
-    params = choice.trial.params if choice.trial is not None else {}
+    params = selected.trial.params if selected.trial is not None else {}
     return optuna.trial.create_trial(
         state=TrialState.RUNNING,
         params=params,
         distributions=dict(experiment.space.choices) if params else {},
         user_attrs={
             "key": key,
-            "label": choice.label,
-            "found_by_trial": choice.trial.number if choice.trial is not None else None,
+            "label": selected.label,
+            "found_by_trial": selected.trial.number if selected.trial is not None else None,
             "network": result.network,
-            "candidate": choice.candidate.to_dict(),
+            "candidate": selected.candidate.to_dict(),
             "short_pckh": result.short_pckh,
             "pckh_flipped": result.pckh_flipped,
             "groups": result.groups,

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from nas.architecture.cost import Cost
 from nas.architecture.hourglass import build_network
 from nas.data.packed.reader import PackedPeople
-from nas.errors import UserError
 from nas.study.analysis.latency import MeasuredLatency, measure_candidate, stored_latencies
 from nas.study.execution.trial_artifacts import TrainingSummary, save_artifacts
+from nas.study.execution.trial_checkpoint import adopt_checkpoint
 from nas.study.experiment import Experiment, finished_of, images_of, points_of
 from nas.study.optimization.early_stopping import StoppingRule
 from nas.study.pareto import Point, front, hypervolume
 from nas.study.space.candidate import Candidate
 from nas.study.storage.heartbeat import Lease
 from nas.study.storage.study_store import StudyStore, TrialLostError
-from nas.study.storage.trial_queue import DONE, Owner, attempt_of, earlier_numbers, owns_trial, requeue
+from nas.study.storage.trial_queue import DONE, Owner, attempt_of, earlier_numbers, owns_trial, report, requeue
 from nas.training.checkpoint import AnyPath
 from nas.training.devices import out_of_memory, release_memory
 from nas.training.loop import Epoch, InterruptedTrainingError, TrainingHooks, TrainingResult, train
@@ -226,7 +226,7 @@ class TrialSession:
         """Store that the trial was not trained."""
         self.store.record(self.trial, {"reason": reason})
         self._save_artifacts(plan, None, reason)
-        report(self.study, self.trial, plan.owner, None, lambda: {})
+        report(self.study, self.trial, plan.owner, None, dict)
         plan.checkpoint.unlink(missing_ok=True)
 
     def _train(self, plan: TrialPlan) -> tuple[TrainingResult | None, str | None, str | None]:
@@ -336,8 +336,7 @@ class TrialSession:
         self.store.record(self.trial, attributes)
         self._save_artifacts(plan, result, reason)
         values = [getattr(point, objective) for objective in self.experiment.config.objectives] if point else None
-        progress = lambda: self._progress(point, attributes["images"])  # noqa: E731
-        report(self.study, self.trial, plan.owner, values, progress)
+        report(self.study, self.trial, plan.owner, values, partial(self._progress, point, attributes["images"]))
         # Not if the trial was lost: its new owner may still need the checkpoint.
         plan.checkpoint.unlink(missing_ok=True)
         resumed_images = result.resumed_step * plan.schedule.batch if result else 0
@@ -391,71 +390,3 @@ def training_attrs(result: TrainingResult | None, schedule: ScheduleConfig, rest
     if result is not None and result.micro_batch < schedule.batch:
         attributes["pictures_at_once"] = result.micro_batch
     return attributes
-
-
-def report(
-    study: Study,
-    trial: optuna.Trial,
-    owner: Owner | None,
-    values: Sequence[float] | None,
-    attributes: Callable[[], Mapping[str, Any]],
-) -> None:
-    """End a trial, once, if it still has this owner.
-
-    Args:
-        study: of the trial.
-        trial: to end.
-        owner: who trained it.
-        values: its objectives; None to prune it.
-        attributes: returns user attributes that are computed inside the lock.
-
-    Raises:
-        TrialLostError: the trial has another owner, or was ended by somebody else.
-    """
-    store = StudyStore(study)
-    state = TrialState.PRUNED if values is None else TrialState.COMPLETE
-    expected = None if values is None else [float(value) for value in values]
-    submitted = False  # an earlier attempt may have ended the trial and lost the answer
-
-    def attempt() -> None:
-        nonlocal submitted
-        with store.lock():
-            if not owns_trial(study, trial, owner):
-                stored = store.read(trial)
-                if submitted and stored.state == state and Owner.of(stored) == owner and stored.values == expected:
-                    return
-                raise TrialLostError
-            store.set_attrs(trial, attributes())
-            submitted = True
-            study.tell(trial, values, state=state)
-
-    store.retry(attempt)
-
-
-def checkpoint_path(folder: AnyPath, number: int) -> AnyPath:
-    """The file of an unfinished trial's state. Its name has the trial's number, so that no other worker writes it."""
-    return folder / f"trial-{number}.pt"
-
-
-def adopt_checkpoint(folder: AnyPath, trial: FrozenTrial) -> AnyPath:
-    """Return a trial's checkpoint, after renaming the one that it had under an earlier number.
-
-    A suspended worker may write a file of the earlier number again; nobody reads it.
-
-    Raises:
-        UserError: the folder cannot be created or written.
-    """
-    checkpoint = checkpoint_path(folder, trial.number)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for number in reversed(earlier_numbers(trial)):
-            if checkpoint.exists():
-                break
-            earlier: Any = checkpoint_path(folder, number)
-            with suppress(FileNotFoundError):
-                earlier.rename(checkpoint)
-    except OSError as error:
-        raise UserError(
-            f"--checkpoints {folder}: cannot be written: {error.strerror}; give a folder that all workers can write"
-        ) from error
-    return checkpoint

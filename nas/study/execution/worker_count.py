@@ -1,9 +1,8 @@
-"""How many workers a study should run on one device, found by running them."""
+"""Measures how many workers a study should run on one device."""
 
 from __future__ import annotations
 
-from nas.benchmark.concurrency import COUNTS, ConcurrencyMeasurement, measure_concurrency
-from nas.benchmark.concurrency import best_workers as best_of
+from nas.benchmark.concurrency import COUNTS, ConcurrencyMeasurement, best_workers, measure_concurrency
 from nas.benchmark.task import Task
 from nas.console import default_workers
 from nas.study.experiment import Experiment, people_file
@@ -12,22 +11,23 @@ from nas.study.experiment import Experiment, people_file
 def measure_worker_count(
     experiment: Experiment, device: str, *, seconds: float = 5.0, rounds: int = 3
 ) -> ConcurrencyMeasurement | None:
-    """Train a network of the space with median MAdds side by side on one device, and see what gets most trials done.
+    """Train one network in 1, 2, 4, … processes on one device, and return the count that trains most trials per hour.
 
-    It takes about half a minute for each count that is tried. On a CPU no more workers are tried than there are cores.
+    The network is the one with median MAdds of a sample of the space. Each count takes about half a minute. On a CPU,
+    counts above the number of cores are left out.
 
     Args:
-        experiment: says network, people and schedule.
-        device: "cpu", or a CUDA device, which nobody else uses meanwhile.
-        seconds: of training for each count.
-        rounds: whose median counts.
+        experiment: the study.
+        device: "cpu", or a CUDA device that no other process uses.
+        seconds: of training for each count and round.
+        rounds: of which the median is taken.
 
     Returns:
-        The best one, or None if the device has too little memory for a single worker.
+        the measurement of the best count; None if the device has too little memory for a single worker.
     """
     config = experiment.config
-    sample = experiment.sample()
-    candidate = sample[len(sample) // 2]
+    candidates = experiment.sample()
+    candidate = candidates[len(candidates) // 2]
     schedule = config.short_schedule()
     task = Task(
         candidate.architecture,
@@ -39,5 +39,5 @@ def measure_worker_count(
         device,
     )
     counts = [count for count in COUNTS if device != "cpu" or count <= default_workers()]
-    found = measure_concurrency(task, schedule.images, counts=counts, seconds=seconds, rounds=rounds)
-    return best_of(found) if found else None
+    measurements = measure_concurrency(task, schedule.images, counts=counts, seconds=seconds, rounds=rounds)
+    return best_workers(measurements) if measurements else None

@@ -268,8 +268,9 @@ class WorkerPool:
 
     def _handle_end(self, index: int) -> None:
         """Note that a worker has ended, and replace it if it died."""
-        process, _ = self._processes.pop(index)
+        process, _ = self._processes[index]
         process.join()
+        del self._processes[index]
         status = self.progress.workers[index]
         status.trial = None
         if process.exitcode == 0:

@@ -1,1 +1,1 @@
-"""Where studies are kept: SQLite or PostgreSQL, locks, heartbeats."""
+"""Storage of studies in SQLite or PostgreSQL: locks, the queue of trials, heartbeats."""

@@ -35,11 +35,11 @@ TABLE = Table(
     Column("study", String(512), nullable=False, index=True),
     Column("host", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
-    Column("born", Double, nullable=False),  # when the process was, by its machine
+    Column("born", Double, nullable=False),  # start of the process, in seconds since its machine was booted
     Column("device", String(64), nullable=False),
-    Column("lease", Double, nullable=False),  # seconds; its own, so that machines under other settings judge alike
+    Column("lease", Double, nullable=False),  # seconds; stored, so that machines with other settings agree
     Column("started", Double, nullable=False),  # seconds since 1970
-    Column("beat", Double, nullable=False),  # by the clock of _now
+    Column("beat", Double, nullable=False),  # time of the last heartbeat, by the clock of _now
 )
 
 
@@ -82,6 +82,7 @@ def create_table(engine: sqlalchemy.Engine) -> None:
 
 
 def _seconds(moment: Any) -> Any:
+    """An SQL expression of a time in seconds since 1970."""
     return sqlalchemy.cast(sqlalchemy.extract("epoch", moment), Double)
 
 
@@ -95,12 +96,12 @@ def _now(engine: sqlalchemy.Engine) -> Any:
 def worker_heartbeats(engine: sqlalchemy.Engine, study: str) -> dict[str, WorkerHeartbeat]:
     """Workers of a study by id, the oldest first."""
     now: Any = _now(engine)
-    known: Any = TABLE.c.beat
+    last: Any = TABLE.c.beat
     if engine.dialect.name == "postgresql":
-        # While it was stopped nobody could give one: a lease begins anew with the database.
-        known = func.greatest(known, _seconds(func.pg_postmaster_start_time()))
+        # No heartbeat can arrive while the server is stopped: leases start anew with the server.
+        last = func.greatest(last, _seconds(func.pg_postmaster_start_time()))
     columns = [TABLE.c[name] for name in ("id", "host", "pid", "born", "device", "started")]
-    query = select(*columns, (now - known).label("age"), TABLE.c.lease).where(TABLE.c.study == study)
+    query = select(*columns, (now - last).label("age"), TABLE.c.lease).where(TABLE.c.study == study)
     with engine.connect() as connection:
         rows = connection.execute(query.order_by(TABLE.c.started)).all()
     return {row.id: WorkerHeartbeat(**row._mapping) for row in rows}
@@ -133,7 +134,7 @@ class Lease:
     ) -> None:
         self.id = uuid.uuid4().hex[:12]
         self._engine, self._beat, self._lease = engine, beat, lease
-        self._about = {"study": study, "host": host, "pid": pid, "born": born, "device": device, "lease": lease}
+        self._row = {"study": study, "host": host, "pid": pid, "born": born, "device": device, "lease": lease}
         self._renewed = -float("inf")
         self._trial: int | None = None
         self._lost: int | None = None
@@ -149,12 +150,12 @@ class Lease:
         """Send a heartbeat. The row is written again if it was removed."""
         sent = _monotonic()
         with self._engine.begin() as connection:
-            mine = TABLE.c.id == self.id
-            if not connection.execute(TABLE.update().where(mine).values(beat=_now(self._engine))).rowcount:
+            own_row = TABLE.c.id == self.id
+            if not connection.execute(TABLE.update().where(own_row).values(beat=_now(self._engine))).rowcount:
                 sqlite = self._engine.dialect.name == "sqlite"
                 started = literal(time.time(), Double) if sqlite else _now(self._engine)
                 connection.execute(
-                    insert(TABLE).values(id=self.id, **self._about, started=started, beat=_now(self._engine))
+                    insert(TABLE).values(id=self.id, **self._row, started=started, beat=_now(self._engine))
                 )
             trial = self._trial
             if trial is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.study.storage.engine import heartbeat_engine
 from nas.study.storage.heartbeat import FORGET_SECONDS, Lease
-from nas.study.storage.study_store import StudyStore
+from nas.study.storage.study_store import StudyStore, TrialLostError
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 """States of trials that count towards a study's total."""
@@ -225,6 +225,45 @@ def owns_trial(study: Study, trial: optuna.Trial, owner: Owner | None) -> bool:
     return current.state == TrialState.RUNNING and Owner.of(current) == owner
 
 
+def report(
+    study: Study,
+    trial: optuna.Trial,
+    owner: Owner | None,
+    values: Sequence[float] | None,
+    attributes: Callable[[], Mapping[str, Any]],
+) -> None:
+    """End a trial, once, if it still has this owner. Waits for the database while it is unavailable.
+
+    Args:
+        study: of the trial.
+        trial: to end.
+        owner: who trained it.
+        values: its objectives; None to prune it.
+        attributes: returns user attributes that are computed inside the lock.
+
+    Raises:
+        TrialLostError: the trial has another owner, or was ended by somebody else.
+    """
+    store = StudyStore(study)
+    state = TrialState.PRUNED if values is None else TrialState.COMPLETE
+    expected = None if values is None else [float(value) for value in values]
+    submitted = False  # an earlier attempt may have ended the trial and lost the answer
+
+    def attempt() -> None:
+        nonlocal submitted
+        with store.lock():
+            if not owns_trial(study, trial, owner):
+                stored = store.read(trial)
+                if submitted and stored.state == state and Owner.of(stored) == owner and stored.values == expected:
+                    return
+                raise TrialLostError
+            store.set_attrs(trial, attributes())
+            submitted = True
+            study.tell(trial, values, state=state)
+
+    store.retry(attempt)
+
+
 def stale_trials(study: Study) -> list[FrozenTrial]:
     """The running trials whose process has ended or whose worker's lease has expired."""
     return _stale(study, study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
@@ -285,13 +324,13 @@ def requeue(study: Study, running: FrozenTrial | optuna.Trial, stopped_on_purpos
 
 def _enqueue_again(study: Study, trial: FrozenTrial, attempt: int) -> None:
     given = "given" in trial.user_attrs
-    kept = {name: value for name, value in trial.user_attrs.items() if given and name in GIVEN_ATTRS}
+    given_attrs = {name: value for name, value in trial.user_attrs.items() if given and name in GIVEN_ATTRS}
     # A trial without an owner was abandoned while it was being claimed and may lack some parameters; if they were drawn
     # anew, it would be another network. If it had been enqueued, it is enqueued as before; otherwise it is dropped.
     params = trial.params if Owner.of(trial) is not None else trial.system_attrs.get("fixed_params", {})
-    if params or kept:
+    if params or given_attrs:
         history = {"first_number": first_number(trial), "earlier": [*earlier_numbers(trial), trial.number]}
-        study.enqueue_trial(params, user_attrs={**kept, "attempt": attempt, **history})
+        study.enqueue_trial(params, user_attrs={**given_attrs, "attempt": attempt, **history})
 
 
 def _enqueue_missing(study: Study) -> None:

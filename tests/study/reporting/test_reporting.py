@@ -30,7 +30,7 @@ from nas.study.analysis.latency import MeasuredLatency
 from nas.study.analysis.rank_correlation import stored_calibration
 from nas.study.analysis.results import HistoryStep, load_results
 from nas.study.config import StudyConfig
-from nas.study.execution.full_training import choose
+from nas.study.execution.network_selection import select_networks
 from nas.study.experiment import Experiment, load, points_of, prepare
 from nas.study.pareto import front, hypervolume, knee
 from nas.study.reporting.csv_export import write_csv
@@ -288,9 +288,9 @@ def test_picks_respect_cost_limits(searched: tuple[Experiment, optuna.Study]) ->
     assert {p.number for p in affordable(experiment, study, Limits(madds=low))} == {
         p.number for p in points if p.madds <= low
     }
-    chosen = choose(experiment, study, None, "best", False, None, Limits(median_params))
+    chosen = select_networks(experiment, study, None, "best", False, None, Limits(median_params))
     assert [c.label for c in chosen] == [f"trial-{max(within, key=lambda p: p.pckh).number}"]
-    every = choose(experiment, study, None, None, True, None, Limits(median_params))
+    every = select_networks(experiment, study, None, None, True, None, Limits(median_params))
     assert [c.label for c in every] == [f"trial-{p.number}" for p in front(within)]
 
 
@@ -317,7 +317,7 @@ def test_picks_respect_measured_latency(
     )
     assert len(measured) == len(within), "networks over the limit of params are not timed"
     fastest = min(points, key=lambda p: p.params).number
-    with pytest.raises(UserError, match=rf"^--max-latency 0.001: .* the fastest is trial {fastest}, .* ms a picture"):
+    with pytest.raises(UserError, match=rf"^--max-latency 0.001: .* the fastest is trial {fastest}, .* ms per image"):
         pick(experiment, study, "best", Limits(latency=0.001))
     assert study.trials[trial_of(experiment, study, "hg1")].user_attrs["published"] == "hg1"
     with pytest.raises(UserError, match=r"--published hg8: .* \(there: hg1\)"):
@@ -331,7 +331,7 @@ def test_limits_below_every_network_name_the_closest_one(searched: tuple[Experim
     ):
         pick(*searched, "best", Limits(10))
     with pytest.raises(UserError, match="goes with --pick or --all-front"):
-        choose(*searched, 1, None, False, None, Limits(10**9))
+        select_networks(*searched, 1, None, False, None, Limits(10**9))
 
 
 @pytest.mark.slow

@@ -26,12 +26,8 @@ from rich.console import Console
 from nas.data.augmentation import fit_to_input
 from nas.errors import UserError
 from nas.study.config import StudyConfig
-from nas.study.execution.trial_session import (
-    TrialSession,
-    adopt_checkpoint,
-    checkpoint_path,
-    report,
-)
+from nas.study.execution.trial_checkpoint import adopt_checkpoint, checkpoint_path
+from nas.study.execution.trial_session import TrialSession
 from nas.study.experiment import prepare
 from nas.study.reporting.progress import SearchProgress
 from nas.study.storage import heartbeat as leases
@@ -48,6 +44,7 @@ from nas.study.storage.trial_queue import (
     earlier_numbers,
     lease_of,
     purge_dead_workers,
+    report,
     requeue,
     requeue_stale_trials,
     stale_trials,
@@ -63,12 +60,11 @@ import sys, time
 from pathlib import Path
 from optuna.distributions import IntDistribution
 from optuna.samplers import RandomSampler
-from nas.study.execution.trial_session import report
 from nas.study.storage.backend import create_study, open_storage
 from nas.study.storage.engine import mask_password
 from nas.study.storage.retry import retry_while_unavailable
 from nas.study.storage.study_store import StudyStore, TrialLostError
-from nas.study.storage.trial_queue import Owner, claim, count, lease_of
+from nas.study.storage.trial_queue import Owner, claim, count, lease_of, report
 
 url, go, number = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 choices = {{"width": IntDistribution(4, 1_000_000)}}
