@@ -36,7 +36,8 @@ def test_only_retraining_and_evaluation_see_the_validation_people() -> None:
         "study/execution/worker.py": {"train", "holdout"},
         "study/execution/full_training.py": {"train", "holdout", "valid"},
         "study/experiment.py": {None},  # load_people itself
-        "benchmark/workloads.py": {"train"},  # to measure speed
-        "evaluate.py": {None},  # --split
-        "export.py": {"valid"},  # how good a finished network is, for its card; nothing is chosen by it
+        "benchmark/task.py": {"train"},  # to measure speed
+        "benchmark/workloads.py": {"train"},
+        "inference/scoring.py": {None},  # --split of nas.evaluate
+        "inference/network_export.py": {"valid"},  # PCKh of a finished network, for its card; nothing is chosen by it
     }
