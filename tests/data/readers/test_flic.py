@@ -48,6 +48,7 @@ def test_the_same_people_from_both_formats(tmp_path: Path) -> None:
         assert (a.size, a.head_size) == pytest.approx((b.size, b.head_size))
 
 
+@pytest.mark.slow
 def test_whose_left_it_is(tmp_path: Path) -> None:
     own = turned(flic_content())
     assert read_flic(save_h5(tmp_path / "a.h5", own), TRAIN)[1] == PERSON
@@ -98,6 +99,7 @@ def test_wrong_examples(changes: dict[str, Any], words: str, tmp_path: Path) -> 
     assert "; give FLIC's examples.mat" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_other_files(tmp_path: Path) -> None:
     def refused(path: Path, words: str) -> None:
         with pytest.raises(UserError) as caught:

@@ -87,6 +87,7 @@ def test_a_space_that_has_changed_is_refused(record: BenchmarkTable, write_space
         TabularBenchmark(record, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_searches_it_without_trying_anything_twice(
     sampler: str, record: BenchmarkTable, space: SearchSpace
@@ -102,12 +103,14 @@ def test_every_sampler_searches_it_without_trying_anything_twice(
         assert found.hypervolume[-1] == pytest.approx(hypervolume(everything, record.scale))
 
 
+@pytest.mark.slow
 def test_a_seed_is_a_search(record: BenchmarkTable, space: SearchSpace) -> None:
     landscape = TabularBenchmark(record, space)
     one, again, other = (landscape.replay("front", NeverStop(), seed, 20).hypervolume.tolist() for seed in (1, 1, 2))
     assert one == again != other
 
 
+@pytest.mark.slow
 def test_a_model_is_better_than_chance(record: BenchmarkTable, space: SearchSpace) -> None:
     landscape = TabularBenchmark(record, space)
 

@@ -73,6 +73,7 @@ def finish(experiment: Experiment, study: optuna.Study, trial: optuna.Trial, pck
     study.tell(trial, [pckh, cost.params, cost.madds])
 
 
+@pytest.mark.slow
 def test_they_come_first_in_their_order_with_parameters_where_the_space_holds_them(
     make: Callable[..., Experiment],
 ) -> None:
@@ -96,6 +97,7 @@ def test_they_come_first_in_their_order_with_parameters_where_the_space_holds_th
     assert [b.name for b in baselines_of(experiment, study)] == list(experiment.config.baselines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["front", "tpe", "nsga2", "gp", "random"])
 def test_every_sampler_goes_on_from_baselines_that_the_space_does_not_hold(
     sampler: str, make: Callable[..., Experiment]
@@ -111,6 +113,7 @@ def test_every_sampler_goes_on_from_baselines_that_the_space_does_not_hold(
     assert len(ids) == 9
 
 
+@pytest.mark.slow
 def test_they_count_towards_the_total(make: Callable[..., Experiment]) -> None:
     experiment = make(("hg2", "shuffle", "separable_all"))
     study = begin(experiment)
@@ -119,6 +122,7 @@ def test_they_count_towards_the_total(make: Callable[..., Experiment]) -> None:
     assert claim(study, 2, experiment.space.choices) is None
 
 
+@pytest.mark.slow
 def test_opening_a_study_again_queues_only_what_is_missing(make: Callable[..., Experiment]) -> None:
     first = make(("hg2",))
     study = begin(first)
@@ -138,6 +142,7 @@ def test_opening_a_study_again_queues_only_what_is_missing(make: Callable[..., E
     ]
 
 
+@pytest.mark.slow
 def test_what_the_search_has_tried_is_not_trained_again(make: Callable[..., Experiment]) -> None:
     experiment = make(())
     study = begin(experiment)
@@ -152,6 +157,7 @@ def test_what_the_search_has_tried_is_not_trained_again(make: Callable[..., Expe
     assert (baseline.name, baseline.point.number, baseline.point.pckh) == ("separable_all", 0, 33.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hg2", "shuffle"])
 def test_a_baseline_of_a_dead_worker_is_handed_back_as_what_it_was(name: str, make: Callable[..., Experiment]) -> None:
     experiment = make((name,))
