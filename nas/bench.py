@@ -84,7 +84,7 @@ def main(cases: CaseOptions, measurement: MeasurementOptions, files: FileOptions
     Example: python -m nas.bench --networks hg2,shuffle --sizes 64 --seconds 2
     """
     from nas.benchmark.suite import run_suite
-    from nas.study.experiment import record
+    from nas.study.provenance import record
     from nas.training.devices import use_threads
 
     settings = _settings(cases, measurement)

@@ -44,7 +44,11 @@ ROOMS: Mapping[str, frozenset[str]] = {
     "nas": frozenset({"training", "architecture"}),  # nas.load, which imports them when it is called
 }
 # Modules that stand beside a room and belong to it.
-BESIDE: Mapping[str, str] = {"nas.study.config": "study.experiment"}
+BESIDE: Mapping[str, str] = {
+    "nas.study.config": "study.experiment",
+    "nas.study.people_file": "study.experiment",
+    "nas.study.provenance": "study.experiment",
+}
 # Where a library may be imported: rooms, rooms that hold them, or single modules.
 LIBRARIES: Mapping[str, frozenset[str]] = {
     "optuna": frozenset({"study", "command"}),

@@ -95,7 +95,7 @@ def test_a_study_is_searched_over_a_packaged_space(installed: Path, tmp_path: Pa
     done = run(installed, tmp_path, *line, "--epochs", 2, "--json")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)) == 1
-    code = "from nas.study.experiment import record; print(record()['commit'], record()['packages']['hourglass-nas'])"
+    code = "from nas.study.provenance import record; print(record()['commit'], record()['packages']['hourglass-nas'])"
     known = run(installed, tmp_path, sys.executable, "-c", code)
     assert known.stdout.split() == ["unknown", __version__]
 

@@ -152,8 +152,7 @@ class HypervolumeBounds(_Table):
         return pair
 
 
-Objective = Literal["pckh", "params", "madds"]
-OBJECTIVES: tuple[Objective, ...] = ("pckh", "params", "madds")
+OBJECTIVES = ("pckh", "params", "madds")
 
 
 class StudyConfig(_Table):
@@ -165,7 +164,6 @@ class StudyConfig(_Table):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)]
     space: str
-    objectives: Annotated[tuple[Objective, ...], Field(strict=False)] = OBJECTIVES
     baselines: Annotated[tuple[str, ...], Field(strict=False)] = ()
     width_scale: Annotated[float, Field(gt=0, le=4)] = 1.0
     seed: Annotated[int, Field(ge=0)] = 0
@@ -177,6 +175,16 @@ class StudyConfig(_Table):
     sampler: SamplerSettings = SamplerSettings()
     stopping: StoppingSettings = StoppingSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_objectives(cls, values: Any) -> Any:
+        """Accept the key ``objectives`` of earlier versions, which could have one value only."""
+        if not isinstance(values, dict) or "objectives" not in values:
+            return values
+        if values["objectives"] not in (OBJECTIVES, list(OBJECTIVES)):
+            raise ValueError(f"objectives must be {list(OBJECTIVES)}, or left out")
+        return {key: value for key, value in values.items() if key != "objectives"}
+
     @field_validator("baselines")
     @classmethod
     def _published(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -186,7 +194,7 @@ class StudyConfig(_Table):
             except UserError as error:
                 raise ValueError(str(error)) from error
         if len(set(names)) != len(names):
-            raise ValueError("a name stands in it twice")
+            raise ValueError("a name is given twice")
         return names
 
     @model_validator(mode="after")
@@ -196,8 +204,6 @@ class StudyConfig(_Table):
             self.full_schedule()
         except ValueError as error:
             raise ValueError(f"full {error}") from error
-        if self.objectives != OBJECTIVES:
-            raise ValueError(f"objectives must be {list(OBJECTIVES)}")
         return self
 
     @classmethod
@@ -242,7 +248,7 @@ class StudyConfig(_Table):
             "schedule": schedule,
             "data": {"checksum": data_checksum, "input_size": self.data.input_size},
             "width_scale": self.width_scale,
-            "objectives": list(self.objectives),
+            "objectives": list(OBJECTIVES),
             "rungs": list(self.rung_epochs()),
         }
         flat: dict[str, Any] = json.loads(json.dumps(_flatten(parts)))

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import platform
 import random
-import subprocess
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +15,19 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from upath import UPath
 
-from nas import __version__
 from nas.architecture.cost import Cost, network_cost
 from nas.architecture.hourglass import build_network
-from nas.architecture.latency import device_name
-from nas.console import default_workers, progress
-from nas.data.packed.options import PackOptions
 from nas.data.packed.reader import PackedPeople
 from nas.data.packed.summary import PackedSummary, describe_packed
-from nas.data.packed.synthetic import pack_synthetic
-from nas.data.synthetic.scene import RENDERING_VERSION, SceneConfig
 from nas.errors import UserError
-from nas.study.config import StudyConfig, check_same, identity_hash
-from nas.study.files import CHECKOUT, no_study
+from nas.study.config import OBJECTIVES, StudyConfig, check_same, identity_hash
+from nas.study.files import no_study
 from nas.study.optimization.early_stopping import Finished
 from nas.study.optimization.optuna_samplers import make_sampler
 from nas.study.optimization.problem import NoCandidateLeftError, Problem, evaluated_ids, sample_unseen
 from nas.study.pareto import HypervolumeScale, Point
+from nas.study.people_file import make_synthetic_people, people_file
+from nas.study.provenance import record
 from nas.study.space.candidate import Candidate
 from nas.study.space.published import named
 from nas.study.space.search_space import SearchSpace
@@ -217,7 +206,7 @@ class Experiment:
         _make(self.folder)
         identity = self.config.identity(self.space, self.summary.checksum)
         with database_lock(storage.engine):
-            study = create_study(storage, self.config.name, self.config.objectives, sampler)
+            study = create_study(storage, self.config.name, OBJECTIVES, sampler)
             stored = study.user_attrs.get("identity")
             if stored is None:
                 study.set_user_attr("identity", identity)
@@ -303,7 +292,7 @@ def prepare(config: StudyConfig, runs: Path, storage: str | None = None, checkpo
     folder = runs / config.name
     file = people_file(config, folder)
     if config.data.file is None:
-        _draw_people(config, file)
+        make_synthetic_people(config, file)
     summary = describe_packed(file)
     for split in ("train", "holdout"):
         if not summary.counts.get(split):
@@ -372,38 +361,6 @@ def _affordable(experiment: Experiment) -> bool:
     return True
 
 
-def people_file(config: StudyConfig, folder: Path) -> Path:
-    """The packed file of a study: the one that it names, or that of its synthetic people, shared by all studies."""
-    if config.data.file is not None:
-        return Path(config.data.file)
-    about = config.data.synthetic.model_dump() | {"box": config.data.input_size, "code": RENDERING_VERSION}
-    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
-    return folder.parent / "data" / f"synthetic-{config.data.input_size}-{key}.h5"
-
-
-def _draw_people(config: StudyConfig, file: Path) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(file.with_suffix(".lock"), "ab")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"--runs {file.parent.parent}: cannot be written: {error.strerror}; choose another") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two studies begun together make them once
-        if file.is_file():
-            return
-        people = config.data.synthetic
-        counts = {"train": people.people, "holdout": people.holdout, "valid": people.valid}
-        with progress("drawing people", sum(counts.values())) as advance:
-            pack_synthetic(
-                file,
-                counts,
-                people.seed,
-                SceneConfig(),
-                PackOptions(config.data.input_size, default_workers()),
-                on_progress=advance,
-            )
-
-
 def point_of(trial: FrozenTrial) -> Point:
     """What a finished trial has reached, and at which costs."""
     return Point(trial.number, trial.values[0], int(trial.values[1]), int(trial.values[2]))
@@ -432,31 +389,3 @@ def finished_of(study: Study) -> list[Finished]:
         )
         for t in trials
     ]
-
-
-def record() -> Mapping[str, Any]:
-    """What is needed to know how a result came about: commit, versions, machine."""
-    packages = {"hourglass-nas": __version__}
-    for name in ("torch", "optuna", "optuna-dashboard", "numpy", "h5py", "opencv-python", "fvcore", "sqlalchemy"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = "absent"
-    device = device_name("cuda" if torch.cuda.is_available() else "cpu")
-    return {"commit": _commit(), "packages": packages, "python": platform.python_version(), "device": device}
-
-
-def _commit() -> str:
-    if not (CHECKOUT / ".git").exists():
-        return "unknown"  # installed: git would describe whatever repository lies around the package
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return found.stdout.strip() or "unknown"

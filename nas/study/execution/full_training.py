@@ -27,10 +27,12 @@ from nas.console import deferred_sigterm
 from nas.data.augmentation import fit_to_input
 from nas.data.packed.reader import PackedPeople
 from nas.errors import TerminatedError, UserError
+from nas.study.config import OBJECTIVES
 from nas.study.execution.network_selection import SelectedNetwork
 from nas.study.execution.training_log import TrainingLog
 from nas.study.execution.trial_artifacts import CHECKPOINT, TrainingSummary, escape_markdown, save_artifacts
-from nas.study.experiment import Experiment, record
+from nas.study.experiment import Experiment
+from nas.study.provenance import record
 from nas.study.storage.backend import create_study
 from nas.study.storage.study_store import StudyStore
 from nas.training.checkpoint import write_atomically
@@ -259,7 +261,7 @@ def store_result(
     key = f"{selected.candidate.id}/{schedule.images}/{schedule.epochs}"
     store = StudyStore(study)
     with store.lock():
-        full = create_study(store.database, f"{experiment.config.name}-full", experiment.config.objectives)
+        full = create_study(store.database, f"{experiment.config.name}-full", OBJECTIVES)
         same = [t for t in full.get_trials(deepcopy=False) if t.user_attrs.get("key") == key]
         if any(t.state == TrialState.COMPLETE for t in same):
             return
@@ -280,7 +282,7 @@ def store_result(
     weights = {CHECKPOINT: Path(result.checkpoint).read_bytes()}
     save_artifacts(full, trial, experiment, summary, valid, experiment.artifacts_of(study), weights)
     values = {"pckh": result.pckh, "params": result.params, "madds": result.madds}
-    full.tell(trial, [values[o] for o in experiment.config.objectives])
+    full.tell(trial, [values[o] for o in OBJECTIVES])
 
 
 def _note_lines(

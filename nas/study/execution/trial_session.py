@@ -18,6 +18,7 @@ from nas.architecture.cost import Cost
 from nas.architecture.hourglass import build_network
 from nas.data.packed.reader import PackedPeople
 from nas.study.analysis.latency import MeasuredLatency, measure_candidate, stored_latencies
+from nas.study.config import OBJECTIVES
 from nas.study.execution.trial_artifacts import TrainingSummary, save_artifacts
 from nas.study.execution.trial_checkpoint import adopt_checkpoint
 from nas.study.experiment import Experiment, finished_of, images_of, points_of
@@ -335,7 +336,7 @@ class TrialSession:
             attributes["reason"] = reason
         self.store.record(self.trial, attributes)
         self._save_artifacts(plan, result, reason)
-        values = [getattr(point, objective) for objective in self.experiment.config.objectives] if point else None
+        values = [getattr(point, objective) for objective in OBJECTIVES] if point else None
         report(self.study, self.trial, plan.owner, values, partial(self._progress, point, attributes["images"]))
         # Not if the trial was lost: its new owner may still need the checkpoint.
         plan.checkpoint.unlink(missing_ok=True)

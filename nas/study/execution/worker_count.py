@@ -5,7 +5,8 @@ from __future__ import annotations
 from nas.benchmark.concurrency import COUNTS, ConcurrencyMeasurement, best_workers, measure_concurrency
 from nas.benchmark.task import Task
 from nas.console import default_workers
-from nas.study.experiment import Experiment, people_file
+from nas.study.experiment import Experiment
+from nas.study.people_file import people_file
 
 
 def measure_worker_count(

@@ -29,7 +29,7 @@ from nas.study.analysis.baselines import Limits, affordable, pick, trial_of
 from nas.study.analysis.latency import MeasuredLatency
 from nas.study.analysis.rank_correlation import stored_calibration
 from nas.study.analysis.results import HistoryStep, load_results
-from nas.study.config import StudyConfig
+from nas.study.config import OBJECTIVES, StudyConfig
 from nas.study.execution.network_selection import select_networks
 from nas.study.experiment import Experiment, load, points_of, prepare
 from nas.study.pareto import front, hypervolume, knee
@@ -337,7 +337,7 @@ def test_limits_below_every_network_name_the_closest_one(searched: tuple[Experim
 @pytest.mark.slow
 def test_full_training_is_compared_with_the_search(searched: tuple[Experiment, optuna.Study]) -> None:
     experiment, study = searched
-    full = create_study(StudyStore(study).database, "tiny-full", experiment.config.objectives)
+    full = create_study(StudyStore(study).database, "tiny-full", OBJECTIVES)
     for number, pckh in ((5, 80.0), (9, 81.0), (12, 90.0), (1, 85.0)):
         add_full_training(full, study.trials[number], pckh, 1000)
     add_full_training(full, study.trials[5], 70.0, 500)  # shorter than another training of the same network
@@ -361,7 +361,7 @@ def test_full_training_is_compared_with_the_search(searched: tuple[Experiment, o
 
 def test_html_report_shows_a_single_full_training(searched: tuple[Experiment, optuna.Study]) -> None:
     experiment, study = searched
-    full = create_study(StudyStore(study).database, "tiny-full", experiment.config.objectives)
+    full = create_study(StudyStore(study).database, "tiny-full", OBJECTIVES)
     add_full_training(full, study.trials[5], 80.0, 1000)
     results = load_results(experiment, study)
     assert results.agreement is None
