@@ -19,7 +19,7 @@ from training_runs import LOSSES, SHORT, build, same_weights
 
 from nas.architecture.hourglass import HourglassNetwork
 from nas.architecture.spec import Architecture
-from nas.data import augmentation as batches
+from nas.data import augmentation
 from nas.data.augmentation import Augmentation
 from nas.data.packed.reader import PackedPeople
 from nas.errors import UserError
@@ -266,8 +266,8 @@ def test_people_are_shown_in_this_order_with_different_augmentation(
         views.extend(tuple(view) for view in to_crop.flatten(1).tolist())
         return original(people, indices, size, to_crop, mirrored)
 
-    original = batches.cut
-    monkeypatch.setattr("nas.training.step.cut", spy)
+    original = augmentation.cut_batch
+    monkeypatch.setattr("nas.training.step.cut_batch", spy)
     run()
     assert shown == list(islice(sample_order(len(small_people), 0, 0), 96))
     assert len(set(views)) == 96  # every augmentation differs
