@@ -29,7 +29,7 @@ from nas import __version__
 from nas.console import Quiet
 
 if TYPE_CHECKING:
-    from nas.study.analysis.baselines import Limits
+    from nas.study.analysis.selection import SelectionLimits
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -146,16 +146,16 @@ class SelectionOptions:
         float | None, typer.Option(metavar="MS", help="Pick among networks at most this slow per image here.")
     ] = None
 
-    def limits(self, device: str = "auto") -> Limits:
+    def limits(self, device: str = "auto") -> SelectionLimits:
         """The most that a network may cost to be picked; latency is that of ``device``, named as ``--device`` does.
 
         Raises:
             UserError: a limit is not a positive number, or there is no such device.
         """
-        from nas.study.analysis.baselines import Limits
+        from nas.study.analysis.selection import SelectionLimits
         from nas.training.devices import resolve_device
 
-        return Limits.of(self.max_params, self.max_madds, self.max_latency, resolve_device(device))
+        return SelectionLimits.parse(self.max_params, self.max_madds, self.max_latency, resolve_device(device))
 
 
 @dataclass(frozen=True)

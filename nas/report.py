@@ -84,7 +84,7 @@ def main(
 
 
 def _check_selection(selection: SelectionOptions) -> None:
-    from nas.study.analysis.baselines import PICKS
+    from nas.study.analysis.selection import PICKS
 
     limits = selection.limits()
     if sum(way is not None for way in (selection.pick, selection.trial, selection.published)) > 1:
@@ -95,12 +95,13 @@ def _check_selection(selection: SelectionOptions) -> None:
 
 def _selected_trial(experiment: Experiment, study: Study, selection: SelectionOptions) -> int | None:
     """The number of the trial that the flags choose; None where they choose none."""
-    from nas.study.analysis.baselines import pick, trial_of
+    from nas.study.analysis.baselines import baseline_trial
+    from nas.study.analysis.selection import pick
 
     if selection.pick is not None:
         return pick(experiment, study, selection.pick, selection.limits()).number
     if selection.published is not None:
-        return trial_of(experiment, study, selection.published)
+        return baseline_trial(experiment, study, selection.published)
     return selection.trial
 
 

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 import pytest
 import typer
 
-from nas.study.analysis.baselines import PICKS
+from nas.study.analysis.selection import PICKS
 from nas.study.config import SamplerSettings
 
 REPOSITORY = Path(__file__).resolve().parents[1]

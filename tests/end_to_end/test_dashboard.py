@@ -210,7 +210,7 @@ def test_pick_within_limits_is_printed_and_retrained(going: Workplace) -> None:
         ("report", ("--pick", "best", "--trial", 1), "give one of --pick, --trial and --published"),
         ("report", ("--pick", "best", "--max-latency", 0), "--max-latency 0: must be positive milliseconds"),
         ("report", ("--pick", "best", "--max-latency", 1e-6), "--max-latency 1e-06: no finished network of study tiny"),
-        ("report", ("--published", "hg2"), "--published hg2: study tiny has not trained it to the end (there: none)"),
+        ("report", ("--published", "hg2"), "--published hg2: study tiny has not trained it to the end (trained: none)"),
         (
             "export",
             ("--onnx", "a.onnx", "--trial", 0),

@@ -9,8 +9,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.errors import UserError
-from nas.study.analysis.baselines import PICKS, Limits, affordable
-from nas.study.analysis.baselines import pick as pick_one
+from nas.study.analysis.selection import PICKS, SelectionLimits, points_within
+from nas.study.analysis.selection import pick as pick_one
 from nas.study.execution.trial_artifacts import CHECKPOINT
 from nas.study.experiment import Experiment
 from nas.study.pareto import front
@@ -40,7 +40,7 @@ def select_networks(
     pick: str | None,
     all_front: bool,
     published: str | None,
-    limits: Limits = Limits(),
+    limits: SelectionLimits = SelectionLimits(),
 ) -> list[SelectedNetwork]:
     """Return the networks that flags select, in exactly one of four ways.
 
@@ -74,7 +74,7 @@ def select_networks(
             )
         numbers = [trial]
     elif all_front:
-        numbers = [p.number for p in front(affordable(experiment, study, limits))]
+        numbers = [p.number for p in front(points_within(experiment, study, limits))]
     else:
         assert pick is not None
         numbers = [pick_one(experiment, study, pick, limits).number]

@@ -13,10 +13,10 @@ from plotly.offline import get_plotlyjs
 
 from nas.console import format_count
 from nas.errors import UserError
-from nas.study.analysis.baselines import PICKS, Limits, pick
 from nas.study.analysis.importance import Importance
 from nas.study.analysis.rank_correlation import stored_calibration
 from nas.study.analysis.results import StudyResults
+from nas.study.analysis.selection import PICKS, SelectionLimits, pick
 from nas.study.experiment import images_of
 from nas.study.files import write_file
 from nas.study.reporting.plotly_figures import study_figures
@@ -121,7 +121,7 @@ def _comparison_rows(results: StudyResults) -> list[dict[str, Any]]:
     """The cells of each published network and of the trial that comes closest to the target."""
     rows = []
     for comparison in results.comparisons:
-        baseline, closest, ratios = comparison.baseline, comparison.found, comparison.ratios
+        baseline, closest, ratios = comparison.baseline, comparison.closest, comparison.ratios
         rows.append(
             {
                 "name": baseline.name + (" (over budget)" if baseline.over_budget else ""),
@@ -191,10 +191,10 @@ def _recommended_rows(results: StudyResults) -> list[dict[str, Any]]:
         "tradeoff": "best trade-off score against hg2 (0.8 PCKh, 0.1 MAdds, 0.1 params)",
     }
     recommended = [
-        (descriptions[way], way, Limits()) for way in PICKS if way != "tradeoff" or results.scores
+        (descriptions[way], way, SelectionLimits()) for way in PICKS if way != "tradeoff" or results.scores
     ]  # without hg2 in the study, no trial has a trade-off score
     recommended += [
-        (f"most accurate with at most {format_count(params)} params", "best", Limits(params))
+        (f"most accurate with at most {format_count(params)} params", "best", SelectionLimits(params))
         for params in params_limits(results)
     ]
     rows = []

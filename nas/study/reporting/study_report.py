@@ -8,8 +8,8 @@ from typing import Any
 
 from nas.console import console, print_tables
 from nas.errors import UserError
-from nas.study.analysis.baselines import PICKS, pick
 from nas.study.analysis.results import StudyResults
+from nas.study.analysis.selection import PICKS, pick
 from nas.study.experiment import images_of
 from nas.study.reporting.tables import (
     baseline_records,

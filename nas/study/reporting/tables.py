@@ -63,7 +63,7 @@ def baseline_table(results: StudyResults) -> Table | None:
         first="published",
     )
     for comparison in results.comparisons:
-        base, closest = comparison.baseline.point, comparison.found
+        base, closest = comparison.baseline.point, comparison.closest
         row = [comparison.baseline.name, f"{base.pckh:.1f}", f"{base.params:,}", format_count(base.madds)]
         if closest is None or comparison.ratios is None:
             row += ["no", "–", "–", "–", "–"]
@@ -131,7 +131,7 @@ def baseline_records(results: StudyResults) -> list[dict[str, object]]:
             "madds": comparison.baseline.point.madds,
             "over_budget": comparison.baseline.over_budget,
             "met": comparison.met,
-            "found": None if comparison.found is None else asdict(comparison.found),
+            "found": None if comparison.closest is None else asdict(comparison.closest),
         }
         for comparison in results.comparisons
     ]

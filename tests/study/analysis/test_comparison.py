@@ -63,17 +63,17 @@ def test_where_the_search_stands(found: list[Point]) -> None:
     accurate = [p for p in found if p.pckh >= 50]
     assert one.met == bool(aim)
     if aim:
-        assert one.found in aim
-        assert one.found.pckh == max(p.pckh for p in aim)
+        assert one.closest in aim
+        assert one.closest.pckh == max(p.pckh for p in aim)
     elif accurate:
-        assert one.found in accurate
+        assert one.closest in accurate
         assert one.ratios is not None
         assert max(one.ratios) == min(max(p.params / 1000, p.madds / 8000) for p in accurate)
     elif half:
-        assert one.found in half
-        assert one.found.pckh == max(p.pckh for p in half)
+        assert one.closest in half
+        assert one.closest.pckh == max(p.pckh for p in half)
     else:
-        assert one.found is None
+        assert one.closest is None
         assert one.ratios is None
 
 
@@ -81,4 +81,4 @@ def test_baselines_do_not_count_as_found() -> None:
     light = Baseline("separable", Point(1, 60.0, 100, 100), False)
     for one in compare([HG2, light], [HG2.point, light.point]):
         assert not one.met
-        assert one.found is None
+        assert one.closest is None

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 from scipy.stats import norm
 
-from nas.study.analysis.baselines import pick
 from nas.study.analysis.results import load_results
 from nas.study.analysis.seed_noise import (
     ASSUMED,
@@ -30,6 +29,7 @@ from nas.study.analysis.seed_noise import (
     repeats_of,
     seed_statistics,
 )
+from nas.study.analysis.selection import pick
 from nas.study.config import StudyConfig
 from nas.study.experiment import Experiment, prepare
 from nas.study.pareto import Point, front

@@ -12,7 +12,8 @@ from optuna.trial import TrialState
 
 from nas.data.augmentation import fit_to_input
 from nas.errors import UserError
-from nas.study.analysis.baselines import baselines_of, pick
+from nas.study.analysis.baselines import baselines_of
+from nas.study.analysis.selection import pick
 from nas.study.config import StudyConfig
 from nas.study.execution.trial_session import TrialSession
 from nas.study.experiment import Experiment, prepare

@@ -25,10 +25,11 @@ from optuna_dashboard._note import get_note_from_system_attrs
 from nas.architecture.latency import device_name
 from nas.errors import UserError
 from nas.study.analysis import latency as speed
-from nas.study.analysis.baselines import Limits, affordable, pick, trial_of
+from nas.study.analysis.baselines import baseline_trial
 from nas.study.analysis.latency import MeasuredLatency
 from nas.study.analysis.rank_correlation import stored_calibration
 from nas.study.analysis.results import HistoryStep, load_results
+from nas.study.analysis.selection import SelectionLimits, pick, points_within
 from nas.study.config import OBJECTIVES, StudyConfig
 from nas.study.execution.network_selection import select_networks
 from nas.study.experiment import Experiment, load, points_of, prepare
@@ -179,7 +180,7 @@ def test_recommended_commands_pick_the_recommended_trials(searched: tuple[Experi
     for row in rows:
         command = re.search(r"--pick (\w+)(?: --max-params (\d+)([kM]))? --runs ", row[-1])
         assert command is not None
-        limits = Limits(int(command[2]) * sizes[command[3]]) if command[2] else Limits()
+        limits = SelectionLimits(int(command[2]) * sizes[command[3]]) if command[2] else SelectionLimits()
         assert int(row[1]) == pick(experiment, study, command[1], limits).number
 
 
@@ -282,15 +283,15 @@ def test_picks_respect_cost_limits(searched: tuple[Experiment, optuna.Study]) ->
     low = sorted(p.madds for p in points)[30]
     within = [p for p in points if p.params <= median_params]
     both = [p for p in within if p.madds <= low]
-    assert pick(experiment, study, "best", Limits(median_params)).pckh == max(p.pckh for p in within)
-    assert pick(experiment, study, "best", Limits(median_params, low)).pckh == max(p.pckh for p in both)
-    assert pick(experiment, study, "knee", Limits(median_params)) == knee(within, experiment.scale)
-    assert {p.number for p in affordable(experiment, study, Limits(madds=low))} == {
+    assert pick(experiment, study, "best", SelectionLimits(median_params)).pckh == max(p.pckh for p in within)
+    assert pick(experiment, study, "best", SelectionLimits(median_params, low)).pckh == max(p.pckh for p in both)
+    assert pick(experiment, study, "knee", SelectionLimits(median_params)) == knee(within, experiment.scale)
+    assert {p.number for p in points_within(experiment, study, SelectionLimits(madds=low))} == {
         p.number for p in points if p.madds <= low
     }
-    chosen = select_networks(experiment, study, None, "best", False, None, Limits(median_params))
+    chosen = select_networks(experiment, study, None, "best", False, None, SelectionLimits(median_params))
     assert [c.label for c in chosen] == [f"trial-{max(within, key=lambda p: p.pckh).number}"]
-    every = select_networks(experiment, study, None, None, True, None, Limits(median_params))
+    every = select_networks(experiment, study, None, None, True, None, SelectionLimits(median_params))
     assert [c.label for c in every] == [f"trial-{p.number}" for p in front(within)]
 
 
@@ -309,19 +310,21 @@ def test_picks_respect_measured_latency(
     points = points_of(study)
     median_params = sorted(p.params for p in points)[20]
     within = [p for p in points if p.params <= median_params]
-    assert pick(experiment, study, "best", Limits(latency=median_params / 1000)).pckh == max(p.pckh for p in within)
+    assert pick(experiment, study, "best", SelectionLimits(latency=median_params / 1000)).pckh == max(
+        p.pckh for p in within
+    )
     assert len(measured) == len(points)
     measured.clear()
-    assert pick(experiment, study, "knee", Limits(median_params, latency=median_params / 1000)) == knee(
+    assert pick(experiment, study, "knee", SelectionLimits(median_params, latency=median_params / 1000)) == knee(
         within, experiment.scale
     )
     assert len(measured) == len(within), "networks over the limit of params are not timed"
     fastest = min(points, key=lambda p: p.params).number
     with pytest.raises(UserError, match=rf"^--max-latency 0.001: .* the fastest is trial {fastest}, .* ms per image"):
-        pick(experiment, study, "best", Limits(latency=0.001))
-    assert study.trials[trial_of(experiment, study, "hg1")].user_attrs["published"] == "hg1"
-    with pytest.raises(UserError, match=r"--published hg8: .* \(there: hg1\)"):
-        trial_of(experiment, study, "hg8")
+        pick(experiment, study, "best", SelectionLimits(latency=0.001))
+    assert study.trials[baseline_trial(experiment, study, "hg1")].user_attrs["published"] == "hg1"
+    with pytest.raises(UserError, match=r"--published hg8: .* \(trained: hg1\)"):
+        baseline_trial(experiment, study, "hg8")
 
 
 def test_limits_below_every_network_name_the_closest_one(searched: tuple[Experiment, optuna.Study]) -> None:
@@ -329,9 +332,9 @@ def test_limits_below_every_network_name_the_closest_one(searched: tuple[Experim
     with pytest.raises(
         UserError, match=rf"--max-params 10: .* nearest is trial {least.number}, {least.params:,} params"
     ):
-        pick(*searched, "best", Limits(10))
+        pick(*searched, "best", SelectionLimits(10))
     with pytest.raises(UserError, match="goes with --pick or --all-front"):
-        select_networks(*searched, 1, None, False, None, Limits(10**9))
+        select_networks(*searched, 1, None, False, None, SelectionLimits(10**9))
 
 
 @pytest.mark.slow
