@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own: in a temporary directory, on a socket and a free port, never as root."""
+"""A PostgreSQL server for tests, in a temporary directory, on a socket and a free port."""
 
 from __future__ import annotations
 
@@ -14,33 +14,35 @@ import pytest
 
 PASSWORD = "open-sesame-17"
 REQUIRED = "HOURGLASS_POSTGRESQL"
-"""Environment variable; set (by .ci/run) where tests must not be left out for want of a server."""
+"""Environment variable; if set (as by .ci/run), tests fail without PostgreSQL instead of being skipped."""
 
 
 def _programs() -> Path | None:
-    """The folder of the newest server's programs: Debian keeps them off the path."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    there = shutil.which("initdb")
-    return found[-1].parent if found else Path(there).resolve().parent if there else None
+    """The folder of the newest server's programs, which are not on the path on Debian."""
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if versions:
+        return versions[-1].parent
+    initdb = shutil.which("initdb")
+    return Path(initdb).resolve().parent if initdb else None
 
 
 class Server:
-    """A server that is started, stopped and started again; its databases are reached by anybody of this machine.
+    """A running server, which can be stopped and started again.
 
-    Over the socket without a password; over TCP with :data:`PASSWORD`.
+    It accepts every user of this machine over the socket, and :data:`PASSWORD` over TCP.
 
     Args:
-        max_connections: that it allows.
+        max_connections: the server's limit.
     """
 
     def __init__(self, max_connections: int = 100) -> None:
         self._max_connections = max_connections
         programs = _programs()
         if programs is None:
-            message = "no PostgreSQL here: apt-get install postgresql"
+            message = "PostgreSQL is not installed: apt-get install postgresql"
             (pytest.fail if os.environ.get(REQUIRED) else pytest.skip)(message)
         self._programs = programs
-        self._user = "postgres" if os.geteuid() == 0 else None  # it refuses root
+        self._user = "postgres" if os.geteuid() == 0 else None  # the server refuses to run as root
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
         if self._user:
             shutil.chown(self.folder, self._user)
@@ -56,7 +58,7 @@ class Server:
         self.start()
 
     def _run(self, program: str, *arguments: object) -> None:
-        # Not a pipe, which the server would inherit and hold open.
+        # A file: the server would inherit a pipe and keep it open.
         with (self.folder / "output").open("ab") as output:
             line = [str(self._programs / program), *map(str, arguments)]
             subprocess.run(
@@ -64,29 +66,29 @@ class Server:
             )
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start the server, and wait until it answers."""
         settings = f"-c listen_addresses=127.0.0.1 -c fsync=off -c max_connections={self._max_connections}"
         options = f"-k {self.folder} -p {self.port} {settings}"
         self._run("pg_ctl", "-D", self.folder / "data", "-l", self.folder / "log", "-w", "-o", options, "start")
 
     def stop(self, how: str = "fast") -> None:
-        """Stop it: ``fast`` throws everybody out, ``immediate`` is a crash."""
+        """Stop the server: ``fast`` ends all sessions, ``immediate`` is like a crash."""
         self._run("pg_ctl", "-D", self.folder / "data", "-m", how, "-w", "stop")
 
     def new_database(self) -> str:
-        """Make an empty database; its URL, over the socket."""
+        """Create an empty database, and return its URL over the socket."""
         name = f"test{next(self._numbers)}"
         self._run("createdb", "-h", self.folder, "-p", self.port, "-U", "postgres", name)
         return f"postgresql+psycopg://postgres@/{name}?host={self.folder}&port={self.port}"
 
     def over_tcp(self, url: str, password: str | None = PASSWORD) -> str:
-        """The same database over TCP, which asks for a password."""
+        """Return the URL of a database over TCP, which needs a password."""
         name = url.split("@/")[1].split("?")[0]
         secret = f":{password}" if password else ""
         return f"postgresql+psycopg://postgres{secret}@127.0.0.1:{self.port}/{name}"
 
     def close(self) -> None:
-        """Stop it and remove all that it kept."""
+        """Stop the server, and remove its files."""
         if (self.folder / "data" / "postmaster.pid").exists():
             self.stop("immediate")
         shutil.rmtree(self.folder)

@@ -336,7 +336,7 @@ class TabularBenchmark:
             asked = study.ask(dict(self.space.choices))
             seconds.append(time.perf_counter() - began)
             wanted = features(self.problem, asked.params)
-            attributes = StudyStore(study).read(asked).system_attrs
+            attributes = StudyStore(study).read_trial(asked).system_attrs
             study.tell(asked, state=TrialState.FAIL)  # samplers do not look at these
             distances = np.where(left, ((recorded - wanted) ** 2).sum(-1), np.inf)
             index = int(np.argmin(distances))

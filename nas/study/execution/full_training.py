@@ -268,7 +268,7 @@ def store_result(
         if not same:  # otherwise a process that was killed has left the trial running
             full.add_trial(_running_trial(experiment, selected, result, key))
     stored = next(t for t in full.get_trials(deepcopy=False) if t.user_attrs.get("key") == key)
-    trial = StudyStore(full).handle(stored)
+    trial = StudyStore(full).open_trial(stored)
     summary = TrainingSummary(
         title=str(selected.candidate) if selected.trial is not None else f"{selected.label}: {selected.candidate}",
         candidate=selected.candidate,

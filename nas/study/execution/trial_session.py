@@ -163,16 +163,16 @@ class TrialSession:
     def _prepare(self) -> TrialPlan:
         """Work out what the trial is to do, and store it."""
         experiment = self.experiment
-        trial = self.store.retry(lambda: self.store.read(self.trial))
+        trial = self.store.retry(lambda: self.store.read_trial(self.trial))
         candidate = experiment.candidate_of(trial)
         cost = experiment.cost(candidate)
         seed = int(trial.user_attrs.get("seed", experiment.config.seed))
         costs = {"params": cost.params, "madds": cost.madds, "layers": cost.layers}
         attributes = {"candidate": candidate.to_dict(), "network": str(candidate), "seed": seed, "cost": costs}
-        self.store.record(self.trial, attributes)
+        self.store.set_running_attrs(self.trial, attributes)
         latency = self._latency(candidate)
         if latency is not None:
-            self.store.record(self.trial, {"latency": latency.to_dict()})
+            self.store.set_running_attrs(self.trial, {"latency": latency.to_dict()})
         return TrialPlan(
             number=trial.number,
             title=experiment.title_of(trial),
@@ -225,7 +225,7 @@ class TrialSession:
 
     def _reject(self, plan: TrialPlan, reason: str) -> None:
         """Store that the trial was not trained."""
-        self.store.record(self.trial, {"reason": reason})
+        self.store.set_running_attrs(self.trial, {"reason": reason})
         self._save_artifacts(plan, None, reason)
         report(self.study, self.trial, plan.owner, None, dict)
         plan.checkpoint.unlink(missing_ok=True)
@@ -300,7 +300,7 @@ class TrialSession:
             if attempt > 1:
                 # Earlier workers died, but the trial makes progress: only one without progress is given up.
                 attempt = 1
-                self.store.record(self.trial, {"attempt": attempt})
+                self.store.set_running_attrs(self.trial, {"attempt": attempt})
             if plan.given or epoch.number not in rungs or epoch.evaluation is None:
                 return None
             finished = self.store.retry(lambda: finished_of(self.study))
@@ -334,7 +334,7 @@ class TrialSession:
             attributes["groups"] = evaluated[-1]["groups"]
         else:
             attributes["reason"] = reason
-        self.store.record(self.trial, attributes)
+        self.store.set_running_attrs(self.trial, attributes)
         self._save_artifacts(plan, result, reason)
         values = [getattr(point, objective) for objective in OBJECTIVES] if point else None
         report(self.study, self.trial, plan.owner, values, partial(self._progress, point, attributes["images"]))

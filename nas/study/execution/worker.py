@@ -79,7 +79,7 @@ def _run(experiment: Experiment, total: int, device: str, send: Send, should_sto
     lease = lease_of(study, device)
     store.retry(lease.start)
     while (trial := _next_trial(store, experiment, total, lease, send, should_stop)) is not None:
-        plan = store.retry(lambda trial=trial: store.read(trial))  # type: ignore[misc]
+        plan = store.retry(lambda trial=trial: store.read_trial(trial))  # type: ignore[misc]
         send("training", (plan.number, experiment.title_of(plan)))
         schedule = experiment.schedule_of(plan)
         outcome = TrialSession(

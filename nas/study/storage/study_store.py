@@ -96,12 +96,12 @@ class StudyStore:
         """The id of a trial in the database, which is not its number."""
         return trial._trial_id
 
-    def read(self, trial: FrozenTrial | optuna.Trial) -> FrozenTrial:
+    def read_trial(self, trial: FrozenTrial | optuna.Trial) -> FrozenTrial:
         """Read a trial as it is now; lists may show running trials as they were when they were claimed."""
         return self.study._storage.get_trial(trial._trial_id)
 
-    def handle(self, trial: FrozenTrial) -> optuna.Trial:
-        """Return the trial as an object through which attributes and artifacts can be written."""
+    def open_trial(self, trial: FrozenTrial) -> optuna.Trial:
+        """Return a trial as an :class:`optuna.Trial`, through which attributes and artifacts can be written."""
         return optuna.Trial(self.study, trial._trial_id)
 
     def set_attrs(self, trial: FrozenTrial | optuna.Trial, attributes: Mapping[str, Any]) -> None:
@@ -113,7 +113,7 @@ class StudyStore:
         for name, value in attributes.items():
             self.study._storage.set_trial_user_attr(trial._trial_id, name, value)
 
-    def record(self, trial: FrozenTrial | optuna.Trial, attributes: Mapping[str, Any]) -> None:
+    def set_running_attrs(self, trial: FrozenTrial | optuna.Trial, attributes: Mapping[str, Any]) -> None:
         """Write user attributes of a running trial, waiting for the database while it is unavailable.
 
         Raises:

@@ -187,7 +187,7 @@ def _claim(
             # Claimed by an earlier attempt, whose answer was lost with the connection.
             for running in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if Owner.of(running) == me:
-                    return store.handle(running)
+                    return store.open_trial(running)
         requeue_stale_trials(study)
         counts = count(study)
         if counts.done + counts.running >= total:
@@ -221,7 +221,7 @@ def polling_interval(waited: float) -> float:
 
 def owns_trial(study: Study, trial: optuna.Trial, owner: Owner | None) -> bool:
     """Whether a trial is running and has this owner."""
-    current = StudyStore(study).read(trial)
+    current = StudyStore(study).read_trial(trial)
     return current.state == TrialState.RUNNING and Owner.of(current) == owner
 
 
@@ -253,7 +253,7 @@ def report(
         nonlocal submitted
         with store.lock():
             if not owns_trial(study, trial, owner):
-                stored = store.read(trial)
+                stored = store.read_trial(trial)
                 if submitted and stored.state == state and Owner.of(stored) == owner and stored.values == expected:
                     return
                 raise TrialLostError
@@ -309,7 +309,7 @@ def requeue(study: Study, running: FrozenTrial | optuna.Trial, stopped_on_purpos
         stopped_on_purpose: this is not a failed attempt.
     """
     store = StudyStore(study)
-    trial = store.read(running)
+    trial = store.read_trial(running)
     attempt = attempt_of(trial) - stopped_on_purpose
     if attempt >= MAX_ATTEMPTS:
         store.set_attrs(trial, {"reason": f"its worker died {MAX_ATTEMPTS} times; given up"})

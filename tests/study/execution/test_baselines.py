@@ -1,4 +1,4 @@
-"""Published networks in a study: queued first, trained without being judged, counted, and never lost."""
+"""Published networks as baselines of a study: queued first, trained to the end, counted, and never lost."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ rungs = [0.25, 0.5]
 
 @pytest.fixture
 def make(tmp_path: Path, write_study: Callable[..., Path]) -> Callable[..., Experiment]:
-    """Makes a study whose space holds hg2 and separable_all, but no shuffle."""
+    """Makes a study whose space contains hg2 and separable_all, but not shuffle."""
 
     def experiment(baselines: tuple[str, ...], **changes: Any) -> Experiment:
         (tmp_path / "space.toml").write_text(SPACE)
@@ -67,7 +67,7 @@ def next_trial(experiment: Experiment, study: optuna.Study, total: int = 100) ->
 
 
 def finish(experiment: Experiment, study: optuna.Study, trial: optuna.Trial, pckh: float = 40.0) -> None:
-    """Tell a made-up PCKh."""
+    """Report a made-up PCKh."""
     candidate = experiment.candidate_of(study._storage.get_trial(trial._trial_id))
     cost = experiment.cost(candidate)
     trial.set_user_attr("candidate", candidate.to_dict())
@@ -75,7 +75,7 @@ def finish(experiment: Experiment, study: optuna.Study, trial: optuna.Trial, pck
 
 
 @pytest.mark.slow
-def test_they_come_first_in_their_order_with_parameters_where_the_space_holds_them(
+def test_baselines_come_first_with_parameters_where_the_space_contains_them(
     make: Callable[..., Experiment],
 ) -> None:
     experiment = make(("shuffle", "hg2", "separable_all"))
@@ -100,7 +100,7 @@ def test_they_come_first_in_their_order_with_parameters_where_the_space_holds_th
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["front", "tpe", "nsga2", "gp", "random"])
-def test_every_sampler_goes_on_from_baselines_that_the_space_does_not_hold(
+def test_every_sampler_continues_after_baselines_outside_the_space(
     sampler: str, make: Callable[..., Experiment]
 ) -> None:
     experiment = make(("shuffle", "hg1", "low_channels"), sampler={"name": sampler, "startup": 3, "pool": 20})
@@ -115,7 +115,7 @@ def test_every_sampler_goes_on_from_baselines_that_the_space_does_not_hold(
 
 
 @pytest.mark.slow
-def test_they_count_towards_the_total(make: Callable[..., Experiment]) -> None:
+def test_baselines_count_towards_the_total(make: Callable[..., Experiment]) -> None:
     experiment = make(("hg2", "shuffle", "separable_all"))
     study = begin(experiment)
     for _ in range(2):
@@ -124,7 +124,7 @@ def test_they_count_towards_the_total(make: Callable[..., Experiment]) -> None:
 
 
 @pytest.mark.slow
-def test_opening_a_study_again_queues_only_what_is_missing(make: Callable[..., Experiment]) -> None:
+def test_reopening_a_study_queues_missing_baselines_only(make: Callable[..., Experiment]) -> None:
     first = make(("hg2",))
     study = begin(first)
     assert count(begin(first)).waiting == count(study).waiting == 1
@@ -144,7 +144,7 @@ def test_opening_a_study_again_queues_only_what_is_missing(make: Callable[..., E
 
 
 @pytest.mark.slow
-def test_what_the_search_has_tried_is_not_trained_again(make: Callable[..., Experiment]) -> None:
+def test_a_baseline_that_the_search_has_trained_is_not_queued(make: Callable[..., Experiment]) -> None:
     experiment = make(())
     study = begin(experiment)
     point = experiment.space.point_of(named("separable_all").candidate)
@@ -160,7 +160,7 @@ def test_what_the_search_has_tried_is_not_trained_again(make: Callable[..., Expe
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["hg2", "shuffle"])
-def test_a_baseline_of_a_dead_worker_is_handed_back_as_what_it_was(name: str, make: Callable[..., Experiment]) -> None:
+def test_a_requeued_baseline_stays_a_baseline(name: str, make: Callable[..., Experiment]) -> None:
     experiment = make((name,))
     study = begin(experiment)
     trial = next_trial(experiment, study)
@@ -177,16 +177,16 @@ def test_a_baseline_of_a_dead_worker_is_handed_back_as_what_it_was(name: str, ma
 
 
 @pytest.mark.slow
-def test_they_train_to_the_end_and_one_over_the_budget_is_no_result_of_the_search(
+def test_baselines_train_to_the_end_and_are_pruned_over_the_budget(
     make: Callable[..., Experiment],
 ) -> None:
     free = make(("hg2", "shuffle"))
-    dear, cheap = (free.cost(free.published(name)).params for name in ("hg2", "shuffle"))
-    experiment = make(("hg2", "shuffle"), budget={"max_params": (dear + cheap) // 2})
+    large, small = (free.cost(free.published(name)).params for name in ("hg2", "shuffle"))
+    experiment = make(("hg2", "shuffle"), budget={"max_params": (large + small) // 2})
     study = begin(experiment)
     people, held_out = experiment.load_people("train", "cpu"), experiment.load_people("holdout", "cpu")
     people, held_out = fit_to_input(people, 64), fit_to_input(held_out, 64)
-    # A finished trial that costs nothing and finds everything: any candidate would be stopped at its first rung.
+    # A finished trial without costs or errors, because of which any candidate would be stopped at its first rung.
     for _ in range(2):
         study.add_trial(
             optuna.trial.create_trial(
@@ -201,23 +201,23 @@ def test_they_train_to_the_end_and_one_over_the_budget_is_no_result_of_the_searc
     outcomes = [
         TrialSession(study, next_trial(experiment, study), experiment, people, held_out).run() for _ in range(2)
     ]
-    dear_trial, cheap_trial = study.trials[0], study.trials[1]
-    assert dear_trial.state == TrialState.PRUNED
+    large_trial, small_trial = study.trials[0], study.trials[1]
+    assert large_trial.state == TrialState.PRUNED
     assert (
         outcomes[0].reason
-        == dear_trial.user_attrs["reason"]
+        == large_trial.user_attrs["reason"]
         == "over the budget: trained to the end for comparison only"
     )
-    assert cheap_trial.state == TrialState.COMPLETE
+    assert small_trial.state == TrialState.COMPLETE
     assert all(
-        len(t.user_attrs["curve"]) == experiment.config.short_schedule().epochs for t in (dear_trial, cheap_trial)
+        len(t.user_attrs["curve"]) == experiment.config.short_schedule().epochs for t in (large_trial, small_trial)
     )
-    assert dear_trial.number not in {t.number for t in study.best_trials}
+    assert large_trial.number not in {t.number for t in study.best_trials}
 
     by_name = {b.name: b for b in baselines_of(experiment, study)}
     assert by_name["hg2"].over_budget
-    assert by_name["hg2"].point.pckh == dear_trial.user_attrs["final_pckh"] == outcomes[0].pckh
-    assert (by_name["hg2"].point.params, by_name["shuffle"].point.params) == (dear, cheap)
+    assert by_name["hg2"].point.pckh == large_trial.user_attrs["final_pckh"] == outcomes[0].pckh
+    assert (by_name["hg2"].point.params, by_name["shuffle"].point.params) == (large, small)
     assert not by_name["shuffle"].over_budget
     if by_name["hg2"].point.pckh:
         assert pick(experiment, study, "tradeoff").number in {p.number for p in study.best_trials}
@@ -236,6 +236,6 @@ def test_a_tradeoff_needs_the_studys_own_hg2(make: Callable[..., Experiment]) ->
     assert pick(experiment, study, "knee").number == pick(experiment, study, "best").number == 0
 
 
-def test_a_baseline_that_cannot_be_built_is_refused_before_anything_is_made(make: Callable[..., Experiment]) -> None:
+def test_a_baseline_that_cannot_be_built_is_rejected_at_once(make: Callable[..., Experiment]) -> None:
     with pytest.raises(UserError, match=r"published network hg2: cannot be built for this study: .*multiples of 64"):
         make(("hg2",), data={"input_size": 32, "synthetic": {"people": 4, "holdout": 4, "valid": 4, "seed": 0}})

@@ -1,4 +1,4 @@
-"""Latency as a limit of a study: measured once before training, told, and kept to."""
+"""A limit on latency: measured once before training, stored, and respected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from nas.study.storage.trial_queue import claim, requeue
 
 
 @pytest.mark.slow
-def test_what_is_too_slow_is_not_trained(
+def test_networks_over_the_latency_limit_are_not_trained(
     write_study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named = ("seed = 0\n\n[data]", 'seed = 0\nbaselines = ["hg1"]\n\n[data]')
@@ -35,34 +35,34 @@ def test_what_is_too_slow_is_not_trained(
     people, held_out = (fit_to_input(experiment.load_people(split, "cpu"), 64) for split in ("train", "holdout"))
     measured: list[str] = []
 
-    def counted(of: Experiment, candidate: Candidate, device: str) -> MeasuredLatency:
+    def measure(of: Experiment, candidate: Candidate, device: str) -> MeasuredLatency:
         measured.append(candidate.architecture.id)
         return measure_candidate(of, candidate, device)
 
-    monkeypatch.setattr(objective, "measure_candidate", counted)
+    monkeypatch.setattr(objective, "measure_candidate", measure)
 
-    def one() -> FrozenTrial:
+    def run_trial() -> FrozenTrial:
         trial = claim(study, 9, experiment.space.choices)
         assert trial is not None
         number = TrialSession(study, trial, experiment, people, held_out).run().number
         return study.trials[number]
 
-    given = one()
+    given = run_trial()
     assert given.user_attrs["published"] == "hg1"
     assert given.state == TrialState.PRUNED
     assert given.user_attrs["reason"] == "over the budget: trained to the end for comparison only"
     assert given.user_attrs["final_pckh"] >= 0
 
-    slow = one()
+    slow = run_trial()
     assert slow.state == TrialState.PRUNED
-    speed = MeasuredLatency(**slow.user_attrs["latency"])
-    assert speed.device == device_name("cpu")
-    assert 0.01 < speed.low <= speed.ms <= speed.high
-    assert slow.user_attrs["reason"] == f"over the budget: {speed}, more than 0.001 ms: not trained"
+    latency = MeasuredLatency(**slow.user_attrs["latency"])
+    assert latency.device == device_name("cpu")
+    assert 0.01 < latency.low <= latency.ms <= latency.high
+    assert slow.user_attrs["reason"] == f"over the budget: {latency}, more than 0.001 ms: not trained"
     assert "images" not in slow.user_attrs
-    assert f"{speed.ms:.3g} ms per image" in get_note(optuna.Trial(study, slow._trial_id))
+    assert f"{latency.ms:.3g} ms per image" in get_note(optuna.Trial(study, slow._trial_id))
 
-    # A trial that is handed back is not measured again.
+    # A requeued trial is not measured again.
     lost = claim(study, 9, experiment.space.choices)
     assert lost is not None
     with monkeypatch.context() as context:
@@ -72,7 +72,7 @@ def test_what_is_too_slow_is_not_trained(
     assert len(measured) == 3
     with StudyStore(study).lock():
         requeue(study, study.trials[lost.number])
-    again = one()
+    again = run_trial()
     assert again.user_attrs["first_number"] == lost.number
     assert again.user_attrs["latency"] == study.trials[lost.number].user_attrs["latency"]
     assert len(measured) == 3
@@ -82,9 +82,9 @@ def _interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_companion_does_not_choose_by_latency_again(write_study: Callable[..., Path], tmp_path: Path) -> None:
+def test_companion_studies_have_no_latency_limit(write_study: Callable[..., Path], tmp_path: Path) -> None:
     text = write_study(more="\n[budget]\nmax_latency_ms = 5\nmax_layers = 900\n")
     experiment = prepare(StudyConfig.read(text), tmp_path / "runs")
     assert experiment.config.budget.max_latency_ms == 5
-    beside = experiment.beside("repeats").config.budget
-    assert (beside.max_latency_ms, beside.max_layers) == (None, 900)
+    budget = experiment.beside("repeats").config.budget
+    assert (budget.max_latency_ms, budget.max_layers) == (None, 900)

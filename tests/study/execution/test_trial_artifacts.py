@@ -1,4 +1,4 @@
-"""What a trial leaves on the dashboard: note and pictures, once, and never at the cost of the trial."""
+"""Notes and images that trials leave on the dashboard: stored once, and optional for the trial."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def note_of(study: Study, number: int) -> str:
 
 
 @pytest.mark.slow
-def test_a_trial_leaves_a_note_and_pictures(
+def test_a_trial_leaves_a_note_and_images(
     write_study: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -52,22 +52,22 @@ def test_a_trial_leaves_a_note_and_pictures(
     experiment = prepare(config, tmp_path / "runs")
     study = experiment.open_study(RandomSampler(seed=0))
     people, held_out = (fit_to_input(experiment.load_people(split, "cpu"), 32) for split in ("train", "holdout"))
-    kept: list[TrainingSummary] = []
+    summaries: list[TrainingSummary] = []
 
-    def twice(*arguments: object) -> None:
-        """As when the connection broke after everything was stored."""
+    def save_twice(*arguments: object) -> None:
+        """As after a connection that broke when everything was stored."""
         for _ in range(2):
             save_artifacts(*arguments)  # type: ignore[arg-type]
-        kept.append(arguments[3])  # type: ignore[arg-type]
+        summaries.append(arguments[3])  # type: ignore[arg-type]
 
-    monkeypatch.setattr(objective, "save_artifacts", twice)
+    monkeypatch.setattr(objective, "save_artifacts", save_twice)
 
-    def one() -> int:
+    def run_trial() -> int:
         trial = claim(study, 9, experiment.space.choices)
         assert trial is not None
         return TrialSession(study, trial, experiment, people, held_out).run().number
 
-    number = one()
+    number = run_trial()
     stored = study.trials[number]
     assert stored.state == TrialState.COMPLETE
     folder = tmp_path / "runs" / "tiny" / "artifacts"
@@ -76,8 +76,8 @@ def test_a_trial_leaves_a_note_and_pictures(
     note = note_of(study, number)
     ids = {m.filename: m.artifact_id for m in get_all_artifact_meta(stored, storage=study._storage)}
     for name in FILES:
-        address = f"/artifacts/{study._study_id}/{stored._trial_id}/{ids[name]}"
-        assert (f"![{name}]({address})" in note) == (name != "config.json")
+        path = f"/artifacts/{study._study_id}/{stored._trial_id}/{ids[name]}"
+        assert (f"![{name}]({path})" in note) == (name != "config.json")
     cost = stored.user_attrs["cost"]
     assert f"**PCKh {stored.values[0]:.1f}** · {cost['params']:,} params" in note
     assert f"{cost['layers']} layers · 64 images" in note
@@ -86,42 +86,40 @@ def test_a_trial_leaves_a_note_and_pictures(
     assert written["candidate"] == stored.user_attrs["candidate"]
     assert written["study"] == config.model_dump(mode="json")
     for name, least in (("people.jpg", 2 * 128), ("heatmaps.jpg", 2 * 96)):
-        picture = cv2.imdecode(np.frombuffer((folder / ids[name]).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-        assert picture is not None
-        assert picture.shape[0] > least
-        assert picture.std() > 10, "something is drawn"
+        image = cv2.imdecode(np.frombuffer((folder / ids[name]).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+        assert image is not None
+        assert image.shape[0] > least
+        assert image.std() > 10, "something is drawn"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 100_000
 
-    # A trial that was handed to another worker takes nothing.
+    # A trial that was requeued accepts nothing.
     lost = claim(study, 9, experiment.space.choices)
     assert lost is not None
     study._storage.set_trial_state_values(lost._trial_id, TrialState.FAIL)
     with pytest.raises(UpdateFinishedTrialError):
-        save_artifacts(study, lost, experiment, kept[0], held_out, folder)
+        save_artifacts(study, lost, experiment, summaries[0], held_out, folder)
     assert (names(study, lost.number), note_of(study, lost.number)) == ([], "")
 
-    # What is refused has a note alone.
+    # A rejected trial has only a note.
     study.enqueue_trial(stored.params)
-    refused = one()
-    assert study.trials[refused].state == TrialState.PRUNED
-    assert names(study, refused) == []
-    assert f"**Ended:** the network of trial {number}: not trained again" in note_of(study, refused)
+    rejected = run_trial()
+    assert study.trials[rejected].state == TrialState.PRUNED
+    assert names(study, rejected) == []
+    assert f"**Ended:** the network of trial {number}: not trained again" in note_of(study, rejected)
 
-    # Where no picture can be written, trials go on, and it is said once.
+    # Where no image can be written, trials continue, and the message is printed once.
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
     folder.write_text("in the way")
     capsys.readouterr()
-    blind = [one(), one()]
-    assert all(study.trials[n].state in (TrialState.COMPLETE, TrialState.PRUNED) for n in blind)
-    assert all("No images: " in note_of(study, n) and names(study, n) == [] for n in blind)
+    numbers = [run_trial(), run_trial()]
+    assert all(study.trials[n].state in (TrialState.COMPLETE, TrialState.PRUNED) for n in numbers)
+    assert all("No images: " in note_of(study, n) and names(study, n) == [] for n in numbers)
     assert capsys.readouterr().err.count(f"note: {folder}: images of trials cannot be written") == 1
 
 
-def test_artifacts_lie_where_all_workers_of_a_storage_reach_them(
-    write_study: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_all_studies_of_a_storage_share_a_folder_of_artifacts(write_study: Callable[..., Path], tmp_path: Path) -> None:
     experiment = prepare(StudyConfig.read(write_study()), tmp_path / "runs")
     study = experiment.open_study()
     assert experiment.artifacts_of(study) == tmp_path / "runs" / "tiny" / "artifacts"
@@ -146,7 +144,7 @@ def test_artifacts_lie_where_all_workers_of_a_storage_reach_them(
         ([math.nan], {"best": [], "median": [], "worst": []}),
     ],
 )
-def test_best_median_and_worst_are_nobody_twice(errors: list[float], expected: dict[str, list[int]]) -> None:
+def test_best_median_and_worst_people_are_distinct(errors: list[float], expected: dict[str, list[int]]) -> None:
     found = best_median_worst(np.array(errors))
     assert len({person for _, person in found}) == len(found)
     order = [person for _, person in found]

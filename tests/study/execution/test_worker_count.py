@@ -15,30 +15,30 @@ from nas.study.experiment import prepare
 from nas.study.space.candidate import Candidate
 
 
-def test_the_study_itself_is_what_is_tried(
+def test_the_median_network_of_the_study_is_measured(
     write_study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = prepare(StudyConfig.read(write_study(("size = 32", "size = 64"))), tmp_path / "runs")
-    asked: list[tuple[Task, int, Sequence[int]]] = []
-    room = [ConcurrencyMeasurement(1, 100.0, 1.0, 50.0), ConcurrencyMeasurement(2, 180.0, 1.0, 90.0)]
+    calls: list[tuple[Task, int, Sequence[int]]] = []
+    measurements = [ConcurrencyMeasurement(1, 100.0, 1.0, 50.0), ConcurrencyMeasurement(2, 180.0, 1.0, 90.0)]
 
     def measure(
         task: Task, images: int, *, counts: Sequence[int], seconds: float, rounds: int
     ) -> list[ConcurrencyMeasurement]:
-        asked.append((task, images, counts))
-        return room
+        calls.append((task, images, counts))
+        return measurements
 
     monkeypatch.setattr("nas.study.execution.worker_count.measure_concurrency", measure)
     monkeypatch.setattr("nas.study.execution.worker_count.default_workers", lambda: 2)
-    assert measure_worker_count(experiment, "cpu") == room[1]
-    ((task, images, counts),) = asked
+    assert measure_worker_count(experiment, "cpu") == measurements[1]
+    ((task, images, counts),) = calls
     assert (images, task.schedule.batch, task.input_size) == (64, 8, 64)
     madds = [experiment.cost(candidate).madds for candidate in experiment.sample()]
     assert experiment.cost(Candidate(task.architecture, task.losses)).madds == sorted(madds)[len(madds) // 2]
     assert len(task.people) == 48
     assert list(counts) == [1, 2]
-    room.clear()
+    measurements.clear()
     assert measure_worker_count(experiment, "cpu") is None
     monkeypatch.setattr("nas.study.execution.worker_count.default_workers", lambda: 1)
     measure_worker_count(experiment, "cuda")
-    assert list(asked[-1][2]) == [1, 2, 4, 8]
+    assert list(calls[-1][2]) == [1, 2, 4, 8]

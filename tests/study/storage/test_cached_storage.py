@@ -1,4 +1,4 @@
-"""What a worker's lists of trials tell, and what they cost: the database is read by another view beside it."""
+"""Lists of trials through the cache of a worker, compared with lists that are read without it."""
 
 from __future__ import annotations
 
@@ -25,41 +25,41 @@ def worker(url: str, seed: int = 0) -> Study:
     return create_study(open_storage(url), "tiny", OBJECTIVES, RandomSampler(seed=seed))
 
 
-def stored(url: str) -> list[tuple[object, ...]]:
-    """All trials, as somebody reads them who has read nothing before."""
+def read_uncached(url: str) -> list[tuple[object, ...]]:
+    """All trials, read without a cache."""
     study = load_study(open_storage(url), "tiny")
-    found = told(study)
+    contents = listed(study)
     StudyStore(study).engine.dispose()
-    return found
+    return contents
 
 
-def told(study: Study) -> list[tuple[object, ...]]:
+def listed(study: Study) -> list[tuple[object, ...]]:
     trials = study.get_trials(deepcopy=False)
     return [(t.number, t._trial_id, t.state, t.values, t.params, t.user_attrs, t.system_attrs) for t in trials]
 
 
 @contextmanager
 def statements() -> Iterator[list[str]]:
-    seen: list[str] = []
+    recorded: list[str] = []
 
-    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        seen.append(statement)
+    def record(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        recorded.append(statement)
 
-    sqlalchemy.event.listen(Engine, "before_cursor_execute", note)
+    sqlalchemy.event.listen(Engine, "before_cursor_execute", record)
     try:
-        yield seen
+        yield recorded
     finally:
-        sqlalchemy.event.remove(Engine, "before_cursor_execute", note)
+        sqlalchemy.event.remove(Engine, "before_cursor_execute", record)
 
 
-def test_a_workers_list_tells_what_others_do(url: str) -> None:
+def test_lists_show_what_other_workers_do(url: str) -> None:
     one, other = worker(url), worker(url, seed=1)
-    assert told(one) == []
+    assert listed(one) == []
     for step in (
         lambda: claim(one, 99, CHOICES),
         lambda: claim(other, 99, CHOICES),
-        lambda: other.ask(CHOICES),  # a worker that dies in the middle of a claim
-        lambda: claim(one, 99, CHOICES),  # … whose trial is ended here
+        lambda: other.ask(CHOICES),  # a worker that dies during a claim
+        lambda: claim(one, 99, CHOICES),  # ends that trial
         lambda: other.enqueue_trial({"width": 5}, user_attrs={"given": True}),
         lambda: claim(other, 99, CHOICES),
         lambda: other.tell(1, [50.0, 1.0, 2.0]),
@@ -68,48 +68,48 @@ def test_a_workers_list_tells_what_others_do(url: str) -> None:
         lambda: claim(other, 99, CHOICES),
     ):
         step()
-        now = stored(url)
-        assert told(one) == told(other) == now
-        assert told(one) == now  # read once more: nothing has changed
+        expected = read_uncached(url)
+        assert listed(one) == listed(other) == expected
+        assert listed(one) == expected  # again, without changes
     assert count(one) == Counts(complete=2, pruned=1, running=2, waiting=0)
     for study in (one, other):
         StudyStore(study).engine.dispose()
 
 
-def test_what_a_worker_notes_itself_is_in_its_lists(url: str) -> None:
+def test_lists_show_what_the_worker_itself_writes(url: str) -> None:
     study = worker(url)
     trial = claim(study, 9, CHOICES)
     assert trial is not None
-    assert told(study) == stored(url)
+    assert listed(study) == read_uncached(url)
     trial.set_user_attr("network", "hg2")
     study._storage.set_trial_system_attr(trial._trial_id, "note", "fast")
-    assert told(study) == stored(url)
+    assert listed(study) == read_uncached(url)
     assert study.trials[0].user_attrs["network"] == "hg2"
     trial.set_user_attr("network", "hg8")
     assert study.trials[0].user_attrs["network"] == "hg8"
     StudyStore(study).engine.dispose()
 
 
-def test_a_list_asks_for_states_only_however_many_are_running(url: str) -> None:
+def test_lists_query_only_states_of_running_trials(url: str) -> None:
     study, other = worker(url), worker(url, seed=1)
     for _ in range(6):
         claim(other, 99, CHOICES)
     other.enqueue_trial({"width": 5})
     for _ in range(2):
         study.get_trials(deepcopy=False)
-    with statements() as seen:
+    with statements() as recorded:
         assert len(study.get_trials(deepcopy=False)) == 7
-    asked = [s for s in seen if "FROM trial" in s or "JOIN" in s]
-    assert [s.partition(" WHERE")[0] for s in asked] == ["SELECT trial_id, state FROM trials"]
+    queries = [s for s in recorded if "FROM trial" in s or "JOIN" in s]
+    assert [s.partition(" WHERE")[0] for s in queries] == ["SELECT trial_id, state FROM trials"]
     for each in (study, other):
         StudyStore(each).engine.dispose()
 
 
-def test_a_trial_that_is_claimed_while_it_is_read_is_read_again(server: Server) -> None:
-    # At a server, which lets others write between the statements of one list.
+def test_a_trial_claimed_during_a_read_is_read_again(server: Server) -> None:
+    # On a server, where others can write between the queries of one list.
     url = server.new_database()
     study, other = worker(url), worker(url, seed=1)
-    assert told(study) == []
+    assert listed(study) == []
     trial = other.ask()
     claimed = []
 
@@ -120,25 +120,25 @@ def test_a_trial_that_is_claimed_while_it_is_read_is_read_again(server: Server) 
 
     engine = StudyStore(study).engine
     sqlalchemy.event.listen(engine, "before_cursor_execute", claim_meanwhile)
-    half = study.get_trials(deepcopy=False)[0]
-    assert "owner" in half.user_attrs
-    assert half.params == {}
+    incomplete = study.get_trials(deepcopy=False)[0]
+    assert "owner" in incomplete.user_attrs
+    assert incomplete.params == {}
     trial.suggest_int("width", 4, 10**9)
-    assert told(study) == stored(url)
+    assert listed(study) == read_uncached(url)
     assert study.trials[0].params == trial.params != {}
     for each in (study, other):
         StudyStore(each).engine.dispose()
 
 
-def test_a_trial_is_handed_back_as_it_is_now(url: str) -> None:
+def test_requeueing_uses_current_attributes(url: str) -> None:
     study, other = worker(url), worker(url, seed=1)
     lease = lease_of(other, "cpu", beat=600, lease=600)
     lease.renew()
     theirs = claim(other, 9, CHOICES, lease)
     assert theirs is not None
     theirs.set_user_attr("attempt", 3)
-    assert [t.number for t in study.get_trials(deepcopy=False)] == [0]  # read: on its third attempt
-    theirs.set_user_attr("attempt", 1)  # it went forward
+    assert [t.number for t in study.get_trials(deepcopy=False)] == [0]  # now cached, with its third attempt
+    theirs.set_user_attr("attempt", 1)  # it made progress
     lease.end()
     with StudyStore(study).lock():
         assert requeue_stale_trials(study) == [0]

@@ -61,7 +61,7 @@ while True:
 
 
 @pytest.mark.slow
-def test_nothing_is_trained_twice(write_study: Callable[..., Path], tmp_path: Path) -> None:
+def test_no_network_is_trained_twice(write_study: Callable[..., Path], tmp_path: Path) -> None:
     file = write_study(more=BUDGET)
     experiment = prepare(StudyConfig.read(file), tmp_path / "runs")
     experiment.open_study()
@@ -76,19 +76,19 @@ def test_nothing_is_trained_twice(write_study: Callable[..., Path], tmp_path: Pa
         assert worker.stdout is not None
         assert worker.stdout.readline() == "ready\n"
     go.touch()
-    told = []
+    numbers = []
     for worker in workers:
         out, err = worker.communicate(timeout=400)
         assert worker.returncode == 0, err
-        told.append([int(number) for number in out.split()])
+        numbers.append([int(number) for number in out.split()])
     study = experiment.open_study()
-    assert sorted(number for numbers in told for number in numbers) == list(range(TRIALS))
-    assert sum(map(bool, told)) == WORKERS, "a worker had nothing to do"
+    assert sorted(number for each in numbers for number in each) == list(range(TRIALS))
+    assert sum(map(bool, numbers)) == WORKERS, "a worker had no trial"
     assert count(study).done == len(study.trials) == TRIALS
     assert {t.state for t in study.trials} == {TrialState.COMPLETE, TrialState.PRUNED}
     networks = [experiment.candidate_of(trial) for trial in study.trials]
     assert len({network.id for network in networks}) == TRIALS, "a network was trained twice"
     costs = [experiment.cost(network) for network in networks]
     assert all(cost.params <= 12_000 and cost.madds <= 900_000 for cost in costs)
-    drawn = [experiment.cost(experiment.problem.candidate(trial.params)) for trial in study.trials]
-    assert drawn == costs
+    proposed = [experiment.cost(experiment.problem.candidate(trial.params)) for trial in study.trials]
+    assert proposed == costs
