@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from workplace import Prepared, Workplace
+from workplace import Workplace
 
 
 @pytest.fixture(scope="session")
@@ -32,11 +31,3 @@ def place(tmp_path: Path, finished: Workplace) -> Workplace:
 def going(place: Workplace, finished: Workplace) -> Workplace:
     """A folder with a copy of the finished search."""
     return place.copy_of(finished, "tiny")
-
-
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
-    """Runs commands in processes that have imported everything already."""
-    server = Prepared(tmp_path_factory.mktemp("prepared"))
-    yield server
-    server.close()

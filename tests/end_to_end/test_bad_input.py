@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
-from workplace import SPACE, STUDY, Prepared, Workplace
+from workplace import SPACE, STUDY, Workplace
 
 pytestmark = pytest.mark.slow
 
@@ -147,10 +147,10 @@ def searched(tmp_path_factory: pytest.TempPathFactory, finished: Workplace) -> W
 
 
 @pytest.mark.parametrize(("arguments", "words"), SEARCH, ids=case)
-def test_search(arguments: list[str], words: str, bare: Workplace, prepared: Prepared, closed_port: int) -> None:
+def test_search(arguments: list[str], words: str, bare: Workplace, closed_port: int) -> None:
     before = bare.tree()
     arguments = [fill(argument, bare, closed_port) for argument in arguments]
-    done = prepared.run(bare, "search", *([] if "--study" in arguments else ["--study", "tiny.toml"]), *arguments)
+    done = bare.run("search", *([] if "--study" in arguments else ["--study", "tiny.toml"]), *arguments)
     check(done.returncode, done.stdout, done.stderr)
     assert fill(words, bare, closed_port) in done.stderr
     assert "secret" not in done.stderr
@@ -158,29 +158,25 @@ def test_search(arguments: list[str], words: str, bare: Workplace, prepared: Pre
 
 
 @pytest.mark.parametrize(("arguments", "words"), RETRAIN, ids=case)
-def test_retrain(arguments: list[str], words: str, searched: Workplace, prepared: Prepared, closed_port: int) -> None:
+def test_retrain(arguments: list[str], words: str, searched: Workplace, closed_port: int) -> None:
     before = searched.tree()
     arguments = [fill(argument, searched, closed_port) for argument in arguments]
-    done = prepared.run(
-        searched, "retrain", *([] if "--study" in arguments else ["--study", "tiny"]), *arguments
-    )  # fmt: skip
+    done = searched.run("retrain", *([] if "--study" in arguments else ["--study", "tiny"]), *arguments)
     check(done.returncode, done.stdout, done.stderr)
     assert fill(words, searched, closed_port) in done.stderr
     assert searched.tree() == before
 
 
-def test_annotations_of_a_wrong_shape(bare: Workplace, prepared: Prepared) -> None:
+def test_annotations_of_a_wrong_shape(bare: Workplace) -> None:
     scipy.io.savemat(bare.folder / "joints.mat", {"joints": np.zeros((13, 3, 5))})
     before = bare.tree()
-    done = prepared.run(
-        bare, "prepare", "lsp", "--images", "folder", "--annotations", "joints.mat", "--out", "new/people.h5"
-    )
+    done = bare.run("prepare", "lsp", "--images", "folder", "--annotations", "joints.mat", "--out", "new/people.h5")
     check(done.returncode, done.stdout, done.stderr)
     assert "joints.mat" in done.stderr
     assert bare.tree() == before
 
 
-def test_a_study_whose_packed_file_is_missing(bare: Workplace, prepared: Prepared, tmp_path: Path) -> None:
+def test_a_study_whose_packed_file_is_missing(bare: Workplace, tmp_path: Path) -> None:
     place = Workplace(tmp_path / "moved").copy_of(bare, "data")
     people = next(place.path("data").glob("*.h5")).rename(place.folder / "people.h5")
     place.file.write_text(STUDY.replace("input_size = 32", 'input_size = 32\nfile = "people.h5"'))
@@ -188,7 +184,7 @@ def test_a_study_whose_packed_file_is_missing(bare: Workplace, prepared: Prepare
     people.unlink()
     before = place.tree()
     for command in ("retrain", "--study", "tiny", "--published", "hg1"), ("search", "--study", "tiny.toml"):
-        done = prepared.run(place, *command)
+        done = place.run(*command)
         check(done.returncode, done.stdout, done.stderr)
         assert "people.h5: no such file" in done.stderr
     assert place.tree() == before

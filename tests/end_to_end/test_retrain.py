@@ -12,7 +12,7 @@ import pytest
 import torch
 from optuna.trial import FrozenTrial
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from workplace import Prepared, Workplace, until
+from workplace import Workplace, until
 
 from nas.architecture.spec import Architecture
 from nas.errors import UserError
@@ -113,7 +113,7 @@ def test_a_retrained_network_is_found_again(going: Workplace) -> None:
             full_training_checkpoint(experiment, study, selected)
 
 
-def test_the_knee_then_the_whole_front_then_the_best(searched: Workplace, prepared: Prepared) -> None:
+def test_the_knee_then_the_whole_front_then_the_best(searched: Workplace) -> None:
     at_knee, at_best, whole = picked(searched)
     trials = searched.trials()
     done = searched.run("retrain", "--study", "tiny", "--pick", "knee")
@@ -134,7 +134,7 @@ def test_the_knee_then_the_whole_front_then_the_best(searched: Workplace, prepar
     records = searched.trials("tiny-full")
     assert sorted(t.user_attrs["found_by_trial"] for t in records) == sorted(whole), "one record for each network"
 
-    again = prepared.run(searched, "retrain", "--study", "tiny", "--pick", "best", "--json")
+    again = searched.run("retrain", "--study", "tiny", "--pick", "best", "--json")
     assert (again.returncode, again.stderr) == (0, "")
     assert json.loads(again.stdout) == [row for row in results if row["label"] == f"trial-{at_best}"]
     assert len(searched.trials("tiny-full")) == len(records)

@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from workplace import ENVIRONMENT, LONGER, Prepared, Workplace, essence, living, until
+from workplace import ENVIRONMENT, LONGER, Workplace, essence, living, until
 
 from nas.study.pareto import HypervolumeScale, Point, front, hypervolume
 
@@ -58,12 +58,12 @@ def test_it_prints_a_plain_log_and_the_front_and_what_to_do_next(finished: Workp
     assert "  python -m nas.retrain --study tiny --pick knee" in lines
 
 
-def test_the_same_command_again_has_nothing_to_do(going: Workplace, finished: Workplace, prepared: Prepared) -> None:
-    again = prepared.run(going, "search", "--study", "tiny.toml", "--trials", 6, "--workers", 2)
+def test_the_same_command_again_has_nothing_to_do(going: Workplace, finished: Workplace) -> None:
+    again = going.run("search", "--study", "tiny.toml", "--trials", 6, "--workers", 2)
     assert (again.returncode, again.stderr) == (0, "")
     assert "6 trials are done already: nothing to search for --trials 6." in again.stdout
     assert "front of study tiny" in again.stdout
-    fewer = prepared.run(going, "search", "--study", "tiny.toml", "--trials", 2, "--json")
+    fewer = going.run("search", "--study", "tiny.toml", "--trials", 2, "--json")
     assert (fewer.returncode, fewer.stderr) == (0, "")
     assert [row["trial"] for row in json.loads(fewer.stdout)] == front_of(finished)
     assert list(map(essence, going.trials())) == list(map(essence, finished.trials()))
@@ -149,11 +149,11 @@ def test_a_killed_worker_is_replaced(place: Workplace) -> None:
     assert again.user_attrs["owner"] != trial.user_attrs["owner"]
 
 
-def test_other_settings_are_refused_and_named(going: Workplace, prepared: Prepared) -> None:
+def test_other_settings_are_refused_and_named(going: Workplace) -> None:
     before = list(map(essence, going.trials()))
 
     def refused(*arguments: object) -> str:
-        done = prepared.run(going, "search", "--study", "tiny.toml", "--trials", 7, *arguments)
+        done = going.run("search", "--study", "tiny.toml", "--trials", 7, *arguments)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert done.stderr.startswith("error: study 'tiny' was begun under other settings: ")
         assert "--name" in done.stderr
@@ -168,7 +168,7 @@ def test_other_settings_are_refused_and_named(going: Workplace, prepared: Prepar
     going.space.write_text(going.space.read_text().replace("width = [8, 12, 16]", "width = [8, 12]"))
     other = going.folder / "other.h5"
     flags = ("--people", 64, "--holdout", 24, "--valid", 24, "--box", 32, "--seed", 1, "--out", other)
-    assert prepared.run(going, "prepare", "synthetic", *flags).returncode == 0
+    assert going.run("prepare", "synthetic", *flags).returncode == 0
     assert "data.checksum was " in refused("--data", other)
     assert list(map(essence, going.trials())) == before
 

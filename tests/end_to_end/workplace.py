@@ -7,9 +7,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +107,12 @@ class Workplace:
     def run(
         self, command: str, *arguments: object, launcher: Sequence[str] = (), timeout: float = 240
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``python -m nas.<command>`` to its end; under a launcher such as ``-m torch.distributed.run``."""
+        """Run ``python -m nas.<command>`` to its end; under a launcher such as ``-m torch.distributed.run``.
+
+        Without a launcher, a process is forked that has imported what commands import (:class:`Prepared`).
+        """
+        if not launcher:
+            return prepared().run(self, command, *arguments)
         return subprocess.run(
             self.line(command, *arguments, launcher=launcher),
             cwd=self.folder,
@@ -226,15 +233,13 @@ class Prepared:
     """
 
     _SERVER = """
-import gc, json, os, sys
-from nas import prepare, retrain, search
+import gc, importlib, json, os, sys
 from nas.console import run
 # What the commands import when their work begins.
 import nas.data.datasets, nas.data.packed.synthetic, nas.study.execution.full_training
-import nas.study.reporting.search_session
+import nas.study.reporting.html_report, nas.study.reporting.search_session, nas.study.reporting.study_report
 gc.collect()
 gc.freeze()  # else the garbage collector makes each child copy all imported objects
-apps = {"prepare": prepare.app, "retrain": retrain.app, "search": search.app}
 for line in sys.stdin:
     command, arguments, folder, *outputs = json.loads(line)
     child = os.fork()
@@ -243,7 +248,7 @@ for line in sys.stdin:
         for descriptor, path in enumerate(outputs, 1):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
         sys.argv = ["python -m nas." + command]
-        run(apps[command], arguments)
+        run(importlib.import_module("nas." + command).app, arguments)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
@@ -273,3 +278,9 @@ for line in sys.stdin:
     def close(self) -> None:
         """End the server process."""
         self._server.communicate(timeout=60)
+
+
+@cache
+def prepared() -> Prepared:
+    """The server of this test process. It ends with it, when its standard input is closed."""
+    return Prepared(Path(tempfile.mkdtemp(prefix="prepared-")))
