@@ -76,7 +76,7 @@ def test_the_report_says_row_by_row_where_the_search_stands(compared: Workplace)
 
     shown = compared.run("report", "--study", "tiny")
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert "published networks under the same schedule, widths × 0.125; aim: " in shown.stdout
+    assert "published networks under the same schedule, widths × 0.125; target: " in shown.stdout
     for name in ("hg2", "separable", "hg1"):
         assert re.search(rf"^{name} +[\d.]+ +[\d,]+ +[\d.]+ M +(yes|no) ", shown.stdout, re.M)
 

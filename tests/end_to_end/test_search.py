@@ -52,7 +52,7 @@ def test_it_prints_a_plain_log_and_the_front_and_what_to_do_next(finished: Workp
     assert sorted(ended) == list(range(6))
     assert re.search(r"6 of 6 trials, \d+:\d\d.* · best PCKh [\d.]+ · front of \d+ · hypervolume 0\.\d+", output)
     table = lines[lines.index("front of study tiny") + 2 :]
-    rows = [int(found[1]) for line in table if (found := re.match(r" *(\d+) +[\d.]+ +\d+ % +[\d,]+ +[\d.]+ M ", line))]
+    rows = [int(found[1]) for line in table if (found := re.match(r" *(\d+) +[\d.]+ +\d+% +[\d,]+ +[\d.]+ M ", line))]
     assert rows == front_of(finished)
     assert "  python -m nas.dashboard --study tiny" in lines
     assert "  python -m nas.retrain --study tiny --pick knee" in lines
