@@ -245,6 +245,7 @@ for line in sys.stdin:
     child = os.fork()
     if not child:
         os.chdir(folder)
+        sys.path[0] = folder  # as `python -m` does
         for descriptor, path in enumerate(outputs, 1):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
         sys.argv = ["python -m nas." + command]
