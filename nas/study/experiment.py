@@ -176,7 +176,7 @@ class Experiment:
         return scaled
 
     def queue_baselines(self, study: Study) -> None:
-        """Queue the study's baselines that have not been tried. Call inside :func:`exclusive`."""
+        """Enqueue the baselines that were not tried yet. Call inside the lock of the storage."""
         trials = study.get_trials(deepcopy=False)
         marked = {t.user_attrs.get("published") for t in trials if t.state != TrialState.FAIL}
         if marked.issuperset(self.config.baselines):

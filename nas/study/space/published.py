@@ -52,7 +52,7 @@ class Published:
 
     @property
     def printed_tradeoff(self) -> float | None:
-        """Document A's score of its own printed figures against its hg2; None where it does not print all three."""
+        """Trade-off score of the figures printed by Samadh & Al Khatib 2023; None if they do not print all three."""
         figures, base = self._printed(), named(REFERENCE)._printed()
         return tradeoff(*figures, against=base) if figures and base else None
 

@@ -36,7 +36,7 @@ def test_tradeoffs_of_printed_figures_are_there_where_all_three_are_printed() ->
     scored = {name for name, row in published().items() if row.printed_tradeoff is not None}
     all_three = {n for n, r in published().items() if "A" in r.printed_pckh and r.printed_params and r.printed_madds}
     assert scored == all_three
-    assert len(scored) == 14  # hg2 and document A's thirteen scored rows
+    assert len(scored) == 14  # hg2 and the thirteen scored rows of Samadh & Al Khatib 2023
 
 
 def test_the_tradeoff_weighs_accuracy_eight_times_as_much_as_each_cost() -> None:
