@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 __version__ = "0.8.0"
 
 
-def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> HourglassNetwork:
+def load(
+    checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu", *, allow_code: Sequence[str] = ()
+) -> HourglassNetwork:
     """Load a trained network: ``network = nas.load("runs/quickstart/full/trial-48/checkpoint.pt")``.
 
     Its input is a float32 (N, 3, H, W) tensor on its device, with (H, W) = ``network.input_size``: RGB images of one
@@ -27,15 +30,22 @@ def load(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu")
     Args:
         checkpoint: a ``checkpoint.pt`` written by nas.retrain.
         device: of the network, "cpu", "cuda" or any other PyTorch device.
+        allow_code: blocks outside this package, named ``module:Class``, whose modules may be imported, which runs their
+            code. Consent holds for the rest of the process. A checkpoint with other such blocks is refused.
 
     Returns:
         A module in evaluation mode, with the averaged weights.
 
     Raises:
-        nas.errors.UserError: the file is missing, damaged, or not a checkpoint of this version.
+        nas.errors.UserError: the file is missing, damaged, not a checkpoint of this version, or needs code that
+            ``allow_code`` does not name.
+        ValueError: a name in ``allow_code`` is not of the form ``module:Class``.
     """
     from pathlib import Path
 
+    from nas import consent
     from nas.training.checkpoint import load_network
+
+    consent.allow_code(allow_code)
 
     return load_network(Path(checkpoint), device)[0]

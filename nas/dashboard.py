@@ -9,7 +9,7 @@ import typer
 
 from nas.console import console, run
 from nas.errors import UserError
-from nas.options import LocationOptions, command, new_app
+from nas.options import CodeOptions, LocationOptions, command, new_app
 from nas.study.files import check_study_exists
 
 app = new_app()
@@ -18,6 +18,7 @@ app = new_app()
 @command(app)
 def main(
     location: LocationOptions,
+    code: CodeOptions,
     study: Annotated[str, typer.Option(help="Name of a study that was begun.")] = "quickstart",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8080,
 ) -> None:

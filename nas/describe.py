@@ -11,7 +11,7 @@ import typer
 
 from nas.console import console, print_tables, progress, run
 from nas.errors import UserError
-from nas.options import OutputOptions, command, new_app
+from nas.options import CodeOptions, OutputOptions, command, new_app
 from nas.study.files import find
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class LatencyOptions:
 def main(
     size: SizeOptions,
     timing: LatencyOptions,
+    code: CodeOptions,
     output: OutputOptions,
     name: Annotated[str | None, typer.Argument(help="A published name, or a JSON or TOML file.")] = None,
     all_published: Annotated[bool, typer.Option("--published", help="All rows beside their printed figures.")] = False,
@@ -93,9 +94,11 @@ def main(
 def _describe_space(name: str, as_json: bool) -> None:
     path = find(name, "search_spaces")
 
+    from nas.consent import allow_code
     from nas.study.reporting.network_description import print_space, space_record
-    from nas.study.space.space_file import read_space
+    from nas.study.space.space_file import blocks_of_ones_own, read_space
 
+    allow_code(blocks_of_ones_own(path))  # who names a space here trusts its blocks
     space = read_space(path)
     if as_json:
         print(json.dumps(space_record(space), ensure_ascii=False))

@@ -11,7 +11,7 @@ import typer
 
 from nas.console import console, existing_file, print_note, print_tables, progress, run, writable_file
 from nas.errors import UserError
-from nas.options import OutputOptions, command, new_app
+from nas.options import CodeOptions, OutputOptions, command, new_app
 from nas.study.files import write_file
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class PredictionOptions:
 
 
 @command(app)
-def main(network: NetworkOptions, others: PredictionOptions, output: OutputOptions) -> None:
+def main(network: NetworkOptions, others: PredictionOptions, code: CodeOptions, output: OutputOptions) -> None:
     """Print the accuracy of every hourglass, with and without flip averaging, by joint group and by joint.
 
     PCKh@0.5 and @0.1; PCK@0.2 for skeletons with a torso. Intervals are 95 %, from a bootstrap over people.

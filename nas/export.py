@@ -11,7 +11,7 @@ import typer
 
 from nas.console import console, existing_file, progress, run, working, writable_file
 from nas.errors import UserError
-from nas.options import LocationOptions, OutputOptions, SelectionOptions, command, new_app
+from nas.options import CodeOptions, LocationOptions, OutputOptions, SelectionOptions, command, new_app
 from nas.study.files import check_study_exists, write_file
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def main(
     selection: SelectionOptions,
     location: LocationOptions,
     files: FileOptions,
+    code: CodeOptions,
     output: OutputOptions,
 ) -> None:
     """Write a network as an ONNX file that needs nothing else, and a model card.

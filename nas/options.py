@@ -26,7 +26,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from nas import __version__
+from nas.consent import allow_code
 from nas.console import Quiet
+from nas.errors import UserError
 
 if TYPE_CHECKING:
     from nas.study.analysis.selection import SelectionLimits
@@ -156,6 +158,22 @@ class SelectionOptions:
         from nas.training.devices import resolve_device
 
         return SelectionLimits.parse(self.max_params, self.max_madds, self.max_latency, resolve_device(device))
+
+
+@dataclass(frozen=True)
+class CodeOptions:
+    """Blocks of one's own that may be imported."""
+
+    allow_code: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Import the block module:Class; repeatable."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        try:
+            allow_code(self.allow_code or ())
+        except ValueError as error:
+            raise UserError(f"--allow-code {error}") from error
 
 
 @dataclass(frozen=True)

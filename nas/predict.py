@@ -14,7 +14,7 @@ import typer
 
 from nas.console import console, existing_file, print_note, progress, run, set_quiet, stderr, writable_directory
 from nas.errors import UserError
-from nas.options import command, new_app
+from nas.options import CodeOptions, command, new_app
 
 if TYPE_CHECKING:
     from nas.inference.pose_writer import Boxes, PoseWriter
@@ -90,6 +90,7 @@ def main(
     people: BoxOptions,
     prediction: PredictionOptions,
     listing: ListingOptions,
+    code: CodeOptions,
     images: Annotated[list[Path] | None, typer.Argument(help="Images, videos, or folders of them.")] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="For the annotated images and JSON files.")] = Path("poses"),
     webcam: Annotated[

@@ -11,7 +11,7 @@ import typer
 
 from nas.console import console, default_workers, existing_file, progress, run
 from nas.errors import UserError
-from nas.options import LocationOptions, OutputOptions, command, new_app
+from nas.options import CodeOptions, LocationOptions, OutputOptions, command, new_app
 from nas.study.files import check_study_exists, find, write_file
 
 if TYPE_CHECKING:
@@ -62,7 +62,13 @@ class ReplayOptions:
 
 
 @command(app)
-def main(replays: ReplayOptions, source: RecordOptions, location: LocationOptions, output: OutputOptions) -> None:
+def main(
+    replays: ReplayOptions,
+    source: RecordOptions,
+    location: LocationOptions,
+    code: CodeOptions,
+    output: OutputOptions,
+) -> None:
     """Search recorded results again, with other samplers and stopping rules.
 
     Samplers: front, tpe, nsga2, gp, random. Stopping: reach (the study's rule: a

@@ -11,7 +11,7 @@ import typer
 
 from nas.console import console, run
 from nas.errors import UserError
-from nas.options import LocationOptions, OutputOptions, SelectionOptions, command, new_app
+from nas.options import CodeOptions, LocationOptions, OutputOptions, SelectionOptions, command, new_app
 from nas.study.files import check_study_exists
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class DocumentOptions:
 def main(
     location: LocationOptions,
     documents: DocumentOptions,
+    code: CodeOptions,
     selection: SelectionOptions,
     output: OutputOptions,
     study: Annotated[str, typer.Option(help="Name of a study that was searched.")] = "quickstart",

@@ -10,7 +10,7 @@ import typer
 
 from nas.console import console, format_count, format_duration, progress, run
 from nas.errors import UserError
-from nas.options import LocationOptions, OutputOptions, ScheduleOptions, SelectionOptions, command, new_app
+from nas.options import CodeOptions, LocationOptions, OutputOptions, ScheduleOptions, SelectionOptions, command, new_app
 from nas.study.files import check_study_exists
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ app = new_app()
 def main(
     selection: SelectionOptions,
     length: ScheduleOptions,
+    code: CodeOptions,
     location: LocationOptions,
     output: OutputOptions,
     study: Annotated[str, typer.Option(help="Name of a study that was searched.")] = "quickstart",

@@ -10,7 +10,7 @@ import typer
 
 from nas.console import parse_count, run
 from nas.errors import UserError
-from nas.options import LocationOptions, OutputOptions, ScheduleOptions, command, new_app
+from nas.options import CodeOptions, LocationOptions, OutputOptions, ScheduleOptions, command, new_app
 from nas.study.files import checkpoint_folder, find
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def main(
     overrides: OverrideOptions,
     workers: WorkerOptions,
     checks: CheckOptions,
+    code: CodeOptions,
     output: OutputOptions,
     trials: Annotated[int, typer.Option(help="Trials of the study, over all workers and sessions.")] = 50,
     study: Annotated[str, typer.Option(help="A study file, or the name of one in studies/.")] = "quickstart",
@@ -103,8 +104,7 @@ def main(
 
     --calibrate 12 trains 12 architectures, from small to large, under the
     study's schedule and one four times longer, and prints the rank correlation.
-    --confirm 5 trains under two more seeds the 5 networks whose membership of
-    the front is least certain.
+    --confirm 5 trains the 5 least certain of the front under two more seeds.
 
     Example: python -m nas.search --study mpii --data mpii.h5 --trials 50
     """
@@ -112,13 +112,17 @@ def main(
         raise UserError(f"--trials {trials}: must be at least 1")
     file, values = find(study, "studies"), overrides.values()
 
+    from nas.consent import allow_code
     from nas.study.config import StudyConfig
     from nas.study.execution.worker_pool import devices_for
     from nas.study.experiment import prepare
     from nas.study.reporting.search_session import SearchSession, calibrate, confirm, run_search, worker_count
+    from nas.study.space.space_file import blocks_of_ones_own
     from nas.training.devices import resolve_device
 
     device = resolve_device(workers.device)
+    if overrides.space is not None:  # who names a space here trusts its blocks
+        allow_code(blocks_of_ones_own(Path(values["space"])))
     config = _override(StudyConfig.read(file), values)
     folder = None if workers.checkpoints is None else checkpoint_folder(workers.checkpoints, "--checkpoints")
     experiment = prepare(config, location.runs, location.storage, folder)

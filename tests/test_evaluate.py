@@ -230,7 +230,6 @@ def content() -> dict[str, Any]:
         {"skeleton": LSP.to_json()},
         {"architecture": None},
         {"architecture": {"block": "nonesuch"}},
-        {"architecture": {"block": "no.such.module:Block"}},
         {"architecture": []},
         {"architecture": Architecture(stem=4, width=16, stacks=2, depth=1).to_dict()},
         {"schedule": None},

@@ -17,6 +17,7 @@ from upath import UPath
 
 from nas.architecture.cost import Cost, network_cost
 from nas.architecture.hourglass import build_network
+from nas.consent import CodeNotAllowedError, allow_code, allowed_code
 from nas.data.packed.reader import PackedPeople
 from nas.data.packed.summary import PackedSummary, describe_packed
 from nas.errors import UserError
@@ -64,7 +65,7 @@ class Experiment:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker puts its own together: caches and locks do not travel between processes.
-        return prepare, (self.config, self.folder.parent, self.url, self.checkpoints)
+        return _prepare_in_worker, (allowed_code(), self.config, self.folder.parent, self.url, self.checkpoints)
 
     @property
     def joints(self) -> int:
@@ -130,16 +131,19 @@ class Experiment:
 
     @property
     def location_flags(self) -> str:
-        """Flags that another command needs to find a study that is not where it would look; with a leading space."""
+        """Flags that another command needs to find and read this study; with a leading space where there are any."""
         flags = "" if self.folder.parent == Path("runs") else f" --runs {self.folder.parent}"
         if self.url != default_url(self.folder):
             flags += f" --storage {self.masked_url}"
-        return flags
+        return flags + "".join(f" --allow-code {kind}" for kind in self.space.blocks_of_ones_own)
 
     def candidate_of(self, trial: FrozenTrial) -> Candidate:
         """What a trial tried."""
         stored = trial.user_attrs.get("candidate")
-        return Candidate.from_dict(stored) if stored else self.problem.candidate(trial.params)
+        try:
+            return Candidate.from_dict(stored) if stored else self.problem.candidate(trial.params)
+        except CodeNotAllowedError as error:
+            raise UserError(f"study {self.config.name}, trial {trial.number}: {error}") from error
 
     def schedule_of(self, trial: FrozenTrial) -> ScheduleConfig:
         """What a trial trains: the short schedule, or one of several times its length."""
@@ -309,6 +313,14 @@ def prepare(config: StudyConfig, runs: Path, storage: str | None = None, checkpo
     if storage is None:
         _make(folder)  # the last thing, so that what is refused leaves no folder behind
     return experiment
+
+
+def _prepare_in_worker(
+    allowed: tuple[str, ...], config: StudyConfig, runs: Path, storage: str, checkpoints: str | None
+) -> Experiment:
+    """Put a study's parts together in a worker process, which may import what its parent may."""
+    allow_code(allowed)
+    return prepare(config, runs, storage, checkpoints)
 
 
 def _make(folder: Path) -> None:

@@ -14,6 +14,7 @@ from upath import UPath
 
 from nas.architecture.hourglass import HourglassNetwork, build_network
 from nas.architecture.spec import Architecture
+from nas.consent import CodeNotAllowedError
 from nas.data.skeletons import Skeleton
 from nas.errors import UserError
 from nas.training.losses import Losses
@@ -103,6 +104,8 @@ def load_network(path: Path, device: str | torch.device = "cpu") -> tuple[Hourgl
         network = build_network(Architecture.from_dict(content["architecture"]), len(skeleton.joints), (height, width))
         network.load_state_dict(content["average"])
         ScheduleConfig.from_dict(content["schedule"])  # validated here for the callers
+    except CodeNotAllowedError as error:
+        raise UserError(f"{path}: {error}") from error
     except (AttributeError, ImportError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
         raise UserError(f"{path}: its content does not make a network ({reason}); train again") from error

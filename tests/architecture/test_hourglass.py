@@ -10,6 +10,7 @@ from nas.architecture.blocks import block_kinds
 from nas.architecture.cost import count_module, network_cost
 from nas.architecture.hourglass import build_network
 from nas.architecture.spec import Architecture, BlockChoice
+from nas.consent import allow_code
 
 SMALL = Architecture(stem=4, width=4, stacks=3, depth=2)
 JOINTS = 3
@@ -170,6 +171,7 @@ def own_module(tmp_path, monkeypatch) -> str:
     """A module outside the package, importable during one test."""
     (tmp_path / "outside_blocks.py").write_text(OWN_BLOCK)
     monkeypatch.syspath_prepend(tmp_path)
+    allow_code(f"outside_blocks:{name}" for name in ("Scaled", "Missing", "NoBlock", "Undecided"))
     return "outside_blocks"
 
 
@@ -195,7 +197,8 @@ def test_a_block_from_outside_builds_counts_and_trains(own_module: str) -> None:
 def test_bad_blocks_from_outside_are_named(own_module: str) -> None:
     with pytest.raises(ValueError, match=r"cannot be imported: .*Missing"):
         BlockChoice(f"{own_module}:Missing")
-    with pytest.raises(ValueError, match=r"cannot be imported: No module named 'nobodys_blocks'"):
+    allow_code(["nobodys_blocks:Block"])
+    with pytest.raises(ValueError, match=r"cannot be imported: .*No module named 'nobodys_blocks'"):
         BlockChoice("nobodys_blocks:Block")
     with pytest.raises(ValueError, match=r"is not a torch.nn.Module class"):
         BlockChoice(f"{own_module}:NoBlock")
@@ -210,6 +213,7 @@ def test_a_subclass_is_another_block(tmp_path, monkeypatch) -> None:
         "from nas.architecture.blocks.dilated import Dilated\n\n\nclass Mine(Dilated):\n    pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    allow_code(["derived_blocks:Mine"])
     mine = BlockChoice.of("derived_blocks:Mine", dilation=1)
     assert replace(SMALL, block=mine).block == mine
 

@@ -123,7 +123,7 @@ def test_a_block_of_ones_own_as_the_readme_shows_it(tmp_path: Path) -> None:
     place.file.write_text(text)
     arguments = flags.replace("--study quickstart", "").split()
     arguments[arguments.index("--trials") + 1] = "6"
-    place.search(*arguments)
+    searched = place.search(*arguments)
     name = arguments[arguments.index("--name") + 1]
     trials = place.done(name, name)
     assert len(trials) == 6
@@ -131,5 +131,6 @@ def test_a_block_of_ones_own_as_the_readme_shows_it(tmp_path: Path) -> None:
     assert any(":" in kind for kind in kinds), "the block was never tried"
     described = place.run("describe", "--space", space[0])
     assert (described.returncode, described.stderr) == (0, "")
-    retrained = place.run("retrain", "--study", name, "--trial", trials[0].number)
+    (own,) = re.findall(r"--allow-code \S+", searched.stdout.partition("retrain")[2])[:1]
+    retrained = place.run("retrain", "--study", name, "--trial", trials[0].number, *own.split())
     assert (retrained.returncode, retrained.stderr) == (0, "")

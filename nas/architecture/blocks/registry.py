@@ -19,6 +19,8 @@ from typing import TypeVar
 
 from torch import nn
 
+from nas.consent import check_allowed, check_block_name
+
 Option = bool | int | float | str | tuple[int, ...]
 BlockClass = TypeVar("BlockClass", bound=type[nn.Module])
 
@@ -50,18 +52,27 @@ def block_kinds() -> tuple[str, ...]:
 def block_class(kind: str) -> type[nn.Module]:
     """The class of a registered name, or of ``module:Class`` for a block outside this package.
 
+    The module of such a block is imported only if the user allowed the name (:mod:`nas.consent`).
+
     Raises:
         ValueError: there is no such block.
+        nas.consent.CodeNotAllowedError: a ValueError, too; the user has not allowed its code.
     """
     if kind in _BLOCKS:
         return _BLOCKS[kind]
     module, _, name = kind.partition(":")
     if not name:
         raise ValueError(f"unknown block {kind!r}; choose one of {', '.join(_BLOCKS)}, or module:Class for your own")
+    for registered in _BLOCKS.values():
+        if (registered.__module__, registered.__name__) == (module, name):
+            return registered
+    check_block_name(kind)
+    check_allowed(kind)
     try:
         block = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"block {kind!r} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # a module may raise anything, and call sys.exit
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"block {kind!r} cannot be imported: {reason}") from error
     if not (isinstance(block, type) and issubclass(block, nn.Module)):
         raise ValueError(f"block {kind!r} is not a torch.nn.Module class")
     return block

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from nas.consent import allow_code, allowed_code
 from nas.errors import UserError
 from nas.study.analysis.replay import STOPPINGS, BenchmarkTable, Replayed, TabularBenchmark, stopping_named
 from nas.study.config import SAMPLERS
@@ -71,7 +72,7 @@ def replay_policies(
     jobs = [(policy, seed, settings) for policy in policies for seed in range(settings.seeds)]
     results: dict[str, list[Replayed]] = {policy: [] for policy in policies}
     with ProcessPoolExecutor(
-        settings.workers, get_context("spawn"), _initialize_worker, (record, space.path)
+        settings.workers, get_context("spawn"), _initialize_worker, (record, space.path, allowed_code())
     ) as pool:  # fmt: skip
         for done, (job, replayed) in enumerate(zip(jobs, pool.map(_replay, jobs), strict=True), start=1):
             results[job[0]].append(replayed)
@@ -83,8 +84,9 @@ _benchmark: TabularBenchmark | None = None
 """What a worker process replays."""
 
 
-def _initialize_worker(record: BenchmarkTable, space: Path) -> None:
+def _initialize_worker(record: BenchmarkTable, space: Path, allowed: Sequence[str]) -> None:
     global _benchmark
+    allow_code(allowed)
     torch.set_num_threads(1)
     _benchmark = TabularBenchmark(record, read_space(space))
 

@@ -69,6 +69,13 @@ class SearchSpace:
         return total
 
     @property
+    def blocks_of_ones_own(self) -> list[str]:
+        """The blocks that are named ``module:Class``, sorted."""
+        places = [self.choices[name] for name in ("block", "trunk", "neck", *LEVELS) if name in self.choices]
+        kinds = {kind for place in places if isinstance(place, CategoricalDistribution) for kind in place.choices}
+        return sorted(kind for kind in kinds if isinstance(kind, str) and ":" in kind)
+
+    @property
     def content(self) -> dict[str, Any]:
         """The space as plain values. A study stores it and does not continue under another one."""
         plain = {name: to_plain(distribution) for name, distribution in sorted(self.choices.items())}

@@ -15,6 +15,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from nas.architecture.blocks import block_class, block_options
+from nas.consent import check_block_name
 from nas.errors import UserError
 from nas.study.files import read_toml
 from nas.study.space.choices import LEVELS, LIMITS, RULES, SAME, Rule
@@ -43,6 +44,23 @@ def read_space(path: Path) -> SearchSpace:
     _check_levels(space)
     _check_points(space)
     return space
+
+
+def blocks_of_ones_own(path: Path) -> list[str]:
+    """The blocks of a space file that are named ``module:Class``; nothing is imported.
+
+    Raises:
+        UserError: the file cannot be read, or a name has another form.
+    """
+    table = _table(path, read_toml(path), "choices")
+    named = [table[place] for place in ("block", "trunk", "neck", *LEVELS) if isinstance(table.get(place), list)]
+    blocks = sorted({kind for kinds in named for kind in kinds if isinstance(kind, str) and ":" in kind})
+    for kind in blocks:
+        try:
+            check_block_name(kind)
+        except ValueError as error:
+            raise UserError(f"{path}: choices: {error}") from error
+    return blocks
 
 
 def _read_choices(path: Path, table: Mapping[str, Any]) -> dict[str, BaseDistribution]:

@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from nas.architecture.cost import network_cost
 from nas.architecture.spec import Architecture
+from nas.consent import allow_code
 from nas.errors import UserError
 from nas.study.config import StudyConfig
 from nas.study.files import packaged
@@ -127,9 +128,9 @@ WRONG: dict[str, tuple[tuple[str, str], list[str]]] = {
     ),
     "unknown trunk": (('"same", "bottleneck"', '"some"'), ["choices.trunk", "'some'", "choose one of bottleneck"]),
     "same is no block of hourglasses": (('["bottleneck", "separable",', '["same",'), ["choices.block", "'same'"]),
-    "module that is not there": (('"multidilated"]', '"no_such:Block"]'), ["choices.block", "no_such", "imported"]),
-    "relative module": (('"multidilated"]', '"..blocks:Block"]'), ["choices.block", "..blocks"]),
-    "class that is no module": (('"multidilated"]', '"os:sep"]'), ["choices.block", "'os:sep'", "torch.nn.Module"]),
+    "module that is not there": (('"multidilated"]', '"no_such:Block"]'), ["choices.block", "no_such", "--allow-code"]),
+    "relative module": (('"multidilated"]', '"..blocks:Block"]'), ["choices.block", "..blocks", "module:Class"]),
+    "class that is no module": (('"multidilated"]', '"os:sep"]'), ["choices.block", "'os:sep'", "--allow-code"]),
     "range reversed": (("width = [4, 8]", "width = { low = 8, high = 4 }"), ["choices.width", "low=8", "high=4"]),
     "range half": (("width = [4, 8]", "width = { low = 8 }"), ["choices.width", "low and high", "{'low': 8}"]),
     "range with more": (
@@ -252,6 +253,7 @@ def test_a_block_of_ones_own_that_cannot_be_used_is_told_why(
 ) -> None:
     (tmp_path / "own_blocks_of_test_space.py").write_text(OWN_BLOCK)
     monkeypatch.syspath_prepend(tmp_path)
+    allow_code(f"own_blocks_of_test_space:{name}" for name in ("Stray", "Clash"))
     stray = write_space(('"multidilated"]', '"own_blocks_of_test_space:Stray"]'))
     with pytest.raises(UserError, match=r"choices\.block: .*'needed' needs a default"):
         read_space(stray)
