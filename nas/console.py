@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, NoReturn, overload
+from typing import Annotated, Any, NoReturn, overload
 
 import typer
 from rich.console import Console
@@ -20,10 +20,32 @@ from rich.text import Text
 
 from nas.errors import TerminatedError, UserError
 
-console = Console(highlight=False)
+_UNPRINTABLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"} | {
+    code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+"""Control characters, and those that reverse the direction of what follows, as shown instead."""
+
+
+def printable(text: str) -> str:
+    """Return a text with control characters escaped: a terminal would execute those in a file's name or content."""
+    return text.translate(_UNPRINTABLE)
+
+
+class PlainConsole(Console):
+    """A console that shows texts as they are: no markup, no emoji names, control characters escaped."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **settings)
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """Turn a text into a renderable; rich calls it for everything that is printed, and for the cells of tables."""
+        return super().render_str(printable(text), **(settings | {"markup": False, "emoji": False}))
+
+
+console = PlainConsole()
 """Results, on standard output."""
 
-stderr = Console(stderr=True, highlight=False)
+stderr = PlainConsole(stderr=True)
 """Progress and errors."""
 
 TERMINATED = 143
@@ -93,7 +115,7 @@ def deferred_sigterm() -> Iterator[Callable[[], bool]]:
 
 def exit_with_error(message: str) -> NoReturn:
     """Print an error as one line on standard error and end the process with exit code 2."""
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    print("error:", printable(" ".join(message.split())), file=sys.stderr)
     sys.exit(2)
 
 
@@ -209,7 +231,7 @@ def print_tables(*tables: Table | None) -> None:
             console.print(table.title, soft_wrap=True)  # rich would wrap it at the table's width
             table.title = None
         width = console.measure(table, options=console.options.update(max_width=1000)).maximum
-        Console(width=width, highlight=False).print(table)
+        PlainConsole(width=width).print(table)
 
 
 class _RateColumn(ProgressColumn):

@@ -28,6 +28,7 @@ from nas.console import (
 )
 from nas.errors import UserError
 from nas.options import add_version, command, new_app
+from nas.study.files import write_file
 
 if TYPE_CHECKING:
     from nas.data.packed.options import PackOptions
@@ -284,10 +285,7 @@ def _write_sheet(file: Path, sheet: Path, count: int, seed: int) -> None:
     total = describe_packed(file).people
     title = f"{file.name}: {len(people):,} of {total:,} people, {people.skeleton.name}, box {people.box}, seed {seed}"
     content = encode_image(contact_sheet(people, labels, title, seed), sheet.name)
-    try:
-        sheet.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"--sheet {sheet}: cannot write ({error.strerror}); choose another path") from error
+    write_file(sheet, content, "--sheet")
 
 
 def _validation_record(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,6 +43,74 @@ def test_a_network_with_its_averaged_weights(tmp_path: Path, kind: type) -> None
 def test_other_files_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such checkpoint"):
         nas.load(tmp_path / "none.pt")
+
+
+def damaged(change: Callable[[dict[str, Any]], None], path: Path) -> Path:
+    """A checkpoint of TINY with a change to its content."""
+    weights = build_network(TINY, 16, (32, 32), seed=1).state_dict()
+    about = checkpoint_metadata(TINY, Losses(), ScheduleConfig(16, epochs=1), MPII, 32)
+    content = {**about, "network": weights, "average": dict(weights)}
+    change(content)
+    save_checkpoint(path, content)
+    return path
+
+
+def declares(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content.update(architecture={**content["architecture"], **changes})
+
+
+def stores(name: str, value: torch.Tensor | None) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        content["average"].pop(name)
+        if value is not None:
+            content["average"][name] = value
+
+    return change
+
+
+FIRST = "stem.0.weight"  # (4, 3, 7, 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (declares(stacks=10_000_000), "10000000 stacks of depth 1 are declared"),
+        (declares(depth=10**12), "depth 1000000000000 are declared"),
+        (declares(width=1_000_000), r"declared with shape .*1000000.* and stored with"),
+        (declares(stem=8), r"'stem\.0\.weight' is declared with shape \(8, 3, 7, 7\) and stored with \(4, 3, 7, 7\)"),
+        (declares(stacks=3), "declared but not stored"),
+        (declares(stacks=1), "not declared"),
+        (stores(FIRST, None), "declared but not stored"),
+        (stores(FIRST, torch.zeros(4, 3, 7, 7, dtype=torch.complex64)), r"declared as torch\.float32 and stored as"),
+        (stores(FIRST, torch.zeros(1).expand(4, 3, 7, 7)), "more values than are stored"),
+        (stores(FIRST, torch.full((4, 3, 7, 7), float("nan"))), "not finite"),
+        (stores(FIRST, torch.full((4, 3, 7, 7), float("inf"))), "not finite"),
+        (stores(FIRST, torch.zeros(4, 3, 7, 7).to_sparse()), "not a plain tensor"),
+        (lambda content: content.update(average=[1, 2]), "not tensors by name"),
+        (lambda content: content.update(input_size=[64.0, 64.0]), "two equal integers"),
+        (lambda content: content.update(input_size=[10**6, 10**6]), "two equal integers"),
+        (lambda content: content["schedule"].update(sigma=float("nan")), "sigma must be above 0, not nan"),
+        (lambda content: content["schedule"].update(learning_rate=float("inf")), "learning_rate must be a finite"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_declared_network_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], reason: str
+) -> None:
+    path = damaged(change, tmp_path / "checkpoint.pt")
+    with pytest.raises(UserError, match=reason) as caught:
+        nas.load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
+    plain = damaged(lambda content: None, tmp_path / "checkpoint.pt")
+    nas.load(plain)
+    with zipfile.ZipFile(plain) as archive, zipfile.ZipFile(tmp_path / "small.pt", "w", zipfile.ZIP_DEFLATED) as small:
+        for entry in archive.infolist():
+            small.writestr(entry.filename, archive.read(entry))
+    with pytest.raises(UserError, match="is compressed"):
+        nas.load(tmp_path / "small.pt")
 
 
 def test_importing_the_package_is_cheap() -> None:

@@ -188,6 +188,8 @@ class VideoWriter:
         self._path, self._size = path, (clip.width + clip.width % 2, clip.height + clip.height % 2)
         self._part = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")  # hidden, so that files_in skips it
         self._frames = 0
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is not a regular file; choose another --out")
         with quiet_opencv():
             self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter.fourcc(*"mp4v"), clip.rate, self._size)
         if not self._writer.isOpened():

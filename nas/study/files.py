@@ -95,6 +95,34 @@ def write_file(path: Path, data: bytes, flag: str) -> None:
         raise UserError(f"{flag} {path}: cannot be written: {error.strerror}; choose another path") from error
 
 
+_UNUSABLE_SCHEMES = {
+    "memory": "other processes cannot see it",
+    "http": "it cannot be written to",
+    "https": "it cannot be written to",
+    "data": "it cannot be written to",
+}
+
+
+def check_checkpoint_url(url: str, flag: str) -> None:
+    """Check that a URL is of a kind that workers can share, and holds no password, which would be stored.
+
+    Raises:
+        UserError: it is of another kind, or holds one.
+    """
+    for part in url.split("::"):
+        scheme, separator, rest = part.partition("://")
+        if separator and scheme.lower() in _UNUSABLE_SCHEMES:
+            reason = _UNUSABLE_SCHEMES[scheme.lower()]
+            raise UserError(f"{flag} {url}: {reason}; give a folder or a URL that all workers can read and write")
+        user, at, _ = rest.partition("/")[0].rpartition("@")
+        if at and ":" in user:
+            shown = url.replace(f"{user}@", f"{user.partition(':')[0]}:***@")
+            raise UserError(
+                f"{flag} {shown}: a password here would be stored with the study; leave it out, and give it in the "
+                "environment or in fsspec's configuration (~/.config/fsspec)"
+            )
+
+
 def checkpoint_folder(given: str, flag: str) -> str:
     """Check that checkpoints can be written to a folder, on a disk or at a URL that fsspec understands.
 
@@ -106,6 +134,7 @@ def checkpoint_folder(given: str, flag: str) -> str:
     """
     if "://" not in given:
         return str(writable_directory(Path(given), flag).resolve())
+    check_checkpoint_url(given, flag)
     try:
         folder = UPath(given)
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +143,7 @@ def checkpoint_folder(given: str, flag: str) -> str:
         probe.unlink()
     except ImportError as error:
         raise UserError(f"{flag} {given}: {error}, a Python package, to use such a URL") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, NotImplementedError) as error:
         raise UserError(f"{flag} {given}: cannot be written to: {error}; give a folder or URL that can") from error
     return given
 

@@ -74,6 +74,8 @@ class ScheduleConfig:
         check(self.sigma > 0, f"sigma must be above 0, not {self.sigma}")
         check(self.clip >= 0, f"clip must not be negative, not {self.clip}")
         check(self.weight_decay >= 0, f"weight_decay must not be negative, not {self.weight_decay}")
+        for name in ("learning_rate", "weight_decay", "warmup", "ema", "clip", "sigma"):
+            check(math.isfinite(getattr(self, name)), f"{name} must be a finite number, not {getattr(self, name)}")
 
     @property
     def steps_per_epoch(self) -> int:

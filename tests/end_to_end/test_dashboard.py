@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -231,3 +232,20 @@ def test_invalid_selections_are_rejected(
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.startswith(f"error: {message}")
     assert result.stderr.count("\n") == 1
+
+
+def test_the_dashboard_answers_to_names_of_this_machine_only(address: str) -> None:
+    def status(host: str) -> int:
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(address, headers={"Host": host}), timeout=10
+            ) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    port = address.split(":")[2].split("/")[0]
+    names = (f"127.0.0.1:{port}", f"localhost:{port}", "localhost", "LOCALHOST:1", f"[::1]:{port}")
+    assert {name: status(name) for name in names} == dict.fromkeys(names, 200)
+    others = ("attacker.example", f"attacker.example:{port}", f"127.0.0.1.attacker.example:{port}", "localhost.:80")
+    assert {name: status(name) for name in others} == dict.fromkeys(others, 403)

@@ -144,3 +144,29 @@ def test_the_error_names_a_missing_file(tmp_path: Path) -> None:
         load_network(tmp_path / "b.pt")
     with pytest.raises(UserError, match="no such checkpoint"):
         load_checkpoint(tmp_path)
+
+
+def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    before = os.stat("/dev/null")
+    write_atomically(Path("/dev/null"), b"content")
+    assert os.path.samestat(os.stat("/dev/null"), before)
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_atomically(pipe, b"content")
+        assert os.read(reader, 100) == b"content"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
+def test_a_symbolic_link_keeps_its_place(tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("target")
+    write_atomically(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"new"

@@ -48,6 +48,8 @@ class ResumableFile:
         self._inputs = inputs
 
     def __enter__(self) -> ResumableFile:
+        if self.target.exists() and not self.target.is_file():
+            raise UserError(f"{self.target}: is not a regular file; choose another name")
         try:
             self._journal = self._open_journal()
         except OSError as error:

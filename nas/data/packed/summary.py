@@ -133,7 +133,9 @@ def read_summary(path: Path, file: h5py.File, verify: bool = True) -> tuple[Pack
 
 
 def _check_datasets(path: Path, file: h5py.File, version: int, joints: int, side: int) -> None:
-    """Check shape and type of every dataset before any of them is read."""
+    """Check place, shape and type of every dataset before any of them is read."""
+    for name in ("split", "jpegs" if version == JPEG_VERSION else "crops"):
+        _check_stored_here(path, file, name)
     people, size = len(file["split"]), path.stat().st_size
     expected: dict[str, tuple[tuple[int, ...], str]] = {
         "joints": ((people, joints, 2), "float32"),
@@ -151,6 +153,7 @@ def _check_datasets(path: Path, file: h5py.File, version: int, joints: int, side
     if version == JPEG_VERSION or "digest" in file:
         expected["digest"] = ((people, 32), "uint8")
     for name, (shape, kind) in expected.items():
+        _check_stored_here(path, file, name)
         dataset = file[name]
         if dataset.shape != shape or kind not in (dataset.dtype.name, dataset.dtype.kind):
             raise UserError(
@@ -159,6 +162,17 @@ def _check_datasets(path: Path, file: h5py.File, version: int, joints: int, side
         # A damaged shape must not make us allocate more memory than the file can fill.
         if dataset.nbytes > size:
             raise UserError(f"{path}: truncated, {name!r} needs {dataset.nbytes} bytes; {REMEDY}")
+
+
+def _check_stored_here(path: Path, file: h5py.File, name: str) -> None:
+    """Check that a dataset's values lie in this file, before it is opened: HDF5 can take them from any other file."""
+    if isinstance(file.get(name, getlink=True), h5py.ExternalLink | h5py.SoftLink):
+        raise UserError(f"{path}: {name!r} is a link to another place; {REMEDY}")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
+        raise UserError(f"{path}: {name!r} is not a dataset; {REMEDY}")
+    if dataset.is_virtual or dataset.external:
+        raise UserError(f"{path}: the values of {name!r} are stored in another file; {REMEDY}")
 
 
 def _check_jpeg_positions(path: Path, start: NDArray[np.int64], length: NDArray[np.int64], size: int) -> None:

@@ -37,7 +37,15 @@ try:
     else:
         import h5py
         with h5py.File(path, "r", locking=False) as file:
-            content = {name: file[name][()] for name in names or file if isinstance(file.get(name), h5py.Dataset)}
+            content = {}
+            for name in names or file:
+                link = file.get(name, getlink=True)
+                if isinstance(link, (h5py.ExternalLink, h5py.SoftLink)):
+                    raise ValueError(f"{name!r} is a link to another place")
+                if isinstance(file.get(name), h5py.Dataset):
+                    if file[name].external or file[name].is_virtual:
+                        raise ValueError(f"the values of {name!r} are stored in another file")
+                    content[name] = file[name][()]
     usable = {name: value for name, value in content.items() if isinstance(value, (np.ndarray, np.generic))}
     names = names or [name for name, value in usable.items() if value.dtype.kind in "biuf"]
     arrays = {name: np.asarray(content[name]) for name in names if name in content}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
@@ -18,6 +19,9 @@ from nas.study.execution.trial_artifacts import escape_markdown
 from nas.study.experiment import Experiment, images_of
 from nas.study.reporting.plotly_figures import study_figures
 from nas.study.storage.study_store import StudyStore
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 PANEL_HEIGHT = 450
 """Pixels; the dashboard cuts off what is below."""
@@ -101,12 +105,25 @@ def serve_dashboard(experiment: Experiment, study: Study, port: int) -> Iterator
         artifacts.mkdir(parents=True, exist_ok=True)
     app = optuna_dashboard.wsgi(StudyStore(study).database, artifact_store=FileSystemArtifactStore(artifacts))
     try:
-        server = make_server("127.0.0.1", port, app, server_class=_Server, handler_class=_Handler)
+        server = make_server("127.0.0.1", port, _for_this_machine(app), server_class=_Server, handler_class=_Handler)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"--port {port}: cannot listen on it: {reason}; choose another port") from error
     with server:
         yield f"http://127.0.0.1:{server.server_port}{StudyStore(study).dashboard_path}", server.serve_forever
+
+
+def _for_this_machine(app: WSGIApplication) -> WSGIApplication:
+    """Answer only requests for this machine's own names: a page of another host whose name leads here gets nothing."""
+
+    def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        name = environ.get("HTTP_HOST", "").lower().removesuffix(f":{environ.get('HTTP_HOST', '').rpartition(':')[2]}")
+        if name in ("127.0.0.1", "localhost", "[::1]"):
+            return app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+        return [b"this dashboard answers to http://127.0.0.1 and http://localhost only\n"]
+
+    return guarded
 
 
 class _Server(ThreadingMixIn, WSGIServer):

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -303,3 +305,43 @@ def test_more_people_than_the_file_can_hold_are_refused(packed: Path, tmp_path: 
             del file[name]
             file.create_dataset(name, shape, kind, chunks=True)
     check_refused(path, "truncated")
+
+
+def linked(file: h5py.File, other: Path, shape: tuple[int, ...]) -> None:
+    file["crops"] = h5py.ExternalLink(str(other), "/crops")
+
+
+def soft(file: h5py.File, other: Path, shape: tuple[int, ...]) -> None:
+    file["elsewhere"] = h5py.ExternalLink(str(other), "/crops")
+    file["crops"] = h5py.SoftLink("/elsewhere")
+
+
+def virtual(file: h5py.File, other: Path, shape: tuple[int, ...]) -> None:
+    layout = h5py.VirtualLayout(shape, "uint8")
+    layout[...] = h5py.VirtualSource(str(other), "crops", shape)
+    file.create_virtual_dataset("crops", layout)
+
+
+def external(file: h5py.File, other: Path, shape: tuple[int, ...]) -> None:
+    raw = other.with_suffix(".raw")
+    raw.write_bytes(bytes(int(np.prod(shape))))
+    file.create_dataset("crops", shape, "uint8", external=[(str(raw), 0, h5py.h5f.UNLIMITED)])
+
+
+@pytest.mark.parametrize("change", [linked, soft, virtual, external])
+def test_values_that_lie_in_another_file_are_refused(
+    packed: Path, tmp_path: Path, change: Callable[[h5py.File, Path, tuple[int, ...]], None]
+) -> None:
+    changed = tmp_path / "changed.h5"
+    shutil.copy(packed, changed)
+    with h5py.File(changed, "r+") as file:
+        shape = file["crops"].shape
+        del file["crops"]
+        change(file, packed, shape)
+    with pytest.raises(UserError, match=r"changed\.h5: .*'crops'.* (another place|another file)"):
+        PackedPeople.load(changed, "train")
+
+
+def test_a_device_is_not_replaced_by_a_packed_file() -> None:
+    with pytest.raises(UserError, match="/dev/null: is not a regular file"):
+        write(Path("/dev/null"))

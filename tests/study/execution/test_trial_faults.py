@@ -220,12 +220,24 @@ def test_a_removed_database_is_not_created_again(tiny: TinyStudy, tmp_path: Path
         ("foo://bucket", "cannot be written to: Unsupported filesystem"),
         ("file:///proc/nowhere", "cannot be written to"),
         ("adl://store/path", "a Python package, to use such a URL"),
+        ("memory://checkpoints", "other processes cannot see it"),
+        ("simplecache::memory://checkpoints", "other processes cannot see it"),
+        ("https://host/checkpoints", "cannot be written to"),
     ],
 )
 def test_unusable_checkpoint_folders_are_rejected(url: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         checkpoint_folder(url, "--checkpoints")
     assert str(caught.value).startswith(f"--checkpoints {url}: ")
+
+
+@pytest.mark.parametrize("scheme", ["sftp", "ftp", "s3"])
+def test_a_password_in_a_checkpoint_url_is_refused_and_not_shown(scheme: str) -> None:
+    with pytest.raises(UserError, match=r"would be stored .* environment") as caught:
+        checkpoint_folder(f"{scheme}://me:s3cr:et@host/checkpoints", "--checkpoints")
+    assert f"{scheme}://me:***@host/checkpoints" in str(caught.value)
+    assert "s3cr" not in str(caught.value)
+    assert "et@" not in str(caught.value)
 
 
 def test_checking_a_checkpoint_folder_leaves_nothing_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

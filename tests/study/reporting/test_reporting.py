@@ -212,6 +212,21 @@ def test_texts_of_a_study_are_escaped(searched: tuple[Experiment, optuna.Study])
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("start", ["=1+1", "+1", "-1", "@SUM(A1)"])
+def test_a_text_of_a_study_is_no_formula_in_a_spreadsheet(
+    searched: tuple[Experiment, optuna.Study], tmp_path: Path, start: str
+) -> None:
+    experiment, study = searched
+    results = load_results(experiment, study)
+    number = results.measured[-1].number
+    results.trials[number].user_attrs["network"] = start
+    write_csv(results, tmp_path / "all.csv")
+    with open(tmp_path / "all.csv", newline="") as file:
+        (network,) = [row["network"] for row in csv.DictReader(file) if row["trial"] == str(number)]
+    assert network == f"'{start}"
+
+
+@pytest.mark.slow
 def test_csv_contains_every_finished_trial(searched: tuple[Experiment, optuna.Study], tmp_path: Path) -> None:
     experiment, study = searched
     write_csv(load_results(experiment, study), tmp_path / "all.csv")
