@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pty
 import re
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -15,7 +17,9 @@ import pytest
 from optuna.trial import TrialState
 from workplace import ENVIRONMENT, LONGER, Workplace, essence, living, until
 
+from nas.study.execution.worker_count import measure_worker_count
 from nas.study.pareto import HypervolumeScale, Point, front, hypervolume
+from nas.study.reporting import search_session
 
 pytestmark = pytest.mark.slow
 
@@ -324,8 +328,15 @@ def test_how_far_the_search_has_come_is_noted_with_every_trial(finished: Workpla
         )
 
 
-def test_the_number_of_workers_can_be_left_to_a_measurement(place: Workplace) -> None:
-    done = place.search("--trials", 2, "--workers", "auto")
+def test_the_number_of_workers_can_be_left_to_a_measurement(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, in_process: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    # A short measurement: that it finds the best number is tested where it is made.
+    briefly = functools.partial(measure_worker_count, seconds=0.5, rounds=1)
+    monkeypatch.setattr(search_session, "measure_worker_count", briefly)
+    monkeypatch.chdir(place.folder)
+    done = in_process("search", "--study", "tiny.toml", "--trials", 2, "--workers", "auto")
+    assert done.returncode == 0, done.stderr
     found = re.search(r"^--workers auto: (\d+): [\d,]+ whole trials an hour$", done.stdout, re.M)
     assert found
     workers = int(found[1])

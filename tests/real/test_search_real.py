@@ -24,7 +24,7 @@ CUT = (
     "--trials",
     3,
     "--images",
-    256,
+    128,
     "--epochs",
     4,
     "--max-params",

@@ -130,6 +130,8 @@ class PackedPeople:
             raise UserError(f"{path}: damaged, some joints or head sizes are not numbers; {REMEDY}")
         if (head_size <= 0).any():
             raise UserError(f"{path}: damaged, some head sizes are not positive; {REMEDY}")
+        if (np.linalg.det(to_original[:, :, :2]) == 0).any():
+            raise UserError(f"{path}: damaged, some crops are mapped to a line or point of their image; {REMEDY}")
         return cls(
             skeleton=summary.skeleton,
             box=summary.box,

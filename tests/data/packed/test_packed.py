@@ -280,6 +280,7 @@ def test_other_formats_and_versions(packed: Path, tmp_path: Path) -> None:
         ("split", np.zeros(12, np.uint8), ("expected", "12")),
         ("split", np.float32(1), ("damaged",)),
         ("image", np.array([b"\xff\xfe"] * 11), ("damaged",)),
+        ("to_original", np.zeros((11, 2, 3), np.float32), ("line or point",)),
         ("to_original", None, ("damaged", "to_original")),
         ("crops", None, ("damaged", "crops")),
     ],
