@@ -6,12 +6,17 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from nas import interrupts
+
 if TYPE_CHECKING:
     import torch
 
     from nas.architecture.hourglass import HourglassNetwork
 
 __version__ = "0.8.0"
+
+if interrupts.is_command():
+    interrupts.end_at_once_while_starting()
 
 
 def load(

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from nas import interrupts
 from nas.errors import TerminatedError, UserError
 
 _UNPRINTABLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"} | {
@@ -82,6 +83,7 @@ def run(app: typer.Typer, args: Sequence[str] | None = None, program: str | None
         args: its arguments; by default those of the process.
         program: its name in the usage line; by default the name it was started under.
     """
+    interrupts.command_begins()
     try:
         code = app(args=args, prog_name=program, standalone_mode=False)
     except UserError as error:
@@ -90,12 +92,12 @@ def run(app: typer.Typer, args: Sequence[str] | None = None, program: str | None
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         exit_with_error(f"{message.rstrip('.')}; see --help")
     except (KeyboardInterrupt, typer.Abort):
-        code = 130
+        code = interrupts.INTERRUPTED
     except TerminatedError as error:
         print(error, file=sys.stderr)
         code = TERMINATED
-    if code == 130:
-        print("interrupted", file=sys.stderr)
+    if code == interrupts.INTERRUPTED:
+        print(interrupts.MESSAGE, file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 

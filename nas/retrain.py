@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nas import interrupts
 from nas.console import console, format_count, format_duration, progress, run
 from nas.errors import UserError
 from nas.options import CodeOptions, LocationOptions, OutputOptions, ScheduleOptions, SelectionOptions, command, new_app
@@ -62,6 +63,7 @@ def main(
         experiment, opened, selection.trial, selection.pick, all_front, selection.published, limits
     )
     use_threads(threads)
+    interrupts.work_begins()
     with processes(resolve_device(device)) as (rank, own_device):
         printed = _Progress(experiment, schedule, output, silent=rank != 0 or output.as_json)
         results = [_train(experiment, opened, network, own_device, rank, printed) for network in networks]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nas import interrupts
 from nas.console import parse_count, run
 from nas.errors import UserError
 from nas.options import CodeOptions, LocationOptions, OutputOptions, ScheduleOptions, command, new_app
@@ -128,6 +129,7 @@ def main(
     experiment = prepare(config, location.runs, location.storage, folder)
     opened = experiment.open_study()
     processes = worker_count(workers.workers, experiment, device, output.quiet or output.as_json)
+    interrupts.work_begins()
     session = SearchSession(experiment, opened, devices_for(device, processes), output.quiet, output.as_json)
     if checks.calibrate is not None:
         calibrate(session, checks.calibrate)

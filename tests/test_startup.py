@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from nas.__main__ import COMMANDS
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 HEAVY = ("cv2", "fvcore", "h5py", "matplotlib", "onnx", "optuna", "plotly", "scipy", "sqlalchemy", "torch")
 
 PACKERS = ("lsp", "mpii", "flic", "coco", "synthetic", "check")
@@ -90,3 +93,35 @@ def test_every_command_is_listed() -> None:
     folder = Path(__file__).resolve().parents[1] / "nas"
     commands = {path.stem for path in folder.glob("*.py") if "\napp = new_app(" in path.read_text(encoding="utf-8")}
     assert commands == set(COMMANDS)
+
+
+@pytest.mark.parametrize("library", ["typer", "torch"])
+def test_ctrl_c_during_an_import_ends_with_one_line(tmp_path: Path, library: str) -> None:
+    # A library that takes long to import, and turns the interrupt into another error, as numpy does.
+    (tmp_path / f"{library}.py").write_text(
+        "import time\n"
+        "print('importing', flush=True)\n"
+        "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    raise ImportError('half imported')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "nas.describe", "hg2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "interrupted; the same command goes on\n")
+
+
+def test_a_program_that_imports_the_package_keeps_its_own_ctrl_c() -> None:
+    program = "import signal, nas; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    line = [sys.executable, "-c", f"import signal; signal.signal(2, signal.default_int_handler); {program}"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, env=environment, check=True)
+    assert done.stdout == "True\n"
