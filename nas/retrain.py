@@ -93,6 +93,7 @@ def _train(
 ) -> RetrainResult:
     """Train one network, printing what it is, its epochs and its result."""
     from nas.study.execution.full_training import retrain
+    from nas.training.loop import TrainingHooks
 
     schedule = printed.schedule
     printed.network(network, device)
@@ -104,8 +105,10 @@ def _train(
             schedule,
             device,
             rank,
-            after_epoch=printed.epoch,
-            after_step=lambda step: None if printed.silent else advance(step * schedule.batch),
+            TrainingHooks(
+                after_epoch=printed.epoch,
+                after_step=lambda step: None if printed.silent else advance(step * schedule.batch),
+            ),
         )
     printed.result(result)
     return result
@@ -129,7 +132,7 @@ class _Progress:
         )
 
     def epoch(self, epoch: Epoch) -> None:
-        """One epoch of it."""
+        """Print one epoch of it."""
         if self.silent or self.quiet or epoch.evaluation is None:
             return
         console.print(

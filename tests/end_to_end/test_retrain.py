@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from contextlib import chdir
 from pathlib import Path
 from typing import Any
@@ -193,3 +194,20 @@ def test_two_processes_train_one_network_and_store_it_once(going: Workplace) -> 
     checked(going, f"trial-{number}", going.trials()[number])
     assert done.stdout.count("PCKh@0.5") == 1, "only one process speaks"
     assert len(going.trials("tiny-full")) == 1
+
+
+def test_one_process_trains_a_network_and_the_other_says_who_does(going: Workplace) -> None:
+    trial = going.done()[0].number
+    again = ("retrain", "--study", "tiny", "--trial", trial, "--images", 4096, "--epochs", 16)
+    folder = going.path("tiny", f"full/trial-{trial}-4096x16")
+    with going.begun(*again, stdout=subprocess.DEVNULL) as first:
+        until((folder / "checkpoint.pt").is_file, "the first epoch ends")
+        first.send_signal(signal.SIGSTOP)
+        second = going.run(*again)
+        assert second.returncode == 2
+        assert f"process {first.pid} on" in second.stderr
+        assert "trains this network already" in second.stderr
+        first.kill()
+        first.wait(timeout=30)
+    shorter = going.run("retrain", "--study", "tiny", "--trial", trial, "--images", 64, "--epochs", 2)
+    assert (shorter.returncode, shorter.stderr) == (0, ""), "another schedule has a folder of its own"

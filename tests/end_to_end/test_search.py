@@ -251,7 +251,7 @@ def test_a_calibration_trains_both_schedules_and_is_printed_from_then_on(going: 
     assert len(record["rows"]) == 3
     assert len(going.trials("tiny-calibration", "tiny")) == 6
     again = going.search("--trials", 6)
-    assert "3 architectures: Spearman " in again.stdout
+    assert "calibrated with 3 architectures, too few to judge its ranking" in again.stdout
     assert "not calibrated" not in again.stdout
 
 
@@ -343,3 +343,18 @@ def test_the_number_of_workers_can_be_left_to_a_measurement(
     assert 1 <= workers <= (os.cpu_count() or 1)
     assert f"2 trials, {workers} worker" in done.stdout
     assert len(place.done()) == 2
+
+
+def test_a_long_temporary_folder_and_a_reference_out_of_reach(place: Workplace) -> None:
+    # Batch systems set such folders; the path of a socket may have 107 bytes.
+    scratch = place.folder / "scratch" / ("a-job-with-a-long-name-" * 4)
+    scratch.mkdir(parents=True)
+    assert len(str(scratch)) > 107
+    place.file.write_text(re.sub(r"madds = .*", "madds = [1_000, 20_000]", place.file.read_text()))
+    environment = {**ENVIRONMENT, "TMPDIR": str(scratch)}
+    with place.begun("search", "--study", "tiny.toml", "--trials", 1, "--quiet", env=environment) as process:
+        _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    (line,) = errors.splitlines()
+    assert "lies within [reference]" in line
+    assert re.search(r"madds = \[[\d_]+, [\d_]+\] would hold them, not up to 20_000", line)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,6 +27,8 @@ TIMES = 4
 """How many times longer the other schedule is."""
 POOR = 0.7
 """A Spearman correlation below this is called poor: short schedules of a twentieth of the full one reach 0.75."""
+FEWEST = 8
+"""Architectures below which no interval is given: of fewer, resampling hides how little is known."""
 _DRAWS = 1200  # random networks among which the spread is chosen
 _RESAMPLES = 2000
 
@@ -34,14 +37,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A correlation with its 95 % bootstrap interval over architectures."""
+    """A correlation with its 95 % bootstrap interval over architectures; nan where there are too few for one."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+        interval = "" if math.isnan(self.low) else f" ({self.low:.2f} to {self.high:.2f})"
+        return f"{self.value:.2f}{interval}"
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,10 @@ class Calibration:
     rows: tuple[dict[str, Any], ...]
 
     def __str__(self) -> str:
+        few = "" if len(self.rows) >= FEWEST else f"; too few for an interval, which {FEWEST} and more have"
         return (
             f"rank correlation with {self.times} times the schedule, {len(self.rows)} architectures: "
-            f"Spearman {self.spearman}, Kendall {self.kendall}, Spearman at equal params {self.partial}"
+            f"Spearman {self.spearman}, Kendall {self.kendall}, Spearman at equal params {self.partial}{few}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,6 +152,8 @@ def calibration_of(study: Study) -> Calibration | None:
     draws = [columns[rng.integers(0, len(columns), len(columns))] for _ in range(_RESAMPLES)]
 
     def estimate(statistic: Callable[[Floats], float]) -> Estimate:
+        if len(both) < FEWEST:
+            return Estimate(statistic(columns), math.nan, math.nan)
         values = np.array([statistic(draw) for draw in draws])
         known = values[np.isfinite(values)]  # a draw of equal values has no correlation
         low, high = np.percentile(known, (2.5, 97.5)) if len(known) else (math.nan, math.nan)
@@ -157,7 +164,8 @@ def calibration_of(study: Study) -> Calibration | None:
 
 def store_calibration(study: Study, found: Calibration) -> None:
     """Note a calibration in the study that it is of."""
-    study.set_user_attr("calibration", {"text": str(found), "spearman": found.to_dict()["spearman"]["value"]})
+    spearman = found.to_dict()["spearman"]["value"]
+    study.set_user_attr("calibration", {"text": str(found), "spearman": spearman, "architectures": len(found.rows)})
 
 
 def stored_calibration(study: Study) -> str | None:
@@ -165,8 +173,13 @@ def stored_calibration(study: Study) -> str | None:
     noted = study.user_attrs.get("calibration")
     if noted is None:
         return None
+    text = str(noted["text"])
+    # Versions before 0.8 gave intervals for any number, and noted it in the text only.
+    counted = noted.get("architectures") or next(iter(re.findall(r"(\d+) architectures", text)), None)
+    if counted is not None and int(counted) < FEWEST:
+        return f"calibrated with {counted} architectures, too few to judge its ranking: --calibrate 12 measures it"
     good = noted["spearman"] is not None and noted["spearman"] >= POOR
-    return str(noted["text"]) + ("" if good else "; poor: train longer before believing differences")
+    return text + ("" if good else "; poor: train longer before believing differences")
 
 
 def _ranked(columns: Floats) -> Floats:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from nas.data.packed.reader import PackedPeople
 from nas.errors import TerminatedError, UserError
 from nas.study.config import OBJECTIVES
 from nas.study.execution.network_selection import SelectedNetwork
+from nas.study.execution.training_lock import training_lock
 from nas.study.execution.training_log import TrainingLog
 from nas.study.execution.trial_artifacts import CHECKPOINT, TrainingSummary, escape_markdown, save_artifacts
 from nas.study.experiment import Experiment
@@ -109,8 +110,7 @@ def retrain(
     schedule: ScheduleConfig,
     device: str,
     rank: int,
-    after_epoch: Callable[[Epoch], None] = lambda epoch: None,
-    after_step: Callable[[int], None] = lambda step: None,
+    hooks: TrainingHooks | None = None,
 ) -> RetrainResult:
     """Train one network in full, from its last checkpoint if there is one, and store its result.
 
@@ -123,29 +123,44 @@ def retrain(
         schedule: of the full training.
         device: to train on.
         rank: of this process; only rank 0 writes.
-        after_epoch: called with each epoch.
-        after_step: called with the number of steps done.
+        hooks: called as training goes on.
 
     Raises:
-        UserError: the packed file has no validation people, the folder cannot be written, or training diverged.
+        UserError: the packed file has no validation people, the folder cannot be written, another process trains this
+            network, or training diverged.
         TerminatedError: after a SIGTERM.
     """
     if not experiment.summary.counts.get("valid"):
         raise UserError(f"{experiment.config.data.file}: no valid people to score on; make it again with nas.prepare")
     folder = _training_folder(experiment, selected, schedule)
+    with training_lock(folder) if rank == 0 else nullcontext():
+        return _retrain_in(folder, experiment, study, selected, schedule, device, rank, hooks or TrainingHooks())
+
+
+def _retrain_in(
+    folder: Path,
+    experiment: Experiment,
+    study: Study,
+    selected: SelectedNetwork,
+    schedule: ScheduleConfig,
+    device: str,
+    rank: int,
+    hooks: TrainingHooks,
+) -> RetrainResult:
+    """Train in a folder that no other process uses; see :func:`retrain`."""
     size = experiment.config.data.input_size
     people = fit_to_input(experiment.load_people(("train", "holdout"), device), size)
     valid = fit_to_input(experiment.load_people("valid", device), size)
     log = TrainingLog(folder, schedule) if rank == 0 else None
 
-    def log_epoch(epoch: Epoch) -> None:
+    def log_epoch(epoch: Epoch) -> str | None:
         if log is not None:
             log.append(epoch)
-        after_epoch(epoch)
+        return hooks.after_epoch(epoch)
 
-    hooks = TrainingHooks(after_epoch=log_epoch, after_step=after_step)
+    logged = replace(hooks, after_epoch=log_epoch)
     try:
-        trained = _train(experiment, selected, schedule, people, valid, folder / CHECKPOINT, hooks)
+        trained = _train(experiment, selected, schedule, people, valid, folder / CHECKPOINT, logged)
     finally:
         if log is not None:
             log.close()

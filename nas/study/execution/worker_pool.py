@@ -6,9 +6,11 @@ process has ended is requeued by the next worker that asks for one.
 
 from __future__ import annotations
 
+import multiprocessing.util
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -140,9 +142,28 @@ def context_for(devices: Sequence[str]) -> ForkServerContext | SpawnContext:
         return get_context("spawn")
     context = get_context("forkserver")
     context.set_forkserver_preload([worker.__name__, *PRELOADED])
-    with _blocked_signals():
+    with _blocked_signals(), _short_temporary_folder():
         forkserver.ensure_running()
     return context
+
+
+_LONGEST_FOLDER = 70
+"""Bytes of the temporary folder's path: that of a socket in it may have 107, of which multiprocessing adds up to 33."""
+
+
+@contextmanager
+def _short_temporary_folder() -> Iterator[None]:
+    """Let multiprocessing make its folder for sockets in a shorter path where that of batch systems is too long."""
+    usual = tempfile.gettempdir()
+    if len(os.fsencode(usual)) <= _LONGEST_FOLDER:
+        yield
+        return
+    tempfile.tempdir = next((short for short in ("/tmp", "/var/tmp") if os.access(short, os.W_OK)), usual)
+    try:
+        multiprocessing.util.get_temp_dir()  # made once a process, and remembered
+        yield
+    finally:
+        tempfile.tempdir = usual
 
 
 @contextmanager

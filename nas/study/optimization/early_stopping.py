@@ -32,6 +32,10 @@ class StoppingRule:
     quantile: float = 0.5
     least: int = 6
 
+    @property
+    def _quantile_name(self) -> str:
+        return "median" if self.quantile == 0.5 else f"{self.quantile:g} quantile of the"
+
     def reason(self, epoch: int, pckh: float, params: int, madds: int, finished: Sequence[Finished]) -> str | None:
         """Why a running trial should end now, or None.
 
@@ -53,6 +57,6 @@ class StoppingRule:
         if hoped >= rival.pckh:
             return None
         return (
-            f"stopped after epoch {epoch}: at most {hoped:.1f} PCKh expected, and trial {rival.number} has "
-            f"{rival.pckh:.1f} at no more params and MAdds"
+            f"stopped after epoch {epoch}: {hoped:.1f} PCKh expected at the end ({self._quantile_name} gain of "
+            f"{len(gains)} finished trials), and trial {rival.number} has {rival.pckh:.1f} at no more params and MAdds"
         )

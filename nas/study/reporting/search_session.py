@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from optuna.study import Study
 
-from nas.console import console, default_workers, format_count, print_tables
+from nas.console import console, default_workers, format_count, print_note, print_tables
 from nas.errors import UserError
 from nas.study.analysis import seed_noise
 from nas.study.analysis.rank_correlation import (
@@ -62,6 +62,8 @@ def run_search(session: SearchSession, trials: int) -> None:
     """Search until the study has so many trials, then print its front and save the dashboard's panels."""
     experiment, study = session.experiment, session.study
     finished = count(study).done
+    if (far := out_of_reference(experiment)) is not None:
+        print_note(far)
     if not session.silent:
         console.print(_introduction(session, trials, finished), soft_wrap=True)
         console.print(
@@ -82,6 +84,21 @@ def run_search(session: SearchSession, trials: int) -> None:
         print(json.dumps(front_records(results)))
     elif not session.quiet:
         _print_summary(results, time.monotonic() - start)
+
+
+def out_of_reference(experiment: Experiment) -> str | None:
+    """What is wrong if every network of a sample costs more than the hypervolume's corner, which makes it 0."""
+    costs = [experiment.problem.cost(candidate) for candidate in experiment.sample()]
+    reference, wrong = experiment.config.reference, []
+    for key, values in (("params", [cost.params for cost in costs]), ("madds", [cost.madds for cost in costs])):
+        most = getattr(reference, key)[1]
+        if values and min(values) >= most:
+            wrong.append(f"{key} = [{min(values):_}, {max(values):_}] would hold them, not up to {most:_}")
+    if not wrong:
+        return None
+    return (
+        f"no network of {experiment.space.path} lies within [reference], so the hypervolume stays 0: {'; '.join(wrong)}"
+    )
 
 
 def calibrate(session: SearchSession, architectures: int) -> None:

@@ -142,3 +142,12 @@ def test_the_same_order_is_a_correlation_of_one_and_equal_values_none(experiment
     assert found is not None
     assert found.spearman.value == found.kendall.value == pytest.approx(1)
     assert math.isnan(found.partial.value), "at equal params nothing is left to correlate"
+    assert all(math.isnan(end) for end in (found.spearman.low, found.spearman.high)), "five are too few"
+    assert "Spearman 1.00, Kendall 1.00" in str(found)
+    assert "too few for an interval" in str(found)
+    itself = experiment.open_study()
+    store_calibration(itself, found)
+    assert str(stored_calibration(itself)).startswith("calibrated with 5 architectures, too few to judge")
+    old = "rank correlation with 4 times the schedule, 3 architectures: Spearman 1.00 (1.00 to 1.00), Kendall 1.00"
+    itself.set_user_attr("calibration", {"text": old, "spearman": 1.0})
+    assert str(stored_calibration(itself)).startswith("calibrated with 3 architectures, too few to judge")

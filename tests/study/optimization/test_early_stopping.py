@@ -37,10 +37,17 @@ def test_the_rule_by_hand(quantile: float, pckh: float, stops: bool) -> None:
     assert (reason is not None) == stops
 
 
-def test_the_reason_says_why() -> None:
-    reason = StoppingRule(1.0, least=5).reason(2, 10.0, params=200, madds=2000, finished=GAINS)
+@pytest.mark.parametrize(
+    ("quantile", "expected"),
+    [
+        (0.5, "22.0 PCKh expected at the end (median gain"),
+        (1.0, "24.0 PCKh expected at the end (1 quantile of the gain"),
+    ],
+)
+def test_the_reason_says_why(quantile: float, expected: str) -> None:
+    reason = StoppingRule(quantile, least=5).reason(2, 10.0, params=200, madds=2000, finished=GAINS)
     assert reason == (
-        "stopped after epoch 2: at most 24.0 PCKh expected, and trial 4 has 34.0 at no more params and MAdds"
+        f"stopped after epoch 2: {expected} of 5 finished trials), and trial 4 has 34.0 at no more params and MAdds"
     )
 
 
