@@ -30,7 +30,7 @@ class NetworkOptions:
     flip: Annotated[
         bool | None, typer.Option("--flip/--no-flip", help="With, or without, flip averaging; else both.")
     ] = None
-    metric: Annotated[str, typer.Option(help="pckh, pck, or auto: pck if there is a torso.")] = "auto"
+    metric: Annotated[str, typer.Option(help="pckh; pck, of the torso; auto: pck if it has one.")] = "pckh"
     save_predictions: Annotated[
         Path | None, typer.Option(help="Write the positions to this MATLAB file: preds (N, J, 2), 1-based pixels.")
     ] = None
@@ -56,7 +56,7 @@ class PredictionOptions:
 def main(network: NetworkOptions, others: PredictionOptions, code: CodeOptions, output: OutputOptions) -> None:
     """Print the accuracy of every hourglass, with and without flip averaging, by joint group and by joint.
 
-    PCKh@0.5 and @0.1; PCK@0.2 for skeletons with a torso. Intervals are 95 %, from a bootstrap over people.
+    PCKh@0.5 and @0.1; with --metric pck, PCK@0.2 of the torso. Intervals are 95 %, from a bootstrap over people.
     --json prints one object: the last hourglass at the first threshold, flip-averaged unless --no-flip; its
     "scores" lists all of them with the same keys (nas/inference/README.md).
 
@@ -89,7 +89,7 @@ def _refuse_network_flags(network: NetworkOptions) -> None:
     for flag, given in (
         ("--save-predictions", network.save_predictions is not None),
         ("--flip/--no-flip", network.flip is not None),
-        (f"--metric {network.metric}", network.metric != "auto"),
+        (f"--metric {network.metric}", network.metric != "pckh"),
         (f"--split {network.split}", network.split != "valid"),
     ):
         if given:

@@ -65,7 +65,7 @@ class NetworkScorer:
         checkpoint: written by ``nas.retrain``.
         data: packed people.
         split: "valid", "holdout" or "train".
-        metric: "pckh", "pck", or "auto": PCK where the skeleton has a torso.
+        metric: "pckh", as in search and full training; "pck", or "auto": PCK where the skeleton has a torso.
         device: "cpu" or "cuda".
 
     Attributes:

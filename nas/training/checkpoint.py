@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import stat
 import zipfile
 from contextlib import suppress
@@ -105,7 +106,11 @@ def load_checkpoint(path: AnyPath, device: str | torch.device = "cpu") -> dict[s
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # damaged files raise errors of any kind
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):
+            # PyTorch's own message is a page of advice on how to load such a file nevertheless.
+            first = "it holds Python objects other than tensors and plain values, or is damaged"
+        else:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
         remedy = "give a .pt file written by nas.retrain; if this is one, delete it and train again"
         raise UserError(f"{path}: not a readable checkpoint ({first}); {remedy}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -137,6 +138,14 @@ def test_checkpoints_of_other_programs_are_rejected(tmp_path: Path, foreign: obj
     torch.save(foreign, tmp_path / "a.pt")
     with pytest.raises(UserError, match="not a checkpoint of this version"):
         load_checkpoint(tmp_path / "a.pt")
+
+
+def test_the_reason_for_a_file_with_objects_is_not_pytorchs_advice(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}, "best": np.float64(0.3)}, tmp_path / "a.pth.tar")
+    with pytest.raises(UserError, match=r"a\.pth\.tar: .*Python objects other than tensors") as caught:
+        load_checkpoint(tmp_path / "a.pth.tar")
+    for word in ("\x1b", "weights_only", "unsafe", "loaded"):
+        assert word not in str(caught.value)
 
 
 def test_the_error_names_a_missing_file(tmp_path: Path) -> None:
