@@ -123,6 +123,11 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
+MaxPixels = Annotated[str, typer.Option(metavar="N", help="Larger images are not decoded.")]
+"""The flag of commands that read images; :func:`nas.console.parse_count` reads its value."""
+MAX_PIXELS_TEXT = "100M"
+
+
 @dataclass(frozen=True)
 class LocationOptions:
     """Where a study is stored."""

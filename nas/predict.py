@@ -12,9 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.console import console, existing_file, print_note, progress, run, set_quiet, stderr, writable_directory
+from nas.console import (
+    console,
+    existing_file,
+    parse_count,
+    print_note,
+    progress,
+    run,
+    set_quiet,
+    stderr,
+    writable_directory,
+)
 from nas.errors import UserError
-from nas.options import command, new_app
+from nas.options import MAX_PIXELS_TEXT, MaxPixels, command, new_app
 
 if TYPE_CHECKING:
     from nas.inference.pose_writer import Boxes, PoseWriter
@@ -72,6 +82,7 @@ class PredictionOptions:
 
     flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored image: better, slower.")] = False
     sure: Annotated[float, typer.Option(metavar="S", min=0, max=1, help="Lower scores are drawn hollow.")] = 0.25
+    max_pixels: MaxPixels = MAX_PIXELS_TEXT
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto"
     threads: Annotated[int, typer.Option(metavar="N", min=1, help="CPU threads.")] = 1
 
@@ -112,13 +123,14 @@ def main(
     from nas.inference.predictor import Predictor
     from nas.training.devices import resolve_device, use_threads
 
+    max_pixels = parse_count(prediction.max_pixels, "--max-pixels")
     boxes, device = people.boxes(), resolve_device(prediction.device)
     sources: Sequence[Path | int] = _find_files(images or []) if webcam is None else [webcam]
     writable_directory(out, "--out")
     names = _output_names(sources)
     _refuse_overwriting(out, checkpoint, sources, names)
     use_threads(prediction.threads)
-    drawing = Drawing(boxes, prediction.flip, prediction.sure, upright=not people.center_scale)
+    drawing = Drawing(boxes, prediction.flip, prediction.sure, not people.center_scale, max_pixels)
     writer = PoseWriter(Predictor.load(checkpoint, device), checkpoint, out, drawing, notes=print_note)
     records = _write_all(writer, sources, names, listing.quiet)
     if listing.as_json:

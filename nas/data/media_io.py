@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.data.image_header import MAX_PIXELS, ImageHeader, is_heic, read_header
 from nas.errors import UserError
 
 Image = NDArray[np.uint8]
@@ -38,50 +40,105 @@ def image_path(folder: Path, name: str) -> Path:
     return folder / relative
 
 
-def decode_image(path: Path, zoom: float, upright: bool = False) -> tuple[Image | str, int]:
+class Decoded(NamedTuple):
+    """A decoded image.
+
+    Attributes:
+        image: or the reason why it cannot be decoded.
+        reduction: the factor by which it was reduced.
+        frames: of the animation, or pages of the document, of which it is the first; 1: it is a plain image.
+    """
+
+    image: Image | str
+    reduction: int = 1
+    frames: int = 1
+
+
+def decode_image(path: Path, zoom: float, upright: bool = False, max_pixels: int = MAX_PIXELS) -> Decoded:
     """Decode an image, by default as stored: annotations were made without rotating images by their EXIF tag.
 
     Args:
         path: of the image.
         zoom: the largest factor by which a person in it will be scaled. If at most half, a JPEG is decoded at half its
             size, by half-length cosine transforms: decoding and shrinking then take a third of the time.
-        upright: rotate it by its EXIF tag, as viewers do.
-
-    Returns:
-        The image, or the reason why it cannot be decoded; and the factor by which it was reduced.
+        upright: turn and mirror it by its orientation tag, as viewers do.
+        max_pixels: larger images are not decoded.
     """
-    reduction = 1
     try:
         data = path.read_bytes()
-        is_jpeg = data.startswith(b"\xff\xd8")
-        # Some decoders silently fill the missing part of a truncated JPEG with grey.
-        is_complete = not is_jpeg or data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
-        flags = cv2.IMREAD_COLOR_RGB | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
-        if is_jpeg and zoom <= 0.5:
-            reduction = 2
-            flags |= cv2.IMREAD_REDUCED_GRAYSCALE_2  # only sets the size; with IMREAD_COLOR_RGB the image is in colour
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if is_complete and data else None
-    except (OSError, cv2.error) as error:
-        return f"cannot be read ({type(error).__name__})", 1
+    except OSError as error:
+        return Decoded(f"cannot be read ({type(error).__name__})")
+    header = read_header(data)
+    if header is None:
+        return Decoded(_no_image(data))
+    if header.width * header.height > max_pixels:
+        return Decoded(
+            f"{header.width}×{header.height} are more than {max_pixels:,} pixels; if it is meant to be that large, "
+            "raise --max-pixels"
+        )
+    if not header.is_whole:  # some decoders silently fill the missing part of a truncated JPEG with grey
+        return Decoded(_no_image(data))
+    flags, reduction = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, 1
+    if header.kind == "jpeg" and zoom <= 0.5:
+        reduction = 2
+        flags |= cv2.IMREAD_REDUCED_GRAYSCALE_2  # only sets the size; with IMREAD_COLOR_RGB the image is in colour
+    try:
+        image = cv2.imdecode(np.frombuffer(_not_turned(data, header), np.uint8), flags)
+    except cv2.error as error:
+        return Decoded(f"cannot be read ({type(error).__name__})")
     if image is None:
-        return "not an image, truncated or damaged" if data else "empty", 1
-    return np.asarray(image, np.uint8), reduction
+        return Decoded(_no_image(data))
+    turned = turn_upright(np.asarray(image, np.uint8), header.orientation) if upright else image
+    return Decoded(np.asarray(turned, np.uint8), reduction, header.frames)
 
 
-def read_image(path: Path, upright: bool) -> Image:
+def _no_image(data: bytes) -> str:
+    """The reason why some content is not an image."""
+    if is_heic(data):
+        return "HEIC, which OpenCV does not read; convert it to JPEG"
+    return "not an image, truncated or damaged" if data else "empty"
+
+
+def _not_turned(data: bytes, header: ImageHeader) -> bytes:
+    """The content without the orientation that OpenCV applies to TIFF, whatever its flags say."""
+    if header.orientation_at is None:
+        return data
+    at, order = header.orientation_at
+    return data[:at] + struct.pack(f"{order}H", 1) + data[at + 2 :]
+
+
+def turn_upright(image: Image, orientation: int) -> Image:
+    """Turn and mirror a stored image by its orientation, 1 to 8, as in EXIF."""
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
+def read_image(
+    path: Path, upright: bool, max_pixels: int = MAX_PIXELS, notes: Callable[[str], None] = lambda text: None
+) -> Image:
     """Decode an image at full size.
 
     Args:
         path: the file.
-        upright: rotate it by its EXIF tag, as viewers do; else as stored.
+        upright: turn it by its orientation tag, as viewers do; else as stored.
+        max_pixels: larger images are not decoded.
+        notes: takes the remark that only the first of several frames or pages is used.
 
     Raises:
-        UserError: it cannot be read, or is not an image.
+        UserError: it cannot be read, is too large, or is not an image.
     """
     with quiet_opencv():
-        image, _ = decode_image(path, 1.0, upright)
+        image, _, frames = decode_image(path, 1.0, upright, max_pixels)
     if isinstance(image, str):
-        raise UserError(f"{path}: {image}; give an image that OpenCV can read")
+        remedy = "" if ";" in image else "; give an image that OpenCV can read"
+        raise UserError(f"{path}: {image}{remedy}")
+    if frames > 1:
+        notes(f"{path} holds {'several' if frames == 2 else f'{frames:,}'} frames or pages; only the first is used")
     return image
 
 

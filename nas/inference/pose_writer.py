@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from nas.data.image_header import MAX_PIXELS
 from nas.data.media_io import Clip, Image, VideoWriter, encode_image, is_video, opened_video, read_image
 from nas.data.visualization.pose_overlay import draw_pose
 from nas.errors import UserError
@@ -23,7 +24,7 @@ COORDINATES = (
     "x, y in pixels of the original image, 0-based and continuous: distances from its left and top edge, the first "
     "pixel's centre being (0.5, 0.5); boxes are left, top, width, height"
 )
-UPRIGHT = "; of the image as it is shown, turned by its EXIF tag"
+UPRIGHT = "; of the image as it is shown, turned by its orientation tag"
 AS_STORED = "; of the image as it is stored"
 SCORES = "0 to 1: the peak of the joint's map over that of the map that the network was trained to give"
 
@@ -42,13 +43,15 @@ class Drawing:
         boxes: of the people in an image.
         flip: whether heatmaps are averaged with those of the mirrored image.
         threshold: joints with lower scores are drawn hollow.
-        upright: whether images are turned by their EXIF tag.
+        upright: whether images and videos are turned by their orientation tag.
+        max_pixels: larger images are not decoded.
     """
 
     boxes: Boxes
     flip: bool = False
     threshold: float = 0.25
     upright: bool = True
+    max_pixels: int = MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class PoseWriter:
         Raises:
             UserError: the image cannot be read, a box lies outside it, or a file cannot be written.
         """
-        image = read_image(path, self.drawing.upright)
+        image = read_image(path, self.drawing.upright, self.drawing.max_pixels, self.notes)
         poses = self._predict(path, [image])[0]
         drawn = f"{name}.pose{drawing_suffix(path)}"
         record = {
