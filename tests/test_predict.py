@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from nas import predict
@@ -354,6 +355,21 @@ def test_exif_rotation_is_applied_except_with_mpii_annotations(checkpoint, predi
         _, out, _ = predicted(checkpoint, path, *flags, "--out", tmp_path / "out", "--json")
         [record] = json.loads(out)
         assert (record["width"], record["height"]) == size
+
+
+def test_a_bound_on_pixels_and_the_first_of_several_frames(checkpoint, predicted, tmp_path) -> None:
+    frame = shining(SPOTS / 10, 128, 72, 5)
+    path = tmp_path / "moving.png"
+    Image.fromarray(frame).save(path, save_all=True, append_images=[Image.fromarray(frame[::-1])])
+    code, _, err = predicted(checkpoint, path, "--out", tmp_path / "out", "--max-pixels", "9k")
+    assert code == 1
+    assert f"error: {path}: 128×72 are more than 9,000 pixels; " in err
+    code, _, err = predicted(checkpoint, path, "--out", tmp_path / "out", "--max-pixels", "10k")
+    assert code == 0
+    assert f"note: {path} holds several frames or pages; only the first is used" in err
+    code, _, err = predicted(checkpoint, path, "--out", tmp_path / "out", "--max-pixels", "many")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--max-pixels many" in err
 
 
 def test_a_photograph(shared_data: Path, checkpoint, predicted, tmp_path) -> None:
