@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.errors import TerminatedError, UserError
+from nas.names import PRINTABLE
 
 console = Console(highlight=False)
 """Results, on standard output."""
@@ -60,6 +62,7 @@ def run(app: typer.Typer, args: Sequence[str] | None = None, program: str | None
         args: its arguments; by default those of the process.
         program: its name in the usage line; by default the name it was started under.
     """
+    make_printable()
     try:
         code = app(args=args, prog_name=program, standalone_mode=False)
     except UserError as error:
@@ -75,6 +78,13 @@ def run(app: typer.Typer, args: Sequence[str] | None = None, program: str | None
     if code == 130:
         print("interrupted", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def make_printable() -> None:
+    """Let standard output and error take any text in any locale: what they cannot encode is written as ``\\xe9``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=PRINTABLE)
 
 
 @contextmanager

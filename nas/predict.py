@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def main(
 
     NAME.jpg gives NAME.pose.jpg (a video .mp4) and NAME.pose.json, with scores and joints in pixels of the original
     image. The network sees a square around the box, which the person should nearly fill. Exit code 1: some files
-    could not be read.
+    could not be read or drawn.
 
     Example: python -m nas.predict checkpoint.pt photo.jpg --box 120,40,300,420
     """
@@ -137,10 +138,13 @@ def main(
         print(json.dumps(records, ensure_ascii=False, allow_nan=False))
     elif not listing.quiet:
         for record in records:  # not before: lines on standard output would run into the progress bar
-            console.print(f"{record['picture']}: {out / record['drawing']}", soft_wrap=True, markup=False)
-    if len(records) < len(sources):
+            drawn = record["drawing"]
+            written = out / drawn if drawn else "its JSON file only, not drawn"
+            console.print(f"{record['picture']}: {written}", soft_wrap=True, markup=False)
+    failed = len(sources) - sum(record["drawing"] is not None for record in records)
+    if failed:
         if not listing.quiet:
-            stderr.print(f"{len(sources) - len(records):,} of {len(sources):,} could not be done", soft_wrap=True)
+            stderr.print(f"{failed:,} of {len(sources):,} could not be done", soft_wrap=True)
         raise typer.Exit(1)
 
 
@@ -188,15 +192,24 @@ def _find_files(paths: Sequence[Path]) -> list[Path]:
     """The files to read, each once; what earlier runs wrote into a folder is left out.
 
     Raises:
-        UserError: a path does not exist, or a folder holds no images or videos.
+        UserError: a path does not exist or is a FIFO or device, or a folder holds no images or videos.
     """
     from nas.data.media_io import files_in
 
     files: dict[Path, Path] = {}
     for path in paths:
-        if not path.exists():
-            raise UserError(f"IMAGE {path} does not exist; give images, videos or folders of them")
-        inside = [file for file in files_in(path) if not file.stem.endswith(".pose")] if path.is_dir() else [path]
+        try:
+            kind = path.stat().st_mode
+            inside = [path]
+            if stat.S_ISDIR(kind):
+                inside = [file for file in files_in(path) if not file.stem.endswith(".pose")]
+        except FileNotFoundError as error:
+            raise UserError(f"IMAGE {path} does not exist; give images, videos or folders of them") from error
+        except OSError as error:
+            raise UserError(f"IMAGE {path} cannot be read ({error.strerror}); give another") from error
+        if not stat.S_ISDIR(kind) and not stat.S_ISREG(kind):
+            what = "a FIFO" if stat.S_ISFIFO(kind) else "a socket" if stat.S_ISSOCK(kind) else "a device"
+            raise UserError(f"IMAGE {path} is {what}, not a file; write the content to a file, and give that")
         if not inside:
             raise UserError(f"IMAGE {path}: this folder has no images or videos; give another, or files")
         for file in inside:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from nas.data.image_header import MAX_PIXELS, ImageHeader, is_heic, read_header
 from nas.errors import UserError
+from nas.names import plain_name
 
 Image = NDArray[np.uint8]
 """uint8 (H, W, 3) RGB."""
@@ -26,18 +28,23 @@ VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wm
 """Suffixes, in lower case, of the files of a folder that are read; a file given by name may have another."""
 
 _DEFAULT_RATE = 25.0  # frames per second, if a file or camera does not say
+_HIGHEST_RATE = 100_000.0  # frames per second that are believed; the fastest cameras with colour take fewer
+_LARGEST_TERM = 65535  # of a rate as a fraction, in MPEG-4
 
 
 def image_path(folder: Path, name: str) -> Path:
     """Path of an image that annotations name.
 
     Raises:
-        UserError: the name leads out of the folder.
+        UserError: the name leads out of the folder, or no file can have it.
     """
     relative = PurePosixPath(name)
     if not name or "\0" in name or "\\" in name or relative.is_absolute() or ".." in relative.parts:
         raise UserError(f"image name {name!r} leads out of {folder}; correct the annotations")
-    return folder / relative
+    try:
+        return folder / os.fsdecode(name.encode("utf-8", "surrogateescape"))  # in any locale, names are UTF-8
+    except UnicodeEncodeError as error:  # half of a pair of surrogates
+        raise UserError(f"image name {name!r} is not text; correct the annotations") from error
 
 
 class Decoded(NamedTuple):
@@ -143,11 +150,20 @@ def read_image(
 
 
 def encode_image(image: Image, name: str, quality: int = 92) -> bytes:
-    """Encode an image in the format of a file name: ``.png``, else JPEG of the given quality."""
+    """Encode an image in the format of a file name: ``.png``, else JPEG of the given quality.
+
+    Raises:
+        UserError: it is too large for the format.
+    """
     suffix = ".png" if name.lower().endswith(".png") else ".jpg"
     options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == ".jpg" else []
-    succeeded, data = cv2.imencode(suffix, image[:, :, ::-1], options)
-    assert succeeded, "OpenCV wrote no image"
+    try:
+        succeeded, data = cv2.imencode(suffix, image[:, :, ::-1], options)
+    except cv2.error:
+        succeeded = False
+    if not succeeded:
+        height, width = image.shape[:2]
+        raise UserError(f"{name}: {width}×{height} pixels cannot be written in this format; choose another suffix")
     return bytes(data.tobytes())
 
 
@@ -196,42 +212,84 @@ class Clip:
     frames: int
 
 
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A frame of a video.
+
+    Attributes:
+        image: of the frame.
+        seconds: since the beginning: the frame's own time stamp, where the file has one.
+    """
+
+    image: Image
+    seconds: float
+
+
 @contextmanager
-def opened_video(source: Path | int) -> Iterator[tuple[Clip, Iterator[Image]]]:
+def opened_video(
+    source: Path | int, upright: bool = True, max_pixels: int = MAX_PIXELS
+) -> Iterator[tuple[Clip, Iterator[Frame]]]:
     """Open a video, or a camera by its number, to read its frames one by one.
 
+    Args:
+        source: path of the video, or number of the camera.
+        upright: turn the frames as the file says; else as stored.
+        max_pixels: larger frames are not decoded.
+
     Raises:
-        UserError: it cannot be opened, or gives no frame.
+        UserError: it cannot be opened, its frames are too large, or it gives none.
     """
-    with quiet_opencv():
-        capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
-        try:
-            succeeded, first = capture.read() if capture.isOpened() else (False, None)
-            if not succeeded or first is None:
-                if isinstance(source, int):
-                    raise UserError(f"--webcam {source}: no such camera, or it gives no image; give files")
-                raise UserError(f"{source}: not a video that OpenCV can read, or without a frame; convert it to MP4")
-            rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-            clip = Clip(
-                width=first.shape[1],
-                height=first.shape[0],
-                rate=rate if math.isfinite(rate) and 1 <= rate <= 1000 else _DEFAULT_RATE,
-                frames=max(0, int(count)) if math.isfinite(count) and isinstance(source, Path) else 0,
+    with quiet_opencv(), ExitStack() as stack:
+        name = source if isinstance(source, int) else stack.enter_context(plain_name(source))
+        capture = cv2.VideoCapture(name)
+        stack.callback(capture.release)
+        if not upright:
+            capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
+        width, height = (int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        if width * height > max_pixels:
+            raise UserError(
+                f"{source}: frames of {width}×{height} are more than {max_pixels:,} pixels; if they are meant to be "
+                "that large, raise --max-pixels"
             )
-            yield clip, _frames(capture, first)
-        finally:
-            capture.release()
+        succeeded, first = capture.read() if capture.isOpened() else (False, None)
+        if not succeeded or first is None:
+            if isinstance(source, int):
+                raise UserError(f"--webcam {source}: no such camera, or it gives no image; give files")
+            raise UserError(f"{source}: not a video that OpenCV can read, or without a frame; convert it to MP4")
+        rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        clip = Clip(
+            width=first.shape[1],
+            height=first.shape[0],
+            rate=rate if 0 < rate <= _HIGHEST_RATE else _DEFAULT_RATE,
+            frames=max(0, int(count)) if math.isfinite(count) and isinstance(source, Path) else 0,
+        )
+        yield clip, _frames(capture, first, clip.rate, is_camera=isinstance(source, int))
 
 
-def _frames(capture: cv2.VideoCapture, first: NDArray[Any]) -> Iterator[Image]:
-    succeeded, frame = True, first
+def _frames(capture: cv2.VideoCapture, first: NDArray[Any], rate: float, is_camera: bool) -> Iterator[Frame]:
+    """The frames of an opened video; where they have no time stamps, or these do not increase, by its rate."""
+    succeeded, frame, number = True, first, 0
+    start, before = time.monotonic(), -math.inf
     while succeeded and frame is not None:
-        yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+        # What cameras tell is relative to the start of the machine, or nothing.
+        seconds = time.monotonic() - start if is_camera else capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        if not math.isfinite(seconds) or seconds <= before:
+            seconds = number / rate if number == 0 else before + 1 / rate
+        yield Frame(np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8), seconds)
+        before, number = seconds, number + 1
         succeeded, frame = capture.read()
+
+
+def _writable_rate(rate: float) -> float:
+    """The nearest rate that MPEG-4 can have: OpenCV writes it as a fraction with a power of ten below."""
+    below = next((power for power in (1000, 100, 10) if rate * power <= _LARGEST_TERM), 1)
+    return min(max(1, round(rate * below)), _LARGEST_TERM) / below
 
 
 class VideoWriter:
     """Writes an MP4 that appears under its name only once it is complete. Its sides are even: an odd one gains a pixel.
+
+    Its rate is constant, and rounded where the format cannot have it.
 
     Args:
         path: of the file; its suffix is ``.mp4``.
@@ -245,8 +303,9 @@ class VideoWriter:
         self._path, self._size = path, (clip.width + clip.width % 2, clip.height + clip.height % 2)
         self._part = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")  # hidden, so that files_in skips it
         self._frames = 0
-        with quiet_opencv():
-            self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter.fourcc(*"mp4v"), clip.rate, self._size)
+        code, rate = cv2.VideoWriter.fourcc(*"mp4v"), _writable_rate(clip.rate)
+        with quiet_opencv(), plain_name(self._part) as name:
+            self._writer = cv2.VideoWriter(name, code, rate, self._size)
         if not self._writer.isOpened():
             self._part.unlink(missing_ok=True)
             raise UserError(f"{path}: OpenCV cannot write this video here; choose another --out")
