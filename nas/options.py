@@ -27,6 +27,8 @@ import typer
 
 from nas import __version__
 from nas.console import Quiet
+from nas.errors import UserError
+from nas.names import printable
 
 if TYPE_CHECKING:
     from nas.study.analysis.selection import SelectionLimits
@@ -134,6 +136,13 @@ class LocationOptions:
 
     storage: Annotated[str | None, typer.Option(help="Database URL; by default the study's own SQLite.")] = None
     runs: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs")
+
+    def __post_init__(self) -> None:
+        """Refuse what a database's URL cannot hold."""
+        if printable(self.runs) != str(self.runs):
+            raise UserError(
+                f"--runs {self.runs}: the name is not UTF-8, as the database's must be; choose another folder"
+            )
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,12 @@ class PoseWriter:
                     advance(min(len(frames), clip.frames))
         if clip.frames > len(frames) + 1 and progress:
             self.notes(f"{path} declares {clip.frames:,} frames; {len(frames):,} could be read")
+        starts = [frame["seconds"] - frames[0]["seconds"] for frame in frames]
+        if progress and any(abs(start * clip.rate - number) > 1.5 for number, start in enumerate(starts)):
+            self.notes(
+                f"the frames of {path} are not evenly spaced, those of the drawing are: {clip.rate:.4g} a second; "
+                "the JSON file has their times"
+            )
         record = {
             "picture": printable(path),
             "drawing": None if film.problem else printable(Path(drawn)),

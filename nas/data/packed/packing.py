@@ -23,6 +23,7 @@ from nas.data.packed.writer import EncodedPerson, PackedPerson, PackedWriter
 from nas.data.people import SPLITS, Person
 from nas.data.skeletons import Skeleton
 from nas.errors import UserError
+from nas.names import printable
 
 PACKING_VERSION = 1
 """Raise this when crops of the same images change, so that a file begun by an older version is not continued."""
@@ -242,7 +243,7 @@ class _BrokenImages:
             if not self.reasons:
                 self._list.unlink(missing_ok=True)
                 return
-            lines = [f"{' '.join(image.split())}\t{reason}\n" for image, reason in self.reasons.items()]
+            lines = [f"{printable(' '.join(image.split()))}\t{reason}\n" for image, reason in self.reasons.items()]
             self._list.write_text("".join(lines), encoding="utf-8")
         except OSError as error:
             raise UserError(f"{self._list}: cannot write ({error.strerror}); choose another folder") from error
@@ -267,7 +268,7 @@ def versioned_inputs(version: str) -> str:
 def _fingerprint(people: Iterable[Person], folder: Path) -> str:
     """Identifies what crops depend on besides the header and the content of the images."""
     code = versioned_inputs(f"packing {PACKING_VERSION}")
-    digest = hashlib.sha256(f"{code} {os.path.abspath(folder)}".encode())
+    digest = hashlib.sha256(f"{code} ".encode() + os.fsencode(os.path.abspath(folder)))
     for person in people:
         digest.update(repr((person.image, person.split, float(person.size), float(person.head_size))).encode())
         for array in (person.joints, person.labelled, person.center):
