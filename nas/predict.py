@@ -132,7 +132,8 @@ def main(
     _refuse_overwriting(out, checkpoint, sources, names)
     use_threads(prediction.threads)
     drawing = Drawing(boxes, prediction.flip, prediction.sure, not people.center_scale, max_pixels)
-    writer = PoseWriter(Predictor.load(checkpoint, device), checkpoint, out, drawing, notes=print_note)
+    notes = (lambda text: None) if listing.quiet else print_note
+    writer = PoseWriter(Predictor.load(checkpoint, device), checkpoint, out, drawing, notes, _print_error)
     records = _write_all(writer, sources, names, listing.quiet)
     if listing.as_json:
         print(json.dumps(records, ensure_ascii=False, allow_nan=False))
@@ -170,11 +171,16 @@ def _write_all(
             except UserError as error:
                 if isinstance(source, int):
                     raise
-                stderr.print(f"error: {' '.join(str(error).split())}", soft_wrap=True, markup=False)
+                _print_error(str(error))
             else:
                 records.append(record)
             advance(done)
     return records
+
+
+def _print_error(text: str) -> None:
+    """Print an error of one file: the others are done."""
+    stderr.print(f"error: {' '.join(text.split())}", soft_wrap=True, markup=False)
 
 
 def _numbers(flag: str, text: str, names: str) -> list[float]:

@@ -417,6 +417,7 @@ def test_a_bound_on_pixels_and_the_first_of_several_frames(checkpoint, predicted
     code, _, err = predicted(checkpoint, path, "--out", tmp_path / "out", "--max-pixels", "10k")
     assert code == 0
     assert f"note: {path} holds several frames or pages; only the first is used" in err
+    assert predicted(checkpoint, path, "--out", tmp_path / "out", "--quiet") == (0, "", "")
     code, _, err = predicted(checkpoint, path, "--out", tmp_path / "out", "--max-pixels", "many")
     assert (code, err.count("\n")) == (2, 1)
     assert "--max-pixels many" in err

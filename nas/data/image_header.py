@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 MAX_PIXELS = 100_000_000
 """The largest image that is decoded unless told otherwise: 300 MB in memory."""
@@ -15,6 +16,7 @@ _AFTER_SCAN = frozenset((0xC4, 0xCC, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(
 _FRAME_HEADERS = frozenset((*range(0xC0, 0xD0),)) - {0xC4, 0xC8, 0xCC}
 _EXIF = b"Exif\0\0"
 _ORIENTATION, _WIDTH, _HEIGHT, _SUBFILE = 0x0112, 0x0100, 0x0101, 0x00FE
+_MOST_PAGES, _MOST_ENTRIES = 1000, 500  # of a TIFF that are read: a made-up one may hold millions
 _HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevx"}
 
 
@@ -24,7 +26,7 @@ class ImageHeader:
 
     Attributes:
         kind: of the file: ``jpeg``, ``png``, …
-        width: of the largest image in it as stored, in pixels.
+        width: of the image as stored, in pixels.
         height: as ``width``.
         orientation: 1 to 8, as in EXIF: how the stored image is to be turned and mirrored for display.
         frames: of an animation, or pages; 2 if there are several and their number is unknown.
@@ -149,10 +151,10 @@ def _valid_orientation(value: int) -> int:
 
 
 def _tiff(data: bytes) -> ImageHeader:
-    pages = list(_tiff_pages(data))
+    pages = list(islice(_tiff_pages(data), _MOST_PAGES))
     first = pages[0]
     value, at = first.get(_ORIENTATION, (1, 0))
-    width, height = (max(page.get(tag, (0, 0))[0] for page in pages) for tag in (_WIDTH, _HEIGHT))
+    width, height = (first.get(tag, (0, 0))[0] for tag in (_WIDTH, _HEIGHT))
     return ImageHeader(
         "tiff",
         width,
@@ -181,7 +183,7 @@ def _tiff_pages(data: bytes) -> Iterator[dict[int, tuple[int, int]]]:
         (count,) = struct.unpack_from(order + count_type, data, at)
         at += struct.calcsize(order + count_type)
         page = {}
-        for entry in range(at, at + min(count, 4096) * entry_size, entry_size):
+        for entry in range(at, at + min(count, _MOST_ENTRIES) * entry_size, entry_size):
             tag, kind = struct.unpack_from(order + "HH", data, entry)
             integer = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
             if integer and tag in (_WIDTH, _HEIGHT, _ORIENTATION, _SUBFILE):

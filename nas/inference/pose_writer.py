@@ -65,6 +65,7 @@ class PoseWriter:
         out: the folder.
         drawing: how people are found and drawn.
         notes: takes remarks about the files that were read.
+        problems: takes reasons why a drawing could not be written.
     """
 
     predictor: Predictor
@@ -72,6 +73,7 @@ class PoseWriter:
     out: Path
     drawing: Drawing
     notes: Callable[[str], None] = lambda text: None
+    problems: Callable[[str], None] = lambda text: None
 
     def write_image(self, path: Path, name: str) -> dict[str, Any]:
         """Predict and draw one image.
@@ -93,7 +95,7 @@ class PoseWriter:
         try:
             self._write(drawn, encode_image(self._draw(image, poses), drawn))
         except UserError as error:
-            self._note_undrawn(error)
+            self.problems(f"{error}; the JSON file is written without it")
             is_drawn = False
         record = {
             "picture": printable(path),
@@ -161,7 +163,7 @@ class PoseWriter:
 
     @contextmanager
     def _film(self, name: str, clip: Clip) -> Iterator[_Film]:
-        """A drawn video to put frames into; what prevents it is noted, and does not prevent the JSON file."""
+        """A drawn video to put frames into; what prevents it is told, and does not prevent the JSON file."""
         film = _Film()
         try:
             with VideoWriter(self.out / name, clip) as film.writer:
@@ -173,13 +175,10 @@ class PoseWriter:
         except UserError as error:
             if film.interrupted:
                 raise
-            self._note_undrawn(error)
+            self.problems(f"{error}; the JSON file is written without it")
             film.problem = str(error)
             if film.writer is None:
                 yield film
-
-    def _note_undrawn(self, error: UserError) -> None:
-        self.notes(f"{error}; the JSON file is written without it")
 
     def _metadata(self) -> dict[str, Any]:
         """The keys that every JSON file has in common."""

@@ -25,7 +25,7 @@ from nas.data.skeletons import Skeleton
 from nas.errors import UserError
 from nas.names import printable
 
-PACKING_VERSION = 1
+PACKING_VERSION = 2
 """Raise this when crops of the same images change, so that a file begun by an older version is not continued."""
 
 
