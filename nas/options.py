@@ -28,7 +28,6 @@ import typer
 from nas import __version__
 from nas.console import Quiet
 from nas.errors import UserError
-from nas.names import printable
 
 if TYPE_CHECKING:
     from nas.study.analysis.selection import SelectionLimits
@@ -139,10 +138,11 @@ class LocationOptions:
 
     def __post_init__(self) -> None:
         """Refuse what a database's URL cannot hold."""
-        if printable(self.runs) != str(self.runs):
-            raise UserError(
-                f"--runs {self.runs}: the name is not UTF-8, as the database's must be; choose another folder"
-            )
+        try:
+            str(self.runs).encode("utf-8")
+        except UnicodeEncodeError as error:
+            remedy = "as the database's must be; choose another folder"
+            raise UserError(f"--runs {self.runs}: the name is not UTF-8, {remedy}") from error
 
 
 @dataclass(frozen=True)
