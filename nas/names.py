@@ -39,7 +39,7 @@ codecs.register_error(PRINTABLE, _replace)
 
 @contextmanager
 def plain_name(path: Path) -> Iterator[str]:
-    """Yield a name under which FFmpeg and OpenCV open a file, or write one that does not exist.
+    """Yield a name under which FFmpeg, OpenCV and TensorBoard open a file or folder, or write one that does not exist.
 
     They take ``12:`` for a protocol and ``%d`` for a number, and names must be UTF-8: an absolute path avoids the
     first, a symbolic link in a temporary folder the others.
