@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, NoReturn, overload
+from typing import Annotated, Any, NoReturn, overload
 
 import typer
 from rich.console import Console
@@ -20,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.errors import TerminatedError, UserError
-from nas.names import PRINTABLE
+from nas.names import PRINTABLE, printable
 
 console = Console(highlight=False)
 """Results, on standard output."""
@@ -208,6 +209,30 @@ def writable_file(path: Path, flag: str) -> Path:
 def print_note(text: str) -> None:
     """Print a note on standard error."""
     stderr.print(f"note: {text}", soft_wrap=True, markup=False)
+
+
+def print_json(value: object, **options: Any) -> None:
+    """Print JSON that is valid in any locale: what standard output cannot encode is escaped as JSON does.
+
+    Args:
+        value: plain values; texts in them may be names of files, see :func:`nas.names.printable`.
+        options: of ``json.dumps``.
+    """
+    value = _printable_texts(value)
+    text = json.dumps(value, ensure_ascii=False, **options)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, **options)
+    print(text)
+
+
+def _printable_texts(value: object) -> object:
+    if isinstance(value, dict):
+        return {_printable_texts(key): _printable_texts(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_printable_texts(each) for each in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def print_tables(*tables: Table | None) -> None:

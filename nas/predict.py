@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import stat
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from nas.console import (
     console,
     existing_file,
     parse_count,
+    print_json,
     print_note,
     progress,
     run,
@@ -136,7 +136,7 @@ def main(
     writer = PoseWriter(Predictor.load(checkpoint, device), checkpoint, out, drawing, notes, _print_error)
     records = _write_all(writer, sources, names, listing.quiet)
     if listing.as_json:
-        print(json.dumps(records, ensure_ascii=False, allow_nan=False))
+        print_json(records, allow_nan=False)
     elif not listing.quiet:
         for record in records:  # not before: lines on standard output would run into the progress bar
             drawn = record["drawing"]

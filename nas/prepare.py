@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from nas.console import (
     existing_directory,
     existing_file,
     parse_count,
+    print_json,
     print_tables,
     progress,
     run,
@@ -274,7 +274,7 @@ def check(
             problems.append(f"no contact sheet: {error}")
             sheet = None
     if as_json:
-        print(json.dumps(_validation_record(file, report, problems, sheet), ensure_ascii=False, allow_nan=False))
+        print_json(_validation_record(file, report, problems, sheet), allow_nan=False)
     else:
         _print_validation(file, report, problems, sheet)
     if problems:

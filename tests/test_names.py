@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -52,3 +53,19 @@ def test_every_text_can_be_printed_in_any_locale(tmp_path: Path, locale: str) ->
     assert b"ghost" in done.stdout
     assert done.stderr.splitlines()[-1].startswith(b"error: 1")
     assert rb"caf\xe9" in done.stderr
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_json_is_valid_in_any_locale(tmp_path: Path, locale: str) -> None:
+    script = """if True:
+        import os
+        from nas.console import make_printable, print_json
+        make_printable()
+        print_json({"file": "1×\\U0001f600 " + os.fsdecode(b"caf\\xe9"), "sizes": (1, 2.5), "nothing": None})
+    """
+    file = tmp_path / "prints.py"
+    file.write_text(script, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **LOCALES[locale]}
+    done = subprocess.run([sys.executable, file], capture_output=True, env=environment, check=True)
+    wanted = {"file": "1×\U0001f600 caf\\xe9", "sizes": [1, 2.5], "nothing": None}
+    assert json.loads(done.stdout.decode("latin-1" if locale == "latin-1" else "ascii")) == wanted

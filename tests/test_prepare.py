@@ -694,3 +694,6 @@ def test_names_that_are_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (code, err) == (0, "")
     assert r"an\xe9.json" in out
     assert sheet.is_file()
+    code, out, err = call(capsys, "check", people, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["file"] == str(tmp_path / r"p\xe9.h5")
