@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from films import film
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -256,6 +257,20 @@ def test_a_camera_is_recorded_until_it_is_stopped(oracle, checkpoint, predicted,
     with opened_video(tmp_path / "webcam-0.pose.mp4") as (clip, shown):
         assert len(list(shown)) == 4
     assert (clip.width, clip.height) == (130, 74)
+
+
+def test_uneven_frames_keep_their_times(oracle, checkpoint, predicted, tmp_path) -> None:
+    times = [0, 1, 2, 62, 63, 64]
+    path = film(tmp_path / "12:30.mp4", times, 30, turn=1)
+    for flags, size in ((["--whole"], (48, 64)), (["--center-scale", "32,24,0.3"], (64, 48))):
+        code, out, err = predicted(checkpoint, path, *flags, "--out", tmp_path / "out", "--json")
+        assert code == 0
+        [record] = json.loads(out)
+        assert [frame["seconds"] for frame in record["frames"]] == pytest.approx(
+            [time / 30 for time in times], abs=1e-3
+        )
+        assert (record["width"], record["height"]) == size
+        assert "not evenly spaced" in err
 
 
 def test_joints_do_not_depend_on_the_drawing(oracle, checkpoint, predicted, tmp_path, monkeypatch) -> None:
