@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.console import console, default_workers, print_tables, progress, run
+from nas.console import console, default_workers, print_json, print_tables, progress, run
 from nas.errors import UserError
 from nas.options import OutputOptions, command, new_app
 from nas.study.files import CHECKOUT, write_file
@@ -101,7 +101,7 @@ def main(cases: CaseOptions, measurement: MeasurementOptions, files: FileOptions
 
         results = run_suite(settings, save)
     if output.as_json:
-        print(_to_json(results, machine))
+        print_json(results.to_dict(machine), indent=1)
     else:
         _print(results)
         for _, path in paths:

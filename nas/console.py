@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
 import sys
@@ -20,6 +22,7 @@ from rich.text import Text
 
 from nas import interrupts
 from nas.errors import TerminatedError, UserError
+from nas.names import PRINTABLE, printable
 
 _UNPRINTABLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"} | {
     code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -27,9 +30,9 @@ _UNPRINTABLE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0
 """Control characters, and those that reverse the direction of what follows, as shown instead."""
 
 
-def printable(text: str) -> str:
+def harmless(text: str) -> str:
     """Return a text with control characters escaped: a terminal would execute those in a file's name or content."""
-    return text.translate(_UNPRINTABLE)
+    return printable(text).translate(_UNPRINTABLE)
 
 
 class PlainConsole(Console):
@@ -40,7 +43,7 @@ class PlainConsole(Console):
 
     def render_str(self, text: str, **settings: Any) -> Text:
         """Turn a text into a renderable; rich calls it for everything that is printed, and for the cells of tables."""
-        return super().render_str(printable(text), **(settings | {"markup": False, "emoji": False}))
+        return super().render_str(harmless(text), **(settings | {"markup": False, "emoji": False}))
 
 
 console = PlainConsole()
@@ -84,6 +87,7 @@ def run(app: typer.Typer, args: Sequence[str] | None = None, program: str | None
         program: its name in the usage line; by default the name it was started under.
     """
     interrupts.command_begins()
+    make_printable()
     try:
         code = app(args=args, prog_name=program, standalone_mode=False)
     except UserError as error:
@@ -99,6 +103,13 @@ def run(app: typer.Typer, args: Sequence[str] | None = None, program: str | None
     if code == interrupts.INTERRUPTED:
         print(interrupts.MESSAGE, file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def make_printable() -> None:
+    """Let standard output and error take any text in any locale: what they cannot encode is written as ``\\xe9``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=PRINTABLE)
 
 
 @contextmanager
@@ -117,7 +128,7 @@ def deferred_sigterm() -> Iterator[Callable[[], bool]]:
 
 def exit_with_error(message: str) -> NoReturn:
     """Print an error as one line on standard error and end the process with exit code 2."""
-    print("error:", printable(" ".join(message.split())), file=sys.stderr)
+    print("error:", harmless(" ".join(message.split())), file=sys.stderr)
     sys.exit(2)
 
 
@@ -222,6 +233,30 @@ def writable_file(path: Path, flag: str) -> Path:
 def print_note(text: str) -> None:
     """Print a note on standard error."""
     stderr.print(f"note: {text}", soft_wrap=True, markup=False)
+
+
+def print_json(value: object, **options: Any) -> None:
+    """Print JSON that is valid in any locale: what standard output cannot encode is escaped as JSON does.
+
+    Args:
+        value: plain values; texts in them may be names of files, see :func:`nas.names.printable`.
+        options: of ``json.dumps``.
+    """
+    value = _printable_texts(value)
+    text = json.dumps(value, ensure_ascii=False, **options)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, **options)
+    print(text)
+
+
+def _printable_texts(value: object) -> object:
+    if isinstance(value, dict):
+        return {_printable_texts(key): _printable_texts(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_printable_texts(each) for each in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def print_tables(*tables: Table | None) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.console import console, print_tables, progress, run
+from nas.console import console, print_json, print_tables, progress, run
 from nas.errors import UserError
 from nas.options import CodeOptions, OutputOptions, command, new_app
 from nas.study.files import find
@@ -84,7 +83,7 @@ def main(
         networks = _measure(networks, timing)
     if output.as_json:
         records = [network.to_dict() for network in networks]
-        print(json.dumps(records if all_published else records[0], ensure_ascii=False))
+        print_json(records if all_published else records[0])
     elif all_published:
         _print_published(networks)
     else:
@@ -101,7 +100,7 @@ def _describe_space(name: str, as_json: bool) -> None:
     allow_code(blocks_of_ones_own(path))  # who names a space here trusts its blocks
     space = read_space(path)
     if as_json:
-        print(json.dumps(space_record(space), ensure_ascii=False))
+        print_json(space_record(space))
     else:
         print_space(space)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.console import console, existing_file, print_note, print_tables, progress, run, writable_file
+from nas.console import console, existing_file, print_json, print_note, print_tables, progress, run, writable_file
 from nas.errors import UserError
 from nas.options import CodeOptions, OutputOptions, command, new_app
 from nas.study.files import write_file
@@ -127,7 +126,7 @@ def _score_network(options: NetworkOptions, as_json: bool) -> None:
             "input_size": size,
             "decoder": decoder,
         }
-        _print_json(score_record(report, about))
+        print_json(score_record(report, about), allow_nan=False)
         return
     _print_line(f"{checkpoint}: {architecture}, input {size}×{size}, decoder {decoder}")
     _print_line(f"{data}: {len(scorer.people):,} {options.split} people of skeleton {scorer.skeleton.name}")
@@ -154,7 +153,7 @@ def _score_predictions(options: PredictionOptions, as_json: bool) -> None:
             "missing_people": report.missing_people,
             "missing_joints": report.missing_joints,
         }
-        _print_json(score_record(report, about))
+        print_json(score_record(report, about), allow_nan=False)
         return
     _print_line(
         f"{predictions}: {report.people:,} people; without any prediction: {report.missing_people:,} people, "
@@ -175,10 +174,6 @@ def _print_report(report: ScoreReport) -> None:
 
 def _print_line(line: str) -> None:
     console.print(line, soft_wrap=True, markup=False)
-
-
-def _print_json(record: dict[str, Any]) -> None:
-    print(json.dumps(record, ensure_ascii=False, allow_nan=False))
 
 
 if __name__ == "__main__":

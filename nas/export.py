@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.console import console, existing_file, progress, run, working, writable_file
+from nas.console import console, existing_file, parse_count, print_note, progress, run, working, writable_file
 from nas.errors import UserError
-from nas.options import CodeOptions, LocationOptions, OutputOptions, SelectionOptions, command, new_app
+from nas.options import (
+    MAX_PIXELS_TEXT,
+    CodeOptions,
+    LocationOptions,
+    MaxPixels,
+    OutputOptions,
+    SelectionOptions,
+    command,
+    new_app,
+)
 from nas.study.files import check_study_exists, write_file
 
 if TYPE_CHECKING:
@@ -43,6 +52,7 @@ class FileOptions:
     picture: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Image to compare on too; may be repeated.")
     ] = None
+    max_pixels: MaxPixels = MAX_PIXELS_TEXT
     threads: Annotated[int, typer.Option(metavar="N", min=1, help="CPU threads.")] = 1
 
     @property
@@ -103,13 +113,14 @@ def main(
     from nas.inference.onnx_export import need_onnx
     from nas.training.devices import use_threads
 
+    max_pixels = parse_count(files.max_pixels, "--max-pixels")
     need_onnx()
     use_threads(files.threads)
     checkpoint = _checkpoint(source, selection, location)
     files.check(checkpoint)
     trained = TrainedNetwork.load(checkpoint)
     settings = ExportSettings(files.uint8, files.joints, files.threads, working)
-    images, people = comparison_images(files.picture or [], trained.side), None
+    images, people = comparison_images(files.picture or [], trained.side, max_pixels, print_note), None
     if files.data is not None:
         people = score_known_people(trained, files.data, lambda total: progress("scoring", total, every=30.0))
         images = [*images, *people.images]

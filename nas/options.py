@@ -125,12 +125,25 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
+MaxPixels = Annotated[str, typer.Option(metavar="N", help="Larger images are not decoded.")]
+"""The flag of commands that read images; :func:`nas.console.parse_count` reads its value."""
+MAX_PIXELS_TEXT = "100M"
+
+
 @dataclass(frozen=True)
 class LocationOptions:
     """Where a study is stored."""
 
     storage: Annotated[str | None, typer.Option(help="Database URL; by default the study's own SQLite.")] = None
     runs: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs")
+
+    def __post_init__(self) -> None:
+        """Refuse what a database's URL cannot hold."""
+        try:
+            str(self.runs).encode("utf-8")
+        except UnicodeEncodeError as error:
+            remedy = "as the database's must be; choose another folder"
+            raise UserError(f"--runs {self.runs}: the name is not UTF-8, {remedy}") from error
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import stat
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,9 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas.console import console, existing_file, print_note, progress, run, set_quiet, stderr, writable_directory
+from nas.console import (
+    console,
+    existing_file,
+    parse_count,
+    print_json,
+    print_note,
+    progress,
+    run,
+    set_quiet,
+    stderr,
+    writable_directory,
+)
 from nas.errors import UserError
-from nas.options import CodeOptions, command, new_app
+from nas.options import MAX_PIXELS_TEXT, CodeOptions, MaxPixels, command, new_app
 
 if TYPE_CHECKING:
     from nas.inference.pose_writer import Boxes, PoseWriter
@@ -72,6 +83,7 @@ class PredictionOptions:
 
     flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored image: better, slower.")] = False
     sure: Annotated[float, typer.Option(metavar="S", min=0, max=1, help="Lower scores are drawn hollow.")] = 0.25
+    max_pixels: MaxPixels = MAX_PIXELS_TEXT
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto"
     threads: Annotated[int, typer.Option(metavar="N", min=1, help="CPU threads.")] = 1
 
@@ -101,7 +113,7 @@ def main(
 
     NAME.jpg gives NAME.pose.jpg (a video .mp4) and NAME.pose.json, with scores and joints in pixels of the original
     image. The network sees a square around the box, which the person should nearly fill. Exit code 1: some files
-    could not be read.
+    could not be read or drawn.
 
     Example: python -m nas.predict checkpoint.pt photo.jpg --box 120,40,300,420
     """
@@ -113,23 +125,28 @@ def main(
     from nas.inference.predictor import Predictor
     from nas.training.devices import resolve_device, use_threads
 
+    max_pixels = parse_count(prediction.max_pixels, "--max-pixels")
     boxes, device = people.boxes(), resolve_device(prediction.device)
     sources: Sequence[Path | int] = _find_files(images or []) if webcam is None else [webcam]
     writable_directory(out, "--out")
     names = _output_names(sources)
     _refuse_overwriting(out, checkpoint, sources, names)
     use_threads(prediction.threads)
-    drawing = Drawing(boxes, prediction.flip, prediction.sure, upright=not people.center_scale)
-    writer = PoseWriter(Predictor.load(checkpoint, device), checkpoint, out, drawing, notes=print_note)
+    drawing = Drawing(boxes, prediction.flip, prediction.sure, not people.center_scale, max_pixels)
+    notes = (lambda text: None) if listing.quiet else print_note
+    writer = PoseWriter(Predictor.load(checkpoint, device), checkpoint, out, drawing, notes, _print_error)
     records = _write_all(writer, sources, names, listing.quiet)
     if listing.as_json:
-        print(json.dumps(records, ensure_ascii=False, allow_nan=False))
+        print_json(records, allow_nan=False)
     elif not listing.quiet:
         for record in records:  # not before: lines on standard output would run into the progress bar
-            console.print(f"{record['picture']}: {out / record['drawing']}", soft_wrap=True, markup=False)
-    if len(records) < len(sources):
+            drawn = record["drawing"]
+            written = out / drawn if drawn else "its JSON file only, not drawn"
+            console.print(f"{record['picture']}: {written}", soft_wrap=True, markup=False)
+    failed = len(sources) - sum(record["drawing"] is not None for record in records)
+    if failed:
         if not listing.quiet:
-            stderr.print(f"{len(sources) - len(records):,} of {len(sources):,} could not be done", soft_wrap=True)
+            stderr.print(f"{failed:,} of {len(sources):,} could not be done", soft_wrap=True)
         raise typer.Exit(1)
 
 
@@ -155,11 +172,16 @@ def _write_all(
             except UserError as error:
                 if isinstance(source, int):
                     raise
-                stderr.print(f"error: {' '.join(str(error).split())}", soft_wrap=True, markup=False)
+                _print_error(str(error))
             else:
                 records.append(record)
             advance(done)
     return records
+
+
+def _print_error(text: str) -> None:
+    """Print an error of one file: the others are done."""
+    stderr.print(f"error: {' '.join(text.split())}", soft_wrap=True, markup=False)
 
 
 def _numbers(flag: str, text: str, names: str) -> list[float]:
@@ -177,15 +199,24 @@ def _find_files(paths: Sequence[Path]) -> list[Path]:
     """The files to read, each once; what earlier runs wrote into a folder is left out.
 
     Raises:
-        UserError: a path does not exist, or a folder holds no images or videos.
+        UserError: a path does not exist or is a FIFO or device, or a folder holds no images or videos.
     """
     from nas.data.media_io import files_in
 
     files: dict[Path, Path] = {}
     for path in paths:
-        if not path.exists():
-            raise UserError(f"IMAGE {path} does not exist; give images, videos or folders of them")
-        inside = [file for file in files_in(path) if not file.stem.endswith(".pose")] if path.is_dir() else [path]
+        try:
+            kind = path.stat().st_mode
+            inside = [path]
+            if stat.S_ISDIR(kind):
+                inside = [file for file in files_in(path) if not file.stem.endswith(".pose")]
+        except FileNotFoundError as error:
+            raise UserError(f"IMAGE {path} does not exist; give images, videos or folders of them") from error
+        except OSError as error:
+            raise UserError(f"IMAGE {path} cannot be read ({error.strerror}); give another") from error
+        if not stat.S_ISDIR(kind) and not stat.S_ISREG(kind):
+            what = "a FIFO" if stat.S_ISFIFO(kind) else "a socket" if stat.S_ISSOCK(kind) else "a device"
+            raise UserError(f"IMAGE {path} is {what}, not a file; write the content to a file, and give that")
         if not inside:
             raise UserError(f"IMAGE {path}: this folder has no images or videos; give another, or files")
         for file in inside:

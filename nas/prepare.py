@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,8 @@ from nas.console import (
     default_workers,
     existing_directory,
     existing_file,
+    parse_count,
+    print_json,
     print_tables,
     progress,
     run,
@@ -27,7 +28,7 @@ from nas.console import (
     writable_file,
 )
 from nas.errors import UserError
-from nas.options import add_version, command, new_app
+from nas.options import MAX_PIXELS_TEXT, MaxPixels, add_version, command, new_app
 from nas.study.files import write_file
 
 if TYPE_CHECKING:
@@ -60,17 +61,24 @@ class PackFlags:
     max_broken: Annotated[
         str, typer.Option(metavar="N|P%", help="Missing or broken images to allow; their people are left out.")
     ] = "0"
+    max_pixels: MaxPixels = MAX_PIXELS_TEXT
     quiet: Quiet = False
 
     def __post_init__(self) -> None:
         existing_directory(self.images, "--images")
-        self.options()  # raises if --max-broken is wrong
+        self.options()  # raises if --max-broken or --max-pixels is wrong
 
     def options(self) -> PackOptions:
         """The options of packing."""
         from nas.data.packed.options import PackOptions
 
-        return PackOptions(self.box, self.workers or default_workers(), self.jpeg, self.max_broken)
+        return PackOptions(
+            self.box,
+            self.workers or default_workers(),
+            self.jpeg,
+            self.max_broken,
+            parse_count(self.max_pixels, "--max-pixels"),
+        )
 
 
 @dataclass(frozen=True)
@@ -267,7 +275,7 @@ def check(
             problems.append(f"no contact sheet: {error}")
             sheet = None
     if as_json:
-        print(json.dumps(_validation_record(file, report, problems, sheet), ensure_ascii=False, allow_nan=False))
+        print_json(_validation_record(file, report, problems, sheet), allow_nan=False)
     else:
         _print_validation(file, report, problems, sheet)
     if problems:
@@ -371,6 +379,10 @@ def _image_lines(out: Path, report: PackReport, seconds: float) -> list[str]:
         few = ", ".join(f"{image} ({reason})" for image, reason in list(report.broken.items())[:3])
         rest = f" and {len(report.broken) - 3:,} more" if len(report.broken) > 3 else ""
         lines.append(f"missing or broken images: {len(report.broken):,}, listed in {broken_list(out)}: {few}{rest}")
+    if report.several_frames:
+        few = ", ".join(report.several_frames[:3])
+        rest = f" and {len(report.several_frames) - 3:,} more" if len(report.several_frames) > 3 else ""
+        lines.append(f"several frames or pages, of which only the first was used: {few}{rest}")
     if report.images:
         rate = f"{report.images / seconds:,.0f} images/s"
         lines.append(f"{report.images:,} images read, {rate}; {report.decoding:.0%} of the CPU time was decoding them")

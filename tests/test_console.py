@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.table import Table
 
-from nas.console import PlainConsole, printable
+from nas.console import PlainConsole, harmless
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from nas.console import PlainConsole, printable
     ],
 )
 def test_control_characters_are_shown_and_not_sent(text: str, shown: str) -> None:
-    assert printable(text) == shown
+    assert harmless(text) == shown
 
 
 @pytest.mark.parametrize(
@@ -37,5 +37,5 @@ def test_texts_are_printed_as_they_are(text: str) -> None:
         table.add_row(text)
         console.print(text)
         console.print(table)
-        assert stream.getvalue().count(printable(text)) == 2
+        assert stream.getvalue().count(harmless(text)) == 2
         assert "\x1b]" not in stream.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -96,3 +97,8 @@ def test_a_name_may_stand_in_one_group_only() -> None:
 
         @command(new_app())
         def main(location: LocationOptions, runs: Path = Path()) -> None: ...
+
+
+def test_a_folder_that_no_database_can_be_in_is_refused() -> None:
+    with pytest.raises(UserError, match=r"--runs .*not UTF-8"):
+        LocationOptions(runs=Path(os.fsdecode(b"caf\xe9")))

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from films import film
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from nas import predict
@@ -22,7 +24,7 @@ from nas.architecture.hourglass import Output, build_network
 from nas.architecture.spec import Architecture
 from nas.console import run
 from nas.data.augmentation import PIXEL_MEAN, PIXEL_SCALE
-from nas.data.media_io import Clip, VideoWriter, opened_video
+from nas.data.media_io import Clip, Frame, VideoWriter, opened_video
 from nas.data.readers.mpii import read_mpii
 from nas.data.skeletons import MPII, Skeleton
 from nas.data.visualization.drawing import LEFT, MIDDLE, RIGHT
@@ -228,7 +230,7 @@ def test_a_video_frame_by_frame(oracle, checkpoint, predicted, tmp_path) -> None
     assert record["frames"][7]["seconds"] == 0.7
     assert np.abs(places([frame["people"][0] for frame in record["frames"]]) - truth).max() < 1.5
     with opened_video(tmp_path / "out" / "film.pose.mp4") as (clip, frames):
-        shown = list(frames)
+        shown = [frame.image for frame in frames]
     assert len(shown) == 20
     assert (clip.width, clip.height, clip.rate) == (*size, 10)
     # The drawn film shows the same scene: far from the drawing, it is as dark as before.
@@ -238,10 +240,10 @@ def test_a_video_frame_by_frame(oracle, checkpoint, predicted, tmp_path) -> None
 
 def test_a_camera_is_recorded_until_it_is_stopped(oracle, checkpoint, predicted, tmp_path, monkeypatch) -> None:
     @contextmanager
-    def camera(source: int) -> Iterator[tuple[Clip, Iterator[NDArray[np.uint8]]]]:
-        def frames() -> Iterator[NDArray[np.uint8]]:
-            for _ in range(4):
-                yield shining(SPOTS / 10, 129, 73, 5)  # odd sides, which the format does not have
+    def camera(source: int, *_: object) -> Iterator[tuple[Clip, Iterator[Frame]]]:
+        def frames() -> Iterator[Frame]:
+            for number in range(4):
+                yield Frame(shining(SPOTS / 10, 129, 73, 5), number / 7)  # odd sides, which the format does not have
             raise KeyboardInterrupt
 
         yield Clip(129, 73, 25, 0), frames()
@@ -250,10 +252,74 @@ def test_a_camera_is_recorded_until_it_is_stopped(oracle, checkpoint, predicted,
     code, out, _ = predicted(checkpoint, "--webcam", 0, "--out", tmp_path)
     assert code == 0
     assert "webcam-0.pose.mp4" in out
-    assert len(json.loads((tmp_path / "webcam-0.pose.json").read_text())["frames"]) == 4
+    frames = json.loads((tmp_path / "webcam-0.pose.json").read_text())["frames"]
+    assert [frame["seconds"] for frame in frames] == [0.0, 0.1429, 0.2857, 0.4286]
     with opened_video(tmp_path / "webcam-0.pose.mp4") as (clip, shown):
         assert len(list(shown)) == 4
     assert (clip.width, clip.height) == (130, 74)
+
+
+def test_uneven_frames_keep_their_times(oracle, checkpoint, predicted, tmp_path) -> None:
+    times = [0, 1, 2, 62, 63, 64]
+    path = film(tmp_path / "12:30.mp4", times, 30, turn=1)
+    for flags, size in ((["--whole"], (48, 64)), (["--center-scale", "32,24,0.3"], (64, 48))):
+        code, out, err = predicted(checkpoint, path, *flags, "--out", tmp_path / "out", "--json")
+        assert code == 0
+        [record] = json.loads(out)
+        assert [frame["seconds"] for frame in record["frames"]] == pytest.approx(
+            [time / 30 for time in times], abs=1e-3
+        )
+        assert (record["width"], record["height"]) == size
+        assert "not evenly spaced" in err
+
+
+def test_joints_do_not_depend_on_the_drawing(oracle, checkpoint, predicted, tmp_path, monkeypatch) -> None:
+    film, out = tmp_path / "film.mp4", tmp_path / "out"
+    with VideoWriter(film, Clip(128, 72, 10, 0)) as writer:
+        for _ in range(3):
+            writer.put(shining(SPOTS / 10, 128, 72, 5))
+    picture = save(tmp_path / "photo.png", shining(SPOTS / 10, 128, 72, 5))
+    for name in ("film.pose.mp4", "photo.pose.png"):
+        (out / name).mkdir(parents=True)  # in the drawing's place
+    code, printed, err = predicted(checkpoint, film, picture, "--out", out, "--json")
+    assert code == 1
+    assert [record["drawing"] for record in json.loads(printed)] == [None, None]
+    assert err.count("the JSON file is written without it") == 2
+    assert len(json.loads((out / "film.pose.json").read_text())["frames"]) == 3
+    assert len(json.loads((out / "photo.pose.json").read_text())["people"]) == 1
+
+
+@pytest.mark.parametrize("stored", ["utf-8", "latin-1"])
+def test_names_of_any_bytes(checkpoint, predicted, tmp_path, stored: str) -> None:
+    folder = tmp_path / "in"
+    for name in ("a.png", "z.png"):
+        save(folder / name, shining(SPOTS / 10, 128, 72, 5))
+    name = os.fsdecode("café.png".encode(stored))
+    (folder / "a.png").rename(folder / name)
+    (folder / os.fsdecode(b"bad\xff.png")).write_bytes(b"not an image")
+    code, out, err = predicted(checkpoint, folder, "--out", tmp_path / "out")
+    assert code == 1
+    shown = "café" if stored == "utf-8" else r"caf\xe9"
+    assert f"in/{shown}.png: " in out
+    assert r"in/bad\xff.png: not an image" in err
+    record = json.loads((tmp_path / "out" / name.replace(".png", ".pose.json")).read_text(encoding="utf-8"))
+    assert record["picture"] == f"{folder}/{shown}.png"
+    assert record["drawing"] == f"{shown}.pose.png"
+    assert (tmp_path / "out" / name.replace(".png", ".pose.png")).is_file()
+    assert (tmp_path / "out" / "z.pose.json").is_file()
+
+
+def test_what_is_no_file_is_not_waited_for(checkpoint, predicted, tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path, what in ((tmp_path / "pipe.png", "a FIFO"), ("/dev/zero", "a device")):
+        code, _, err = predicted(checkpoint, path, "--out", tmp_path / "out")
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"IMAGE {path} is {what}, not a file" in err
+    save(tmp_path / "a.png", shining(SPOTS / 10, 128, 72, 5))
+    code, out, _ = predicted(checkpoint, tmp_path, "--out", tmp_path / "out")
+    assert (code, len(out.splitlines())) == (0, 1)
+    code, _, err = predicted(checkpoint, "a" * 300, "--out", tmp_path / "out")
+    assert (code, err.count("\n")) == (2, 1)
 
 
 def test_an_incomplete_video_is_not_kept(tmp_path) -> None:
@@ -354,6 +420,22 @@ def test_exif_rotation_is_applied_except_with_mpii_annotations(checkpoint, predi
         _, out, _ = predicted(checkpoint, path, *flags, "--out", tmp_path / "out", "--json")
         [record] = json.loads(out)
         assert (record["width"], record["height"]) == size
+
+
+def test_a_bound_on_pixels_and_the_first_of_several_frames(checkpoint, predicted, tmp_path) -> None:
+    frame = shining(SPOTS / 10, 128, 72, 5)
+    path = tmp_path / "moving.png"
+    Image.fromarray(frame).save(path, save_all=True, append_images=[Image.fromarray(frame[::-1])])
+    code, _, err = predicted(checkpoint, path, "--out", tmp_path / "out", "--max-pixels", "9k")
+    assert code == 1
+    assert f"error: {path}: 128×72 are more than 9,000 pixels; " in err
+    code, _, err = predicted(checkpoint, path, "--out", tmp_path / "out", "--max-pixels", "10k")
+    assert code == 0
+    assert f"note: {path} holds several frames or pages; only the first is used" in err
+    assert predicted(checkpoint, path, "--out", tmp_path / "out", "--quiet") == (0, "", "")
+    code, _, err = predicted(checkpoint, path, "--out", tmp_path / "out", "--max-pixels", "many")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--max-pixels many" in err
 
 
 def test_a_photograph(shared_data: Path, checkpoint, predicted, tmp_path) -> None:

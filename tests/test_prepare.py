@@ -671,3 +671,29 @@ def test_writable_directory_and_existing_file(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=f"--runs {path} {words}"):
             console.writable_directory(path, "--runs")
+
+
+def test_names_that_are_not_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, people, sheet = (tmp_path / os.fsdecode(name) for name in (b"im\xe9", b"p\xe9.h5", b"s\xe9.png"))
+    folder.mkdir()
+    content = coco()
+    for image in content["images"]:
+        image["file_name"] = f"é→{image['file_name']}"
+        assert cv2.imwrite(str(tmp_path / "a.png"), np.zeros((300, 300, 3), np.uint8))
+        (tmp_path / "a.png").rename(folder / image["file_name"])
+    annotations = save_json(tmp_path / os.fsdecode(b"an\xe9.json"), content)
+    skeleton = tmp_path / os.fsdecode(b"sk\xe9.toml")
+    skeleton.write_text(SKELETON, encoding="utf-8")
+    code, out, err = call(
+        capsys, "coco", "--images", folder, "--annotations", annotations, "--skeleton", skeleton, "--out", people,
+        "--box", 64, "--quiet",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert r"p\xe9.h5: 2 people" in out
+    code, out, err = call(capsys, "check", people, "--sheet", sheet)
+    assert (code, err) == (0, "")
+    assert r"an\xe9.json" in out
+    assert sheet.is_file()
+    code, out, err = call(capsys, "check", people, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["file"] == str(tmp_path / r"p\xe9.h5")

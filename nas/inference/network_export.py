@@ -18,6 +18,7 @@ from nas.architecture.cost import Cost, network_cost
 from nas.architecture.hourglass import HourglassNetwork
 from nas.architecture.latency import Timing, time_runs
 from nas.data.augmentation import fit_to_input
+from nas.data.image_header import MAX_PIXELS
 from nas.data.media_io import read_image
 from nas.data.packed.reader import PackedPeople
 from nas.data.packed.summary import describe_packed
@@ -133,8 +134,10 @@ class ExportedNetwork:
     cost: Cost
 
 
-def comparison_images(paths: Sequence[Path], side: int) -> list[Images]:
-    """Noise, rendered people and images from files, uint8 (side, side, 3) each.
+def comparison_images(
+    paths: Sequence[Path], side: int, max_pixels: int = MAX_PIXELS, notes: Callable[[str], None] = lambda text: None
+) -> list[Images]:
+    """Noise, rendered people and images from files, uint8 (side, side, 3) each; see :func:`read_image`.
 
     Raises:
         UserError: a file is not an image.
@@ -142,7 +145,7 @@ def comparison_images(paths: Sequence[Path], side: int) -> list[Images]:
     images = list(np.random.default_rng(0).integers(0, 256, (NOISE, side, side, 3), np.uint8))
     images += [render_person(0, number, side, 1.0).crop for number in range(RENDERED)]
     for path in paths:
-        image = read_image(path, upright=True)
+        image = read_image(path, upright=True, max_pixels=max_pixels, notes=notes)
         images.append(crop_box(image, Box.around(0, 0, image.shape[1], image.shape[0]), side))
     return images
 

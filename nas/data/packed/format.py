@@ -39,6 +39,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.data.image_header import read_header
 from nas.data.skeletons import Skeleton
 
 MARGIN = 1.71
@@ -138,6 +139,9 @@ def encode_jpeg(crop: NDArray[np.uint8], quality: int) -> bytes:
 
 def decode_jpeg(data: memoryview, side: int) -> NDArray[np.uint8] | None:
     """Decode a crop to uint8 (S, S, 3) RGB; None if the data is not a JPEG of that size."""
+    header = read_header(bytes(data))
+    if header is None or (header.width, header.height) != (side, side):  # before a huge one is allocated
+        return None
     try:
         crop: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from nas.data.image_header import MAX_PIXELS
 from nas.errors import UserError
 
 Progress = Callable[[int], None]
@@ -21,6 +22,7 @@ class PackOptions:
         jpeg: quality (1 to 100) of crops stored as JPEG; None stores raw pixels.
         max_broken: how many images may be missing or broken: a number, or a share such as "0.5%". Their people are left
             out.
+        max_pixels: larger images are not decoded.
 
     Raises:
         UserError: ``max_broken`` is neither.
@@ -30,6 +32,7 @@ class PackOptions:
     workers: int = 1
     jpeg: int | None = None
     max_broken: int | str = 0
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         self.max_broken_of(1)

@@ -23,8 +23,9 @@ from nas.data.packed.writer import EncodedPerson, PackedPerson, PackedWriter
 from nas.data.people import SPLITS, Person
 from nas.data.skeletons import Skeleton
 from nas.errors import UserError
+from nas.names import printable
 
-PACKING_VERSION = 1
+PACKING_VERSION = 2
 """Raise this when crops of the same images change, so that a file begun by an older version is not continued."""
 
 
@@ -38,6 +39,7 @@ class PackReport:
         images: images read in this run.
         left_out: people whose image is missing or broken.
         broken: these images, by name, with the reason.
+        several_frames: images of which only the first frame or page was used, by name.
         decoding: share of the threads' CPU time in this run spent on reading and decoding images.
     """
 
@@ -46,6 +48,7 @@ class PackReport:
     images: int
     left_out: int
     broken: Mapping[str, str]
+    several_frames: Sequence[str]
     decoding: float
 
 
@@ -101,7 +104,7 @@ def pack(
         inputs=_fingerprint(ordered, folder),
         stamps=[stamps[person.image] or b"" for person in ordered],
     )
-    cut = partial(_cut_image, ordered, paths, _smallest_sizes(ordered), options.box, writer)
+    cut = partial(_cut_image, ordered, paths, _smallest_sizes(ordered), options, writer)
     report = _write_people(writer, ordered, cut, broken, options.workers, on_progress)
     broken.write()
     return replace(report, left_out=len(people) - report.people)
@@ -117,6 +120,7 @@ def _write_people(
 ) -> PackReport:
     """Cut and write everybody whom an interrupted run has not written; ``left_out`` is still 0."""
     decoding, working = 0.0, 1e-9
+    several_frames = []
     with quiet_opencv(), writer, ThreadPoolExecutor(workers) as pool:
         resumed = writer.done
         done = len(resumed)
@@ -131,6 +135,8 @@ def _write_people(
                 broken.check()
                 for row in result.rows:
                     writer.skip(row)
+            if result.frames > 1:
+                several_frames.append(people[result.rows[0]].image)
             for encoded in result.people:
                 writer.put_encoded(encoded)
             done += len(result.rows)
@@ -143,6 +149,7 @@ def _write_people(
         images=len(rows_of),
         left_out=0,
         broken=broken.reasons,
+        several_frames=several_frames,
         decoding=decoding / working,
     )
 
@@ -154,6 +161,7 @@ class _CutImage:
     rows: list[int]
     people: list[EncodedPerson]
     error: str | None
+    frames: int
     decoding: float
     working: float
 
@@ -173,26 +181,27 @@ def _cut_image(
     people: Sequence[Person],
     paths: Mapping[str, Path],
     smallest: Mapping[str, float],
-    box: int,
+    options: PackOptions,
     writer: PackedWriter,
     rows: list[int],
 ) -> _CutImage:
     """Read one image, and cut and encode its people, given by their rows."""
     start = time.thread_time()
     name = people[rows[0]].image
-    image, reduction = decode_image(paths[name], box / smallest[name])
+    zoom = options.box / smallest[name]
+    image, reduction, frames = decode_image(paths[name], zoom, max_pixels=options.max_pixels)
     decoded = time.thread_time()
     encoded = []
     if not isinstance(image, str):
         for row in rows:
             person = people[row]
-            crop, joints, to_original = crop_person(image, person, box, reduction)
+            crop, joints, to_original = crop_person(image, person, options.box, reduction)
             packed = PackedPerson(
                 crop, joints, person.labelled, person.head_size, to_original, person.split, person.image
             )
             encoded.append(writer.encode(row, packed))
     error = image if isinstance(image, str) else None
-    return _CutImage(rows, encoded, error, decoded - start, time.thread_time() - start)
+    return _CutImage(rows, encoded, error, frames, decoded - start, time.thread_time() - start)
 
 
 class _BrokenImages:
@@ -234,7 +243,7 @@ class _BrokenImages:
             if not self.reasons:
                 self._list.unlink(missing_ok=True)
                 return
-            lines = [f"{' '.join(image.split())}\t{reason}\n" for image, reason in self.reasons.items()]
+            lines = [f"{printable(' '.join(image.split()))}\t{reason}\n" for image, reason in self.reasons.items()]
             self._list.write_text("".join(lines), encoding="utf-8")
         except OSError as error:
             raise UserError(f"{self._list}: cannot write ({error.strerror}); choose another folder") from error
@@ -259,7 +268,7 @@ def versioned_inputs(version: str) -> str:
 def _fingerprint(people: Iterable[Person], folder: Path) -> str:
     """Identifies what crops depend on besides the header and the content of the images."""
     code = versioned_inputs(f"packing {PACKING_VERSION}")
-    digest = hashlib.sha256(f"{code} {os.path.abspath(folder)}".encode())
+    digest = hashlib.sha256(f"{code} ".encode() + os.fsencode(os.path.abspath(folder)))
     for person in people:
         digest.update(repr((person.image, person.split, float(person.size), float(person.head_size))).encode())
         for array in (person.joints, person.labelled, person.center):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nas.data.media_io import Image
 from nas.data.skeletons import Skeleton
+from nas.names import printable
 
 Colour = tuple[int, int, int]
 
@@ -81,15 +82,21 @@ def draw_person(
     return np.asarray(tile, np.uint8)
 
 
+def _in_ascii(text: str) -> str:
+    """A text as OpenCV can draw it; some that are not UTF-8 end the process."""
+    return printable(text).encode("ascii", "replace").decode()
+
+
 def write_text(image: Image, text: str, position: tuple[int, int], colour: Colour, scale: float) -> int:
     """Write a line of text, in ASCII; return its width in pixels."""
-    text = text.encode("ascii", "replace").decode()
+    text = _in_ascii(text)
     cv2.putText(image, text, position, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
     return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0])
 
 
 def shorten_text(text: str, width: int, scale: float) -> str:
     """Replace the middle of a text by dots so that it is at most ``width`` pixels wide."""
+    text = _in_ascii(text)
     length = len(text)
     shortened = text
     while length > 8 and cv2.getTextSize(shortened, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0] > width:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from nas.names import plain_name
 from nas.training.checkpoint import write_atomically
 from nas.training.loop import Epoch
 from nas.training.schedule import ScheduleConfig
@@ -24,7 +26,8 @@ class TrainingLog:
 
     def __init__(self, folder: Path, schedule: ScheduleConfig) -> None:
         self.path, self.schedule = folder / "metrics.jsonl", schedule
-        self.board = SummaryWriter(str(folder))
+        self._names = ExitStack()
+        self.board = SummaryWriter(self._names.enter_context(plain_name(folder)))
 
     def append(self, epoch: Epoch) -> None:
         """Write an epoch, in place of what a killed process wrote beyond its last checkpoint."""
@@ -47,6 +50,7 @@ class TrainingLog:
     def close(self) -> None:
         """Close the TensorBoard file."""
         self.board.close()
+        self._names.close()
 
     def _record(self, epoch: Mapping[str, Any]) -> dict[str, Any]:
         steps = epoch["epoch"] * self.schedule.steps_per_epoch

@@ -15,7 +15,7 @@ import torch
 from optuna.study import Study
 
 from nas.architecture.cost import Cost, Shape, add_to_cache
-from nas.console import TERMINATED, deferred_sigterm
+from nas.console import TERMINATED, deferred_sigterm, make_printable
 from nas.data.augmentation import fit_to_input
 from nas.data.packed.reader import PackedPeople
 from nas.errors import UserError
@@ -57,6 +57,7 @@ def worker_main(
         except (BrokenPipeError, OSError):
             os._exit(1)
 
+    make_printable()
     with deferred_sigterm() as should_stop:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         add_to_cache(known_costs)

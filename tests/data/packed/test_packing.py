@@ -319,3 +319,13 @@ def test_synthetic_files_equal_those_of_version_0_7_0(
     assert summary.checksum == checksum
     with h5py.File(path) as file:
         assert hashlib.sha256(file["crops" if jpeg is None else "jpegs"][()].tobytes()).hexdigest() == crops
+
+
+def test_large_images_are_left_out_and_the_first_of_several_frames_is_said(tmp_path: Path) -> None:
+    frame = dot(64, 48, (32, 24), 5)
+    assert cv2.imwritemulti(str(tmp_path / "pages.tif"), [frame, frame[::-1]])
+    assert cv2.imwrite(str(tmp_path / "large.png"), np.zeros((100, 100, 3), np.uint8))
+    people = [someone(name, (32, 24), 40, (32, 24), "train") for name in ("pages.tif", "large.png")]
+    report = pack(people, tmp_path, tmp_path / "p.h5", LSP, {}, PackOptions(64, max_broken=1, max_pixels=64 * 48))
+    assert report.several_frames == ["pages.tif"]
+    assert "100×100 are more than 3,072 pixels" in report.broken["large.png"]
