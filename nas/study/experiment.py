@@ -34,7 +34,10 @@ from nas.study.space.search_space import SearchSpace
 from nas.study.storage.backend import create_study, database_file, database_url, default_url, load_study, open_storage
 from nas.study.storage.engine import mask_password
 from nas.study.storage.locks import database_lock
+from nas.study.storage.study_store import StudyStore
+from nas.study.storage.tolerant_study import TolerantStudy, check_attributes
 from nas.study.storage.trial_queue import DONE
+from nas.study.understood_trials import note_left_out, understood
 from nas.training.checkpoint import AnyPath
 from nas.training.devices import training_dtype
 from nas.training.host_prefetch import place_people
@@ -53,6 +56,7 @@ class Experiment:
         folder: where everything of this study is kept.
         url: of the storage.
         checkpoints: folder or URL where unfinished trials are to be kept, if not where the study says.
+        kind: of a companion study: "repeats" or "calibration"; None for a study of its own.
     """
 
     config: StudyConfig
@@ -61,10 +65,11 @@ class Experiment:
     folder: Path
     url: str = field(repr=False)  # may hold a password
     checkpoints: str | None = None
+    kind: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker puts its own together: caches and locks do not travel between processes.
-        return prepare, (self.config, self.folder.parent, self.url, self.checkpoints)
+        return _prepare_again, (self.config, self.folder.parent, self.url, self.checkpoints, self.kind)
 
     @property
     def joints(self) -> int:
@@ -153,13 +158,25 @@ class Experiment:
         config = self.config.model_copy(
             update={"name": f"{self.config.name}-{kind}", "baselines": (), "budget": budget}
         )
-        return replace(self, config=config, folder=self.folder.with_name(config.name))
+        return replace(self, config=config, folder=self.folder.with_name(config.name), kind=kind)
+
+    def companion(self, study: Study, kind: str) -> TolerantStudy | None:
+        """A companion study of the same storage, such as the full trainings; None before it was begun."""
+        other = StudyStore(study).companion(f"{self.config.name}-{kind}")
+        if other is None:
+            return None
+        other = understood(self, other, kind)
+        note_left_out(other)
+        return other
+
+    def network_of(self, trial: FrozenTrial) -> str:
+        """A trial's network in words."""
+        return trial.user_attrs.get("network") or str(self.candidate_of(trial))
 
     def title_of(self, trial: FrozenTrial) -> str:
         """A trial's network in words, with its name if it is a published one."""
         name = trial.user_attrs.get("published")
-        network = trial.user_attrs.get("network") or str(self.candidate_of(trial))
-        return f"{name}: {network}" if name else str(network)
+        return f"{name}: {self.network_of(trial)}" if name else self.network_of(trial)
 
     def published(self, name: str) -> Candidate:
         """A published network at the study's width scale.
@@ -196,8 +213,8 @@ class Experiment:
         settings = self.config.sampler
         return make_sampler(settings.name, self.problem, self.config.seed, settings.startup, settings.pool)
 
-    def open_study(self, sampler: BaseSampler | None = None) -> Study:
-        """Create the study in its storage, or go on with it.
+    def open_study(self, sampler: BaseSampler | None = None) -> TolerantStudy:
+        """Create the study in its storage, or go on with it. Its lists leave out trials that are not understood.
 
         Raises:
             UserError: the storage cannot be opened, or it holds this study under other settings.
@@ -206,7 +223,7 @@ class Experiment:
         _make(self.folder)
         identity = self.config.identity(self.space, self.summary.checksum)
         with database_lock(storage.engine):
-            study = create_study(storage, self.config.name, OBJECTIVES, sampler)
+            study = understood(self, create_study(storage, self.config.name, OBJECTIVES, sampler), self.kind)
             stored = study.user_attrs.get("identity")
             if stored is None:
                 study.set_user_attr("identity", identity)
@@ -311,6 +328,12 @@ def prepare(config: StudyConfig, runs: Path, storage: str | None = None, checkpo
     return experiment
 
 
+def _prepare_again(
+    config: StudyConfig, runs: Path, storage: str, checkpoints: str | None, kind: str | None
+) -> Experiment:
+    return replace(prepare(config, runs, storage, checkpoints), kind=kind)
+
+
 def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -327,7 +350,8 @@ def load(name: str, runs: Path, storage: str | None = None) -> tuple[Experiment,
         UserError: no such study in the storage, or its people are not there any more.
     """
     url = storage or default_url(runs / name)
-    study = stored_study(name, runs, storage)
+    opened = stored_study(name, runs, storage)
+    study: Study = opened
     raw = study.user_attrs.get("config")
     if raw is None:
         raise UserError(f"--study {name}: not a study of nas.search in this storage")
@@ -335,11 +359,15 @@ def load(name: str, runs: Path, storage: str | None = None) -> tuple[Experiment,
     check_same(
         name, study.user_attrs["identity"], experiment.config.identity(experiment.space, experiment.summary.checksum)
     )
+    study = understood(experiment, opened)
+    note_left_out(study)
     return experiment, study
 
 
-def stored_study(name: str, runs: Path, storage: str | None = None) -> Study:
+def stored_study(name: str, runs: Path, storage: str | None = None) -> TolerantStudy:
     """A study that has been begun before, without its people.
+
+    Its lists leave out trials with attributes of other types.
 
     Raises:
         UserError: no such study in the storage.
@@ -348,7 +376,7 @@ def stored_study(name: str, runs: Path, storage: str | None = None) -> Study:
     file = database_file(url)
     if file is not None and not file.is_file():
         raise no_study(name, file)
-    return load_study(open_storage(url), name)
+    return TolerantStudy(load_study(open_storage(url), name), check_attributes)
 
 
 def _affordable(experiment: Experiment) -> bool:

@@ -21,6 +21,7 @@ from nas.study.storage.cached_storage import CachedTrialStorage
 from nas.study.storage.engine import engine_arguments, mask_password, mask_url, set_idle_timeout, use_wal
 from nas.study.storage.heartbeat import create_table
 from nas.study.storage.locks import file_lock, server_lock, verify_lock_on_commit
+from nas.study.storage.tolerant_study import TolerantStorage
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -95,13 +96,13 @@ def open_storage(url: str) -> RDBStorage:
         # Locked: two workers that start together would both create the tables.
         if sqlite:
             with file_lock(str(parsed.database)):
-                storage = RDBStorage(url, engine_kwargs=arguments)
+                storage = TolerantStorage(url, engine_kwargs=arguments)
                 use_wal(storage.engine)
                 create_table(storage.engine)
         else:
             engine = sqlalchemy.create_engine(url, **arguments)
             with server_lock(engine):
-                storage = RDBStorage(url, engine_kwargs=arguments)
+                storage = TolerantStorage(url, engine_kwargs=arguments)
                 create_table(storage.engine)
             engine.dispose()
             verify_lock_on_commit(storage.engine)
