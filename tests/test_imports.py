@@ -48,6 +48,7 @@ BESIDE: Mapping[str, str] = {
     "nas.study.config": "study.experiment",
     "nas.study.people_file": "study.experiment",
     "nas.study.provenance": "study.experiment",
+    "nas.study.stored_settings": "study.experiment",
     "nas.study.understood_trials": "study.experiment",
 }
 # Where a library may be imported: rooms, rooms that hold them, or single modules.

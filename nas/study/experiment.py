@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -13,7 +14,6 @@ import torch
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from upath import UPath
 
 from nas.architecture.cost import Cost, network_cost
 from nas.architecture.hourglass import build_network
@@ -31,12 +31,29 @@ from nas.study.provenance import record
 from nas.study.space.candidate import Candidate
 from nas.study.space.published import named
 from nas.study.space.search_space import SearchSpace
-from nas.study.storage.backend import create_study, database_file, database_url, default_url, load_study, open_storage
+from nas.study.storage.backend import (
+    check_ours,
+    create_study,
+    database_file,
+    database_url,
+    default_url,
+    is_companion,
+    load_study,
+    open_storage,
+)
 from nas.study.storage.engine import mask_password
 from nas.study.storage.locks import database_lock
 from nas.study.storage.study_store import StudyStore
 from nas.study.storage.tolerant_study import TolerantStudy, check_attributes
 from nas.study.storage.trial_queue import DONE
+from nas.study.stored_settings import (
+    check_fixed,
+    checkpoint_folder_of,
+    keep_checkpoints,
+    own_checkpoint_folder,
+    store_changes,
+    stored_config,
+)
 from nas.study.understood_trials import note_left_out, understood
 from nas.training.checkpoint import AnyPath
 from nas.training.devices import training_dtype
@@ -160,10 +177,21 @@ class Experiment:
         )
         return replace(self, config=config, folder=self.folder.with_name(config.name), kind=kind)
 
+    def store_changes(self, study: Study) -> list[str]:
+        """Store what the study file says otherwise than before, for all later commands; returns each as text."""
+        with StudyStore(study).lock():
+            return store_changes(study, self.config)
+
+    def check_companion(self, study: Study, kind: str) -> None:
+        """Raise UserError if another study has the name of a companion."""
+        other = StudyStore(study).companion(f"{self.config.name}-{kind}")
+        if other is not None:
+            check_ours(other, kind)
+
     def companion(self, study: Study, kind: str) -> TolerantStudy | None:
         """A companion study of the same storage, such as the full trainings; None before it was begun."""
         other = StudyStore(study).companion(f"{self.config.name}-{kind}")
-        if other is None:
+        if other is None or not is_companion(other, kind):
             return None
         other = understood(self, other, kind)
         note_left_out(other)
@@ -223,7 +251,7 @@ class Experiment:
         _make(self.folder)
         identity = self.config.identity(self.space, self.summary.checksum)
         with database_lock(storage.engine):
-            study = understood(self, create_study(storage, self.config.name, OBJECTIVES, sampler), self.kind)
+            study = understood(self, create_study(storage, self.config.name, OBJECTIVES, sampler, self.kind), self.kind)
             stored = study.user_attrs.get("identity")
             if stored is None:
                 study.set_user_attr("identity", identity)
@@ -231,17 +259,19 @@ class Experiment:
                 study.set_user_attr("space", {"path": str(self.space.path), "hash": self.space.hash})
                 study.set_user_attr("config", self.config.model_dump(mode="json"))
                 study.set_user_attr("record", record())
+                study.set_user_attr("id", uuid.uuid4().hex)
             else:
                 check_same(self.config.name, stored, identity)
+                check_fixed(study, self.config)
             if self.checkpoints is not None:
-                _keep_checkpoints(study, self.checkpoints)
+                keep_checkpoints(study, self.checkpoints)
+            own_checkpoint_folder(study, self.config.name, self.url)
             self.queue_baselines(study)
         return study
 
     def checkpoints_of(self, study: Study) -> AnyPath:
         """Where unfinished trials of a study are kept: the same place for all machines, if the study names one."""
-        named = study.user_attrs.get("checkpoints")
-        return UPath(named) / self.config.name if named else self.folder / "checkpoints"
+        return checkpoint_folder_of(study, self.config.name) or self.folder / "checkpoints"
 
     def artifacts_of(self, study: Study) -> Path:
         """Where pictures of all studies of a storage are kept: a dashboard serves one storage from one folder.
@@ -275,20 +305,6 @@ class Experiment:
             )
             for network, each in networks
         )
-
-
-def _keep_checkpoints(study: Study, folder: str) -> None:
-    """Put down where a study's unfinished trials are kept. Not while one runs: its worker would not be told."""
-    stored = study.user_attrs.get("checkpoints")
-    if stored == folder:
-        return
-    if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        where = stored or "the study's folder"
-        raise UserError(
-            f"--checkpoints {folder}: trials are running whose checkpoints are kept in {where}; leave the flag out, or "
-            "wait until they have ended"
-        )
-    study.set_user_attr("checkpoints", folder)
 
 
 def prepare(config: StudyConfig, runs: Path, storage: str | None = None, checkpoints: str | None = None) -> Experiment:
@@ -351,13 +367,9 @@ def load(name: str, runs: Path, storage: str | None = None) -> tuple[Experiment,
     """
     url = storage or default_url(runs / name)
     opened = stored_study(name, runs, storage)
-    study: Study = opened
-    raw = study.user_attrs.get("config")
-    if raw is None:
-        raise UserError(f"--study {name}: not a study of nas.search in this storage")
-    experiment = prepare(StudyConfig.model_validate(raw), runs, url)
+    experiment = prepare(stored_config(opened), runs, url)
     check_same(
-        name, study.user_attrs["identity"], experiment.config.identity(experiment.space, experiment.summary.checksum)
+        name, opened.user_attrs["identity"], experiment.config.identity(experiment.space, experiment.summary.checksum)
     )
     study = understood(experiment, opened)
     note_left_out(study)

@@ -133,6 +133,7 @@ def retrain(
     """
     if not experiment.summary.counts.get("valid"):
         raise UserError(f"{experiment.config.data.file}: no valid people to score on; make it again with nas.prepare")
+    experiment.check_companion(study, "full")  # before hours of training, not after
     folder = _training_folder(experiment, selected, schedule)
     size = experiment.config.data.input_size
     people = fit_to_input(experiment.load_people(("train", "holdout"), device), size)
@@ -263,7 +264,7 @@ def store_result(
     store = StudyStore(study)
     with store.lock():
         full = understood(
-            experiment, create_study(store.database, f"{experiment.config.name}-full", OBJECTIVES), "full"
+            experiment, create_study(store.database, f"{experiment.config.name}-full", OBJECTIVES, kind="full"), "full"
         )
         same = [t for t in full.get_trials(deepcopy=False) if t.user_attrs.get("key") == key]
         if any(t.state == TrialState.COMPLETE for t in same):

@@ -30,6 +30,12 @@ logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
 logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
 
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"pckh": "maximize", "params": "minimize", "madds": "minimize"}
+COMPANIONS: dict[str, tuple[str, ...]] = {
+    "full": ("key", "label"),
+    "repeats": ("given", "seed"),
+    "calibration": ("given", "times"),
+}
+"""Studies that are kept beside one under its name, a dash and this; with attributes that all of their trials have."""
 METRIC_NAMES = {"pckh": "PCKh", "params": "params", "madds": "MAdds"}
 
 
@@ -116,8 +122,66 @@ def open_storage(url: str) -> RDBStorage:
     return storage
 
 
+def check_name(name: str) -> None:
+    """Raise UserError for a name that is kept for the companions of another study."""
+    for kind in COMPANIONS:
+        if name.endswith(f"-{kind}"):
+            raise UserError(f"--name {name}: names that end in -{kind} are kept for companion studies; choose another")
+
+
+def is_companion(study: Study, kind: str) -> bool:
+    """Whether a study holds a companion's trials; earlier versions did not mark it, but their trials tell."""
+    marked = study.user_attrs.get("companion")
+    if marked is not None:
+        return bool(marked == kind)
+    if ("identity" in study.user_attrs) == (kind == "full"):
+        return False
+    needed = COMPANIONS[kind]
+    return all(set(needed) <= set(trial.user_attrs) for trial in study.get_trials(deepcopy=False))
+
+
+def check_ours(study: Study, kind: str | None = None) -> None:
+    """Refuse to add trials to a study that somebody else began, or that is kept for something else.
+
+    Args:
+        study: of the name that is wanted.
+        kind: of a companion, a key of :data:`COMPANIONS`; None for a study of its own.
+
+    Raises:
+        UserError: says what the study is, and what to do.
+    """
+    name, where = study.study_name, mask_url(_engine_url(study))
+    remedy = "choose another --name or --storage"
+    if [direction.name.lower() for direction in study.directions] != list(DIRECTIONS.values()):
+        found = ", ".join(direction.name.lower() for direction in study.directions)
+        raise UserError(f"study {name!r} in {where} is not of nas.search: its objectives are {found}; {remedy}")
+    if kind is None:
+        if "companion" in study.user_attrs:
+            raise UserError(f"study {name!r} in {where} holds the {study.user_attrs['companion']} trials of another")
+        if "identity" not in study.user_attrs and (study.user_attrs or study.get_trials(deepcopy=False)):
+            trials = len(study.get_trials(deepcopy=False))
+            raise UserError(f"study {name!r} in {where} is not of nas.search: {trials} trials of others; {remedy}")
+    elif not is_companion(study, kind) and (study.user_attrs or study.get_trials(deepcopy=False)):
+        base = name.removesuffix(f"-{kind}")
+        raise UserError(
+            f"study {name!r} in {where} is one of its own, but the {kind} trials of {base!r} are kept under that name; "
+            f"rename it, or search {base!r} again under another --name"
+        )
+
+
+def _engine_url(study: Study) -> URL:
+    backend = getattr(study._storage, "_backend", study._storage)
+    assert isinstance(backend, RDBStorage)
+    url: URL = backend.engine.url
+    return url
+
+
 def create_study(
-    storage: RDBStorage, name: str, objectives: Sequence[str], sampler: BaseSampler | None = None
+    storage: RDBStorage,
+    name: str,
+    objectives: Sequence[str],
+    sampler: BaseSampler | None = None,
+    kind: str | None = None,
 ) -> Study:
     """Create a study with named objectives, or load the one of that name.
 
@@ -127,7 +191,15 @@ def create_study(
         objectives: keys of :data:`DIRECTIONS`.
         sampler: of a worker, which lists trials often and therefore reads them through a
             :class:`CachedTrialStorage`; None outside workers.
+        kind: of a companion, a key of :data:`COMPANIONS`; None for a study of its own.
+
+    Raises:
+        UserError: the study of that name is another project's, or the name is kept for a companion.
     """
+    if name in optuna.get_all_study_names(storage):
+        check_ours(optuna.load_study(study_name=name, storage=storage), kind)
+    elif kind is None:
+        check_name(name)
     study = optuna.create_study(
         storage=storage if sampler is None else CachedTrialStorage(storage),
         study_name=name,
@@ -140,6 +212,8 @@ def create_study(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names(names)
+    if kind is not None and "companion" not in study.user_attrs:
+        study.set_user_attr("companion", kind)
     return study
 
 
