@@ -131,6 +131,10 @@ class LocationOptions:
     runs: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("runs")
 
 
+People = Annotated[Path | None, typer.Option(help="The study's packed people, if they were moved.")]
+"""The flag of commands that read a study with people who may have been moved since it was searched."""
+
+
 @dataclass(frozen=True)
 class SelectionOptions:
     """Which network of a study is meant."""

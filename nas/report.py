@@ -11,7 +11,7 @@ import typer
 
 from nas.console import console, run
 from nas.errors import UserError
-from nas.options import LocationOptions, OutputOptions, SelectionOptions, command, new_app
+from nas.options import LocationOptions, OutputOptions, People, SelectionOptions, command, new_app
 from nas.study.files import check_study_exists
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def main(
     selection: SelectionOptions,
     output: OutputOptions,
     study: Annotated[str, typer.Option(help="Name of a study that was searched.")] = "quickstart",
+    data: People = None,
 ) -> None:
     """Print the front, and row by row how it compares with the published networks.
 
@@ -65,7 +66,7 @@ def main(
     from nas.study.reporting.study_report import print_study, print_trial, study_record
 
     _check_selection(selection)
-    experiment, opened = load(study, location.runs, location.storage)
+    experiment, opened = load(study, location.runs, location.storage, data)
     number = _selected_trial(experiment, opened, selection)
     results = load_results(experiment, opened)
     if number is not None:

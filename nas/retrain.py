@@ -10,7 +10,7 @@ import typer
 
 from nas.console import console, format_count, format_duration, progress, run
 from nas.errors import UserError
-from nas.options import LocationOptions, OutputOptions, ScheduleOptions, SelectionOptions, command, new_app
+from nas.options import LocationOptions, OutputOptions, People, ScheduleOptions, SelectionOptions, command, new_app
 from nas.study.files import check_study_exists
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def main(
     location: LocationOptions,
     output: OutputOptions,
     study: Annotated[str, typer.Option(help="Name of a study that was searched.")] = "quickstart",
+    data: People = None,
     all_front: Annotated[bool, typer.Option("--all-front", help="Train every network of the front.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads of each process.")] = 1,
@@ -55,7 +56,7 @@ def main(
     from nas.training.devices import resolve_device, use_threads
 
     limits = selection.limits(device)
-    experiment, opened = load(study, location.runs, location.storage)
+    experiment, opened = load(study, location.runs, location.storage, data)
     schedule = _schedule(experiment, length)
     networks = select_networks(
         experiment, opened, selection.trial, selection.pick, all_front, selection.published, limits

@@ -20,17 +20,18 @@ from nas.architecture.hourglass import build_network
 from nas.data.packed.reader import PackedPeople
 from nas.data.packed.summary import PackedSummary, describe_packed
 from nas.errors import UserError
-from nas.study.config import OBJECTIVES, StudyConfig, check_same, identity_hash
+from nas.study.config import OBJECTIVES, DataSettings, StudyConfig, check_same, identity_hash
 from nas.study.files import no_study
 from nas.study.optimization.early_stopping import Finished
 from nas.study.optimization.optuna_samplers import make_sampler
 from nas.study.optimization.problem import NoCandidateLeftError, Problem, evaluated_ids, sample_unseen
 from nas.study.pareto import HypervolumeScale, Point
-from nas.study.people_file import make_synthetic_people, people_file
+from nas.study.people_file import find_people, make_synthetic_people, people_file
 from nas.study.provenance import record
 from nas.study.space.candidate import Candidate
 from nas.study.space.published import named
 from nas.study.space.search_space import SearchSpace
+from nas.study.space.stored_space import space_of_identity
 from nas.study.storage.backend import (
     check_ours,
     create_study,
@@ -53,6 +54,8 @@ from nas.study.stored_settings import (
     own_checkpoint_folder,
     store_changes,
     stored_config,
+    summary_from_dict,
+    summary_to_dict,
 )
 from nas.study.understood_trials import note_left_out, understood
 from nas.training.checkpoint import AnyPath
@@ -260,6 +263,7 @@ class Experiment:
                 study.set_user_attr("config", self.config.model_dump(mode="json"))
                 study.set_user_attr("record", record())
                 study.set_user_attr("id", uuid.uuid4().hex)
+                study.set_user_attr("people", summary_to_dict(self.summary))
             else:
                 check_same(self.config.name, stored, identity)
                 check_fixed(study, self.config)
@@ -287,7 +291,7 @@ class Experiment:
 
     def load_people(self, split: str | tuple[str, ...], device: str) -> PackedPeople:
         """People of some splits, on the device; crops to train on stay on the host where a GPU has no room for them."""
-        file = people_file(self.config, self.folder)
+        file = find_people(self.config, self.folder, self.summary.checksum)
         if device == "cpu" or "train" not in split:
             return PackedPeople.load(file, split, device)
         return place_people(
@@ -359,19 +363,36 @@ def _make(folder: Path) -> None:
         ) from error
 
 
-def load(name: str, runs: Path, storage: str | None = None) -> tuple[Experiment, Study]:
-    """A study that has been searched before, with the settings that it was begun under.
+def load(
+    name: str, runs: Path, storage: str | None = None, data: Path | None = None
+) -> tuple[Experiment, TolerantStudy]:
+    """A study that has been searched before, with the settings, the space and the people that it stores.
+
+    None of the files that it was begun with is read, unless it was begun by a version that stored no people.
+
+    Args:
+        name: of the study.
+        runs: folder of all studies.
+        storage: database URL; by default SQLite in the study's folder.
+        data: packed file of its people, if it is not where it was.
 
     Raises:
-        UserError: no such study in the storage, or its people are not there any more.
+        UserError: no such study in the storage, or it cannot be understood.
     """
     url = storage or default_url(runs / name)
     opened = stored_study(name, runs, storage)
-    experiment = prepare(stored_config(opened), runs, url)
-    check_same(
-        name, opened.user_attrs["identity"], experiment.config.identity(experiment.space, experiment.summary.checksum)
-    )
-    study = understood(experiment, opened)
+    config = stored_config(opened)
+    if data is not None:
+        file = DataSettings.model_copy(config.data, update={"file": str(data.resolve())})
+        config = config.model_copy(update={"data": file})
+    identity = opened.user_attrs["identity"]
+    space = space_of_identity(identity, Path(config.space))
+    people = summary_from_dict(opened.user_attrs.get("people"))
+    if people is None or data is not None or people.checksum != identity.get("data.checksum"):
+        people = describe_packed(find_people(config, runs / name, str(identity.get("data.checksum"))))
+    experiment = Experiment(config, space, people, runs / name, url, kind=opened.user_attrs.get("companion"))
+    check_same(name, identity, config.identity(space, people.checksum))
+    study = understood(experiment, opened, experiment.kind)
     note_left_out(study)
     return experiment, study
 

@@ -13,6 +13,9 @@ from optuna.trial import TrialState
 from pydantic import ValidationError
 from upath import UPath
 
+from nas.data.packed.summary import PackedSummary
+from nas.data.people import SPLITS
+from nas.data.skeletons import Skeleton
 from nas.errors import UserError
 from nas.study.config import StudyConfig, flatten
 from nas.study.storage.backend import database_file
@@ -81,6 +84,36 @@ def _changes(study: Study, config: StudyConfig) -> list[tuple[str, Any, Any]]:
         return []
     now = flatten(config.model_dump(mode="json"))
     return [(key, stored.get(key), now.get(key)) for key in now if stored.get(key) != now.get(key)]
+
+
+def summary_to_dict(summary: PackedSummary) -> dict[str, Any]:
+    """What a packed file holds, as plain values: a study is read with it where the file is not at hand."""
+    return {
+        "skeleton": summary.skeleton_text,
+        "box": summary.box,
+        "counts": dict(summary.counts),
+        "labelled": summary.labelled,
+        "source": dict(summary.source),
+        "checksum": summary.checksum,
+        "jpeg": summary.jpeg,
+    }
+
+
+def summary_from_dict(raw: Any) -> PackedSummary | None:
+    """Inverse of :func:`summary_to_dict`; None for anything else, such as what earlier versions did not store."""
+    try:
+        return PackedSummary(
+            skeleton=Skeleton.from_json(raw["skeleton"]),
+            box=int(raw["box"]),
+            counts={split: int(raw["counts"].get(split, 0)) for split in SPLITS},
+            labelled=int(raw["labelled"]),
+            source={str(key): str(value) for key, value in raw["source"].items()},
+            checksum=str(raw["checksum"]),
+            jpeg=None if raw["jpeg"] is None else int(raw["jpeg"]),
+            skeleton_text=str(raw["skeleton"]),
+        )
+    except (ValueError, TypeError, LookupError, AttributeError, UserError):
+        return None
 
 
 def keep_checkpoints(study: Study, folder: str) -> None:

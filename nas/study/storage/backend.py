@@ -158,8 +158,8 @@ def check_ours(study: Study, kind: str | None = None) -> None:
     if kind is None:
         if "companion" in study.user_attrs:
             raise UserError(f"study {name!r} in {where} holds the {study.user_attrs['companion']} trials of another")
-        if "identity" not in study.user_attrs and (study.user_attrs or study.get_trials(deepcopy=False)):
-            trials = len(study.get_trials(deepcopy=False))
+        trials = len(study.get_trials(deepcopy=False))
+        if "identity" not in study.user_attrs and trials:
             raise UserError(f"study {name!r} in {where} is not of nas.search: {trials} trials of others; {remedy}")
     elif not is_companion(study, kind) and (study.user_attrs or study.get_trials(deepcopy=False)):
         base = name.removesuffix(f"-{kind}")
