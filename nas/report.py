@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.console import console, run
+from nas.console import console, run, stderr
 from nas.errors import UserError
 from nas.options import LocationOptions, OutputOptions, People, SelectionOptions, command, new_app
 from nas.study.files import check_study_exists
@@ -29,6 +29,10 @@ class DocumentOptions:
 
     html: Annotated[Path | None, typer.Option(help="Write one page that explains the study, for a browser.")] = None
     csv: Annotated[Path | None, typer.Option(help="Write all finished trials as a table.")] = None
+    copy_to: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Copy the study, its companions, notes and images into a database."),
+    ] = None
     figures: Annotated[Path | None, typer.Option(help="Write PNG and SVG figures for a paper into a folder.")] = None
 
     def paths(self) -> list[Path]:
@@ -69,6 +73,11 @@ def main(
     experiment, opened = load(study, location.runs, location.storage, data)
     number = _selected_trial(experiment, opened, selection)
     results = load_results(experiment, opened)
+    if documents.copy_to is not None:
+        from nas.study.reporting.study_move import copy_study_to
+
+        names = copy_study_to(results, documents.copy_to)
+        stderr.print(f"copied: {', '.join(names)}", soft_wrap=True, markup=False)
     if number is not None:
         print_trial(results, number, output.as_json)
         return

@@ -289,6 +289,11 @@ class Experiment:
         named = study.user_attrs.get("checkpoints")
         return (Path(named) if named and "://" not in named else self.folder.parent) / "artifacts"
 
+    def artifact_folders(self, study: Study) -> list[Path]:
+        """Where pictures may be: where they are kept, and where other databases of these studies kept them."""
+        runs = self.folder.parent
+        return list(dict.fromkeys([self.artifacts_of(study), self.folder / "artifacts", runs / "artifacts"]))
+
     def load_people(self, split: str | tuple[str, ...], device: str) -> PackedPeople:
         """People of some splits, on the device; crops to train on stay on the host where a GPU has no room for them."""
         file = find_people(self.config, self.folder, self.summary.checksum)
