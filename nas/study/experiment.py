@@ -40,6 +40,7 @@ from nas.study.storage.backend import (
     default_url,
     is_companion,
     load_study,
+    open_read_only,
     open_storage,
 )
 from nas.study.storage.engine import mask_password
@@ -414,7 +415,7 @@ def stored_study(name: str, runs: Path, storage: str | None = None) -> TolerantS
     file = database_file(url)
     if file is not None and not file.is_file():
         raise no_study(name, file)
-    return TolerantStudy(load_study(open_storage(url), name), check_attributes)
+    return TolerantStudy(load_study(open_read_only(url), name), check_attributes)
 
 
 def _affordable(experiment: Experiment) -> bool:

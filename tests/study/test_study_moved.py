@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from nas.errors import UserError
 from nas.study.analysis.results import load_results
 from nas.study.config import OBJECTIVES, StudyConfig
 from nas.study.experiment import Experiment, load, prepare
+from nas.study.reporting.dashboard import save_panels
 from nas.study.reporting.html_report import render_html
 from nas.study.reporting.study_move import copy_study_to, repair_copied_notes
 from nas.study.space.space_file import read_space
@@ -66,6 +68,22 @@ def test_a_study_is_read_without_its_space_and_its_data(
         load("real", runs)[0].load_people("holdout", "cpu")
     there, _ = load("real", runs, None, tmp_path / "elsewhere.h5")
     assert len(there.load_people("holdout", "cpu")) == 16
+
+
+def test_a_study_on_a_read_only_share_is_read(
+    config: StudyConfig, begin: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = begin(config)
+    study = experiment.open_study()
+    add_finished(experiment, study)  # part of it is still in the write-ahead log
+    kept = {file: file.read_bytes() for file in experiment.folder.glob("study.db*")}
+    # Whoever runs the tests may be root, who can write everywhere but on a read-only share.
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith(str(experiment.folder)))
+    loaded, again = load("tiny", experiment.folder.parent)
+    results = load_results(loaded, again)
+    save_panels(results)
+    assert [p.pckh for p in results.points] == [10.0, 11.0, 12.0]
+    assert {file: file.read_bytes() for file in experiment.folder.glob("study.db*")} == kept
 
 
 @pytest.mark.parametrize(

@@ -122,13 +122,14 @@ class _Artifacts(FileSystemArtifactStore):
 
     def __init__(self, folders: Sequence[Path]) -> None:
         super().__init__(folders[0])
-        self._others = [FileSystemArtifactStore(folder) for folder in folders[1:]]
+        self._folders = folders
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """See :class:`optuna.artifacts.FileSystemArtifactStore`."""
-        for store in (super(), *self._others):
+        for store in (FileSystemArtifactStore(folder) for folder in self._folders):
             with suppress(ArtifactNotFound, OSError):
-                return store.open_reader(artifact_id)
+                file: BinaryIO = store.open_reader(artifact_id)
+                return file
         raise HTTPError(404, "this file is not where the study's images are kept")
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -174,6 +178,29 @@ def _engine_url(study: Study) -> URL:
     assert isinstance(backend, RDBStorage)
     url: URL = backend.engine.url
     return url
+
+
+def open_read_only(url: str) -> RDBStorage:
+    """Open a database for reading; one that cannot be written, as on a read-only share, as a copy of it.
+
+    SQLite cannot open a database in WAL mode without writing beside it. What is written to the copy is lost when the
+    process ends.
+
+    Raises:
+        UserError: as :func:`open_storage`.
+    """
+    file = database_file(url)
+    if file is None or not file.is_file() or (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
+        return open_storage(url)
+    folder = tempfile.mkdtemp(prefix="nas-read-only-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        for name in (file.name, f"{file.name}-wal"):
+            if file.with_name(name).is_file():
+                shutil.copyfile(file.with_name(name), Path(folder, name))  # without its mode, which forbids writing
+    except OSError as error:
+        raise UserError(f"--storage {url}: cannot be read: {error.strerror}; check its permissions") from error
+    return open_storage(f"sqlite:///{Path(folder, file.name)}")
 
 
 def create_study(

@@ -38,8 +38,7 @@ def copy_studies(studies: Sequence[Study], storage: RDBStorage) -> list[Study]:
     copies = []
     with database_lock(storage.engine):
         for study in studies:
-            directions = [direction.name.lower() for direction in study.directions]
-            copy = optuna.create_study(storage=storage, study_name=study.study_name, directions=directions)
+            copy = optuna.create_study(storage=storage, study_name=study.study_name, directions=study.directions)
             for key, value in study.user_attrs.items():
                 if key not in OWN_ATTRS:
                     copy.set_user_attr(key, value)
