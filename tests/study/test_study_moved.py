@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from nas.errors import UserError
 from nas.study.analysis.results import load_results
 from nas.study.config import OBJECTIVES, StudyConfig
 from nas.study.experiment import Experiment, load, prepare
-from nas.study.reporting.dashboard import save_panels
+from nas.study.reporting.dashboard import save_panels, serve_dashboard
 from nas.study.reporting.html_report import render_html
 from nas.study.reporting.study_move import copy_study_to, repair_copied_notes
 from nas.study.space.space_file import read_space
@@ -175,3 +178,13 @@ def test_notes_of_a_study_that_optuna_copied_are_put_right(
     moved, copy = load("tiny", experiment.folder.parent, url)
     repair_copied_notes(load_results(moved, copy))
     check_notes(copy, experiment.artifacts_of(study))
+    # The dashboard of the copy shows the images that lie with the first database; a missing one is not found.
+    image = next(part for part in get_note(StudyStore(copy).open_trial(copy.trials[2])).split("(") if part[0] == "/")
+    with serve_dashboard(moved, copy, 0) as (address, serve):
+        threading.Thread(target=serve, daemon=True).start()
+        server = address.partition("/dashboard")[0]
+        with urllib.request.urlopen(server + image.removesuffix(")")) as answer:
+            assert answer.read() == b"image of trial 2"
+        shutil.rmtree(experiment.artifacts_of(study))
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(server + image.removesuffix(")"))
