@@ -33,6 +33,7 @@ from nas.study.space.published import named
 from nas.study.space.search_space import SearchSpace
 from nas.study.space.stored_space import space_of_identity
 from nas.study.storage.backend import (
+    check_name,
     check_ours,
     create_study,
     database_file,
@@ -252,6 +253,8 @@ class Experiment:
             UserError: the storage cannot be opened, or it holds this study under other settings.
         """
         storage = open_storage(self.url)
+        if self.kind is None:
+            check_name(storage, self.config.name)
         _make(self.folder)
         identity = self.config.identity(self.space, self.summary.checksum)
         with database_lock(storage.engine):
@@ -268,6 +271,8 @@ class Experiment:
             else:
                 check_same(self.config.name, stored, identity)
                 check_fixed(study, self.config)
+                if "people" not in study.user_attrs:  # begun by a version that did not store them
+                    study.set_user_attr("people", summary_to_dict(self.summary))
             if self.checkpoints is not None:
                 keep_checkpoints(study, self.checkpoints)
             own_checkpoint_folder(study, self.config.name, self.url)

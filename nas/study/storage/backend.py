@@ -35,7 +35,7 @@ logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
 
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"pckh": "maximize", "params": "minimize", "madds": "minimize"}
 COMPANIONS: dict[str, tuple[str, ...]] = {
-    "full": ("key", "label"),
+    "full": ("label",),
     "repeats": ("given", "seed"),
     "calibration": ("given", "times"),
 }
@@ -126,10 +126,10 @@ def open_storage(url: str) -> RDBStorage:
     return storage
 
 
-def check_name(name: str) -> None:
-    """Raise UserError for a name that is kept for the companions of another study."""
+def check_name(storage: RDBStorage, name: str) -> None:
+    """Raise UserError for the name of a new study that is kept for the companions of another."""
     for kind in COMPANIONS:
-        if name.endswith(f"-{kind}"):
+        if name.endswith(f"-{kind}") and name not in optuna.get_all_study_names(storage):
             raise UserError(f"--name {name}: names that end in -{kind} are kept for companion studies; choose another")
 
 
@@ -221,12 +221,10 @@ def create_study(
         kind: of a companion, a key of :data:`COMPANIONS`; None for a study of its own.
 
     Raises:
-        UserError: the study of that name is another project's, or the name is kept for a companion.
+        UserError: the study of that name is another project's, or kept for something else.
     """
     if name in optuna.get_all_study_names(storage):
         check_ours(optuna.load_study(study_name=name, storage=storage), kind)
-    elif kind is None:
-        check_name(name)
     study = optuna.create_study(
         storage=storage if sampler is None else CachedTrialStorage(storage),
         study_name=name,
