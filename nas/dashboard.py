@@ -9,7 +9,7 @@ import typer
 
 from nas.console import console, run
 from nas.errors import UserError
-from nas.options import CodeOptions, LocationOptions, command, new_app
+from nas.options import CodeOptions, LocationOptions, People, command, new_app
 from nas.study.files import check_study_exists
 
 app = new_app()
@@ -20,6 +20,7 @@ def main(
     location: LocationOptions,
     code: CodeOptions,
     study: Annotated[str, typer.Option(help="Name of a study that was begun.")] = "quickstart",
+    data: People = None,
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8080,
 ) -> None:
     """Show a study, and all others in its storage, on optuna-dashboard until Ctrl-C.
@@ -38,7 +39,7 @@ def main(
     from nas.study.reporting.dashboard import save_panels, serve_dashboard
     from nas.study.storage.engine import mask_password
 
-    experiment, opened = load(study, location.runs, location.storage)
+    experiment, opened = load(study, location.runs, location.storage, data)
     save_panels(load_results(experiment, opened))
     with serve_dashboard(experiment, opened, port) as (address, serve):
         console.print(f"study {study} of {mask_password(experiment.url)}\n{address}\nCtrl-C ends it", soft_wrap=True)

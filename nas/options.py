@@ -146,6 +146,10 @@ class LocationOptions:
             raise UserError(f"--runs {self.runs}: the name is not UTF-8, {remedy}") from error
 
 
+People = Annotated[Path | None, typer.Option(help="The study's packed people, if they were moved.")]
+"""The flag of commands that read a study with people who may have been moved since it was searched."""
+
+
 @dataclass(frozen=True)
 class SelectionOptions:
     """Which network of a study is meant."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nas.console import console, run
+from nas.console import console, run, stderr
 from nas.errors import UserError
-from nas.options import CodeOptions, LocationOptions, OutputOptions, SelectionOptions, command, new_app
+from nas.options import CodeOptions, LocationOptions, OutputOptions, People, SelectionOptions, command, new_app
 from nas.study.files import check_study_exists
 
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ class DocumentOptions:
 
     html: Annotated[Path | None, typer.Option(help="Write one page that explains the study, for a browser.")] = None
     csv: Annotated[Path | None, typer.Option(help="Write all finished trials as a table.")] = None
+    copy_to: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Copy the study, its companions, notes and images into a database."),
+    ] = None
     figures: Annotated[Path | None, typer.Option(help="Write PNG and SVG figures for a paper into a folder.")] = None
 
     def paths(self) -> list[Path]:
@@ -44,6 +48,7 @@ def main(
     selection: SelectionOptions,
     output: OutputOptions,
     study: Annotated[str, typer.Option(help="Name of a study that was searched.")] = "quickstart",
+    data: People = None,
 ) -> None:
     """Print the front, and row by row how it compares with the published networks.
 
@@ -66,9 +71,14 @@ def main(
     from nas.study.reporting.study_report import print_study, print_trial, study_record
 
     _check_selection(selection)
-    experiment, opened = load(study, location.runs, location.storage)
+    experiment, opened = load(study, location.runs, location.storage, data)
     number = _selected_trial(experiment, opened, selection)
     results = load_results(experiment, opened)
+    if documents.copy_to is not None:
+        from nas.study.reporting.study_move import copy_study_to
+
+        names = copy_study_to(results, documents.copy_to)
+        stderr.print(f"copied: {', '.join(names)}", soft_wrap=True, markup=False)
     if number is not None:
         print_trial(results, number, output.as_json)
         return

@@ -11,7 +11,16 @@ import typer
 from nas import interrupts
 from nas.console import console, format_count, format_duration, progress, run
 from nas.errors import UserError
-from nas.options import CodeOptions, LocationOptions, OutputOptions, ScheduleOptions, SelectionOptions, command, new_app
+from nas.options import (
+    CodeOptions,
+    LocationOptions,
+    OutputOptions,
+    People,
+    ScheduleOptions,
+    SelectionOptions,
+    command,
+    new_app,
+)
 from nas.study.files import check_study_exists
 
 if TYPE_CHECKING:
@@ -34,6 +43,7 @@ def main(
     location: LocationOptions,
     output: OutputOptions,
     study: Annotated[str, typer.Option(help="Name of a study that was searched.")] = "quickstart",
+    data: People = None,
     all_front: Annotated[bool, typer.Option("--all-front", help="Train every network of the front.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads of each process.")] = 1,
@@ -57,7 +67,7 @@ def main(
     from nas.training.devices import resolve_device, use_threads
 
     limits = selection.limits(device)
-    experiment, opened = load(study, location.runs, location.storage)
+    experiment, opened = load(study, location.runs, location.storage, data)
     schedule = _schedule(experiment, length)
     networks = select_networks(
         experiment, opened, selection.trial, selection.pick, all_front, selection.published, limits

@@ -53,6 +53,8 @@ BESIDE: Mapping[str, str] = {
     "nas.study.config": "study.experiment",
     "nas.study.people_file": "study.experiment",
     "nas.study.provenance": "study.experiment",
+    "nas.study.stored_settings": "study.experiment",
+    "nas.study.understood_trials": "study.experiment",
 }
 # Where a library may be imported: rooms, rooms that hold them, or single modules.
 LIBRARIES: Mapping[str, frozenset[str]] = {

@@ -251,16 +251,17 @@ class StudyConfig(_Table):
             "objectives": list(OBJECTIVES),
             "rungs": list(self.rung_epochs()),
         }
-        flat: dict[str, Any] = json.loads(json.dumps(_flatten(parts)))
+        flat: dict[str, Any] = json.loads(json.dumps(flatten(parts)))
         return flat
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of nested tables by their dotted keys."""
     if not isinstance(value, dict):
         return {prefix: value}
     flat: dict[str, Any] = {}
     for key, inner in value.items():
-        flat |= _flatten(inner, f"{prefix}.{key}" if prefix else key)
+        flat |= flatten(inner, f"{prefix}.{key}" if prefix else key)
     return flat
 
 

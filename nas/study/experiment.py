@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -13,7 +14,6 @@ import torch
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from upath import UPath
 
 from nas.architecture.cost import Cost, network_cost
 from nas.architecture.hourglass import build_network
@@ -21,21 +21,46 @@ from nas.consent import CodeNotAllowedError, allow_code, allowed_code
 from nas.data.packed.reader import PackedPeople
 from nas.data.packed.summary import PackedSummary, describe_packed
 from nas.errors import UserError
-from nas.study.config import OBJECTIVES, StudyConfig, check_same, identity_hash
+from nas.study.config import OBJECTIVES, DataSettings, StudyConfig, check_same, identity_hash
 from nas.study.files import no_study
 from nas.study.optimization.early_stopping import Finished
 from nas.study.optimization.optuna_samplers import make_sampler
 from nas.study.optimization.problem import NoCandidateLeftError, Problem, evaluated_ids, sample_unseen
 from nas.study.pareto import HypervolumeScale, Point
-from nas.study.people_file import make_synthetic_people, people_file
+from nas.study.people_file import find_people, make_synthetic_people, people_file
 from nas.study.provenance import record
 from nas.study.space.candidate import Candidate
 from nas.study.space.published import named
 from nas.study.space.search_space import SearchSpace
-from nas.study.storage.backend import create_study, database_file, database_url, default_url, load_study, open_storage
+from nas.study.space.stored_space import space_of_identity
+from nas.study.storage.backend import (
+    check_name,
+    check_ours,
+    create_study,
+    database_file,
+    database_url,
+    default_url,
+    is_companion,
+    load_study,
+    open_read_only,
+    open_storage,
+)
 from nas.study.storage.engine import mask_password
 from nas.study.storage.locks import database_lock
+from nas.study.storage.study_store import StudyStore
+from nas.study.storage.tolerant_study import TolerantStudy, check_attributes
 from nas.study.storage.trial_queue import DONE
+from nas.study.stored_settings import (
+    check_fixed,
+    checkpoint_folder_of,
+    keep_checkpoints,
+    own_checkpoint_folder,
+    store_changes,
+    stored_config,
+    summary_from_dict,
+    summary_to_dict,
+)
+from nas.study.understood_trials import note_left_out, understood
 from nas.training.checkpoint import AnyPath
 from nas.training.devices import training_dtype
 from nas.training.host_prefetch import place_people
@@ -54,6 +79,7 @@ class Experiment:
         folder: where everything of this study is kept.
         url: of the storage.
         checkpoints: folder or URL where unfinished trials are to be kept, if not where the study says.
+        kind: of a companion study: "repeats" or "calibration"; None for a study of its own.
     """
 
     config: StudyConfig
@@ -62,10 +88,12 @@ class Experiment:
     folder: Path
     url: str = field(repr=False)  # may hold a password
     checkpoints: str | None = None
+    kind: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A worker puts its own together: caches and locks do not travel between processes.
-        return _prepare_in_worker, (allowed_code(), self.config, self.folder.parent, self.url, self.checkpoints)
+        parts = (self.config, self.folder.parent, self.url, self.checkpoints, self.kind)
+        return _prepare_in_worker, (allowed_code(), *parts)
 
     @property
     def joints(self) -> int:
@@ -157,13 +185,36 @@ class Experiment:
         config = self.config.model_copy(
             update={"name": f"{self.config.name}-{kind}", "baselines": (), "budget": budget}
         )
-        return replace(self, config=config, folder=self.folder.with_name(config.name))
+        return replace(self, config=config, folder=self.folder.with_name(config.name), kind=kind)
+
+    def store_changes(self, study: Study) -> list[str]:
+        """Store what the study file says otherwise than before, for all later commands; returns each as text."""
+        with StudyStore(study).lock():
+            return store_changes(study, self.config)
+
+    def check_companion(self, study: Study, kind: str) -> None:
+        """Raise UserError if another study has the name of a companion."""
+        other = StudyStore(study).companion(f"{self.config.name}-{kind}")
+        if other is not None:
+            check_ours(other, kind)
+
+    def companion(self, study: Study, kind: str) -> TolerantStudy | None:
+        """A companion study of the same storage, such as the full trainings; None before it was begun."""
+        other = StudyStore(study).companion(f"{self.config.name}-{kind}")
+        if other is None or not is_companion(other, kind):
+            return None
+        other = understood(self, other, kind)
+        note_left_out(other)
+        return other
+
+    def network_of(self, trial: FrozenTrial) -> str:
+        """A trial's network in words."""
+        return trial.user_attrs.get("network") or str(self.candidate_of(trial))
 
     def title_of(self, trial: FrozenTrial) -> str:
         """A trial's network in words, with its name if it is a published one."""
         name = trial.user_attrs.get("published")
-        network = trial.user_attrs.get("network") or str(self.candidate_of(trial))
-        return f"{name}: {network}" if name else str(network)
+        return f"{name}: {self.network_of(trial)}" if name else self.network_of(trial)
 
     def published(self, name: str) -> Candidate:
         """A published network at the study's width scale.
@@ -200,17 +251,19 @@ class Experiment:
         settings = self.config.sampler
         return make_sampler(settings.name, self.problem, self.config.seed, settings.startup, settings.pool)
 
-    def open_study(self, sampler: BaseSampler | None = None) -> Study:
-        """Create the study in its storage, or go on with it.
+    def open_study(self, sampler: BaseSampler | None = None) -> TolerantStudy:
+        """Create the study in its storage, or go on with it. Its lists leave out trials that are not understood.
 
         Raises:
             UserError: the storage cannot be opened, or it holds this study under other settings.
         """
         storage = open_storage(self.url)
+        if self.kind is None:
+            check_name(storage, self.config.name)
         _make(self.folder)
         identity = self.config.identity(self.space, self.summary.checksum)
         with database_lock(storage.engine):
-            study = create_study(storage, self.config.name, OBJECTIVES, sampler)
+            study = understood(self, create_study(storage, self.config.name, OBJECTIVES, sampler, self.kind), self.kind)
             stored = study.user_attrs.get("identity")
             if stored is None:
                 study.set_user_attr("identity", identity)
@@ -218,17 +271,22 @@ class Experiment:
                 study.set_user_attr("space", {"path": str(self.space.path), "hash": self.space.hash})
                 study.set_user_attr("config", self.config.model_dump(mode="json"))
                 study.set_user_attr("record", record())
+                study.set_user_attr("id", uuid.uuid4().hex)
+                study.set_user_attr("people", summary_to_dict(self.summary))
             else:
                 check_same(self.config.name, stored, identity)
+                check_fixed(study, self.config)
+                if "people" not in study.user_attrs:  # begun by a version that did not store them
+                    study.set_user_attr("people", summary_to_dict(self.summary))
             if self.checkpoints is not None:
-                _keep_checkpoints(study, self.checkpoints)
+                keep_checkpoints(study, self.checkpoints)
+            own_checkpoint_folder(study, self.config.name, self.url)
             self.queue_baselines(study)
         return study
 
     def checkpoints_of(self, study: Study) -> AnyPath:
         """Where unfinished trials of a study are kept: the same place for all machines, if the study names one."""
-        named = study.user_attrs.get("checkpoints")
-        return UPath(named) / self.config.name if named else self.folder / "checkpoints"
+        return checkpoint_folder_of(study, self.config.name) or self.folder / "checkpoints"
 
     def artifacts_of(self, study: Study) -> Path:
         """Where pictures of all studies of a storage are kept: a dashboard serves one storage from one folder.
@@ -242,9 +300,14 @@ class Experiment:
         named = study.user_attrs.get("checkpoints")
         return (Path(named) if named and "://" not in named else self.folder.parent) / "artifacts"
 
+    def artifact_folders(self, study: Study) -> list[Path]:
+        """Where pictures may be: where they are kept, and where other databases of these studies kept them."""
+        runs = self.folder.parent
+        return list(dict.fromkeys([self.artifacts_of(study), self.folder / "artifacts", runs / "artifacts"]))
+
     def load_people(self, split: str | tuple[str, ...], device: str) -> PackedPeople:
         """People of some splits, on the device; crops to train on stay on the host where a GPU has no room for them."""
-        file = people_file(self.config, self.folder)
+        file = find_people(self.config, self.folder, self.summary.checksum)
         if device == "cpu" or "train" not in split:
             return PackedPeople.load(file, split, device)
         return place_people(
@@ -262,20 +325,6 @@ class Experiment:
             )
             for network, each in networks
         )
-
-
-def _keep_checkpoints(study: Study, folder: str) -> None:
-    """Put down where a study's unfinished trials are kept. Not while one runs: its worker would not be told."""
-    stored = study.user_attrs.get("checkpoints")
-    if stored == folder:
-        return
-    if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        where = stored or "the study's folder"
-        raise UserError(
-            f"--checkpoints {folder}: trials are running whose checkpoints are kept in {where}; leave the flag out, or "
-            "wait until they have ended"
-        )
-    study.set_user_attr("checkpoints", folder)
 
 
 def prepare(config: StudyConfig, runs: Path, storage: str | None = None, checkpoints: str | None = None) -> Experiment:
@@ -316,11 +365,11 @@ def prepare(config: StudyConfig, runs: Path, storage: str | None = None, checkpo
 
 
 def _prepare_in_worker(
-    allowed: tuple[str, ...], config: StudyConfig, runs: Path, storage: str, checkpoints: str | None
+    allowed: tuple[str, ...], config: StudyConfig, runs: Path, storage: str, checkpoints: str | None, kind: str | None
 ) -> Experiment:
     """Put a study's parts together in a worker process, which may import what its parent may."""
     allow_code(allowed)
-    return prepare(config, runs, storage, checkpoints)
+    return replace(prepare(config, runs, storage, checkpoints), kind=kind)
 
 
 def _make(folder: Path) -> None:
@@ -332,26 +381,44 @@ def _make(folder: Path) -> None:
         ) from error
 
 
-def load(name: str, runs: Path, storage: str | None = None) -> tuple[Experiment, Study]:
-    """A study that has been searched before, with the settings that it was begun under.
+def load(
+    name: str, runs: Path, storage: str | None = None, data: Path | None = None
+) -> tuple[Experiment, TolerantStudy]:
+    """A study that has been searched before, with the settings, the space and the people that it stores.
+
+    None of the files that it was begun with is read, unless it was begun by a version that stored no people.
+
+    Args:
+        name: of the study.
+        runs: folder of all studies.
+        storage: database URL; by default SQLite in the study's folder.
+        data: packed file of its people, if it is not where it was.
 
     Raises:
-        UserError: no such study in the storage, or its people are not there any more.
+        UserError: no such study in the storage, or it cannot be understood.
     """
     url = storage or default_url(runs / name)
-    study = stored_study(name, runs, storage)
-    raw = study.user_attrs.get("config")
-    if raw is None:
-        raise UserError(f"--study {name}: not a study of nas.search in this storage")
-    experiment = prepare(StudyConfig.model_validate(raw), runs, url)
-    check_same(
-        name, study.user_attrs["identity"], experiment.config.identity(experiment.space, experiment.summary.checksum)
-    )
+    opened = stored_study(name, runs, storage)
+    config = stored_config(opened)
+    if data is not None:
+        file = DataSettings.model_copy(config.data, update={"file": str(data.resolve())})
+        config = config.model_copy(update={"data": file})
+    identity = opened.user_attrs["identity"]
+    space = space_of_identity(identity, Path(config.space))
+    people = summary_from_dict(opened.user_attrs.get("people"))
+    if people is None or data is not None or people.checksum != identity.get("data.checksum"):
+        people = describe_packed(find_people(config, runs / name, str(identity.get("data.checksum"))))
+    experiment = Experiment(config, space, people, runs / name, url, kind=opened.user_attrs.get("companion"))
+    check_same(name, identity, config.identity(space, people.checksum))
+    study = understood(experiment, opened, experiment.kind)
+    note_left_out(study)
     return experiment, study
 
 
-def stored_study(name: str, runs: Path, storage: str | None = None) -> Study:
+def stored_study(name: str, runs: Path, storage: str | None = None) -> TolerantStudy:
     """A study that has been begun before, without its people.
+
+    Its lists leave out trials with attributes of other types.
 
     Raises:
         UserError: no such study in the storage.
@@ -360,7 +427,7 @@ def stored_study(name: str, runs: Path, storage: str | None = None) -> Study:
     file = database_file(url)
     if file is not None and not file.is_file():
         raise no_study(name, file)
-    return load_study(open_storage(url), name)
+    return TolerantStudy(load_study(open_read_only(url), name), check_attributes)
 
 
 def _affordable(experiment: Experiment) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nas.console import default_workers, progress
 from nas.data.packed.options import PackOptions
+from nas.data.packed.summary import describe_packed
 from nas.data.packed.synthetic import pack_synthetic
 from nas.data.synthetic.scene import RENDERING_VERSION, SceneConfig
 from nas.errors import UserError
@@ -22,6 +23,32 @@ def people_file(config: StudyConfig, folder: Path) -> Path:
     about = config.data.synthetic.model_dump() | {"box": config.data.input_size, "code": RENDERING_VERSION}
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
     return folder.parent / "data" / f"synthetic-{config.data.input_size}-{key}.h5"
+
+
+def find_people(config: StudyConfig, folder: Path, checksum: str) -> Path:
+    """The packed file of a study, where it was or where it has been moved to together with the study's folder.
+
+    Args:
+        config: of the study.
+        folder: of the study.
+        checksum: of the people that the study was begun with; other people are not taken.
+
+    Raises:
+        UserError: it is not there, or holds other people.
+    """
+    file = people_file(config, folder)
+    if config.data.file is None:
+        make_synthetic_people(config, file)
+    places = [file]
+    if not file.is_file():
+        around = [folder, *folder.parents] if folder.is_absolute() else [folder, *folder.parents, *Path.cwd().parents]
+        ends = [Path(*file.parts[start:]) for start in range(1, len(file.parts))]
+        places = [place for above in around[:6] for end in ends if (place := above / end).is_file()]
+    for place in places:
+        if place.is_file() and describe_packed(place).checksum == checksum:
+            return place
+    wrong = "holds other people than those that the study was begun with" if file.is_file() else "no such file"
+    raise UserError(f"{file}: {wrong}; say where the people of study {config.name} are with --data PATH")
 
 
 def make_synthetic_people(config: StudyConfig, file: Path) -> None:

@@ -102,8 +102,9 @@ class BenchmarkTable:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
             if not set(experiment.space.choices) <= set(trial.params):
                 continue
-            cost = trial.user_attrs["cost"]
-            rungs = {int(epoch): round(value, 3) for epoch, value in trial.user_attrs["rungs"].items()}
+            stored = trial.user_attrs.get("cost")
+            cost = stored if stored and "layers" in stored else vars(experiment.cost(experiment.candidate_of(trial)))
+            rungs = {int(epoch): round(value, 3) for epoch, value in trial.user_attrs.get("rungs", {}).items()}
             again = [round(value, 3) for value in repeats.get(experiment.candidate_of(trial).id, [])]
             rows.append(
                 BenchmarkRow(dict(trial.params), round(trial.values[0], 3), **cost, rungs=rungs, repeats=tuple(again))

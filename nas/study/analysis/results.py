@@ -19,7 +19,7 @@ from nas.study.analysis.rank_correlation import Estimate
 from nas.study.analysis.seed_noise import ASSUMED, SeedStatistics, seed_statistics
 from nas.study.experiment import Experiment, point_of
 from nas.study.pareto import Point, front, hypervolume
-from nas.study.storage.study_store import StudyStore
+from nas.study.storage.tolerant_study import left_out_of
 from nas.study.storage.trial_queue import DONE, Counts, count
 
 _RESAMPLES = 2000
@@ -91,6 +91,11 @@ class StudyResults:
     front: tuple[SeedStatistics, ...]
     baselines: tuple[Baseline, ...]
 
+    @cached_property
+    def left_out(self) -> dict[int, str]:
+        """Numbers of the trials that are not understood, and why; nothing above counts them."""
+        return left_out_of(self.study)
+
     @property
     def name(self) -> str:
         """Of the study."""
@@ -161,7 +166,7 @@ class StudyResults:
     @cached_property
     def full(self) -> list[FullTrainingResult]:
         """Networks of the companion study of full trainings, cheapest first; of several of one, the longest."""
-        other = StudyStore(self.study).companion(f"{self.name}-full")
+        other = self.experiment.companion(self.study, "full")
         if other is None:
             return []
         longest: dict[str, FrozenTrial] = {}

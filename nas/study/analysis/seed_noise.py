@@ -76,7 +76,7 @@ def repeats_experiment(experiment: Experiment) -> Experiment:
 
 def repeats_of(experiment: Experiment, study: Study) -> dict[str, list[float]]:
     """Candidate id → its PCKh under other seeds, in the order of the trials."""
-    other = StudyStore(study).companion(repeats_experiment(experiment).config.name)
+    other = experiment.companion(study, "repeats")
     repeats: dict[str, list[float]] = {}
     for trial in other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if other else ():
         repeats.setdefault(experiment.candidate_of(trial).id, []).append(trial.values[0])

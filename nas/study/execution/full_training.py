@@ -36,6 +36,7 @@ from nas.study.experiment import Experiment
 from nas.study.provenance import record
 from nas.study.storage.backend import create_study
 from nas.study.storage.study_store import StudyStore
+from nas.study.understood_trials import understood
 from nas.training.checkpoint import write_atomically
 from nas.training.evaluation import evaluate
 from nas.training.loop import Epoch, InterruptedTrainingError, TrainingHooks, TrainingResult, train
@@ -132,6 +133,7 @@ def retrain(
     """
     if not experiment.summary.counts.get("valid"):
         raise UserError(f"{experiment.config.data.file}: no valid people to score on; make it again with nas.prepare")
+    experiment.check_companion(study, "full")  # before hours of training, not after
     folder = _training_folder(experiment, selected, schedule)
     with training_lock(folder) if rank == 0 else nullcontext():
         return _retrain_in(folder, experiment, study, selected, schedule, device, rank, hooks or TrainingHooks())
@@ -276,7 +278,9 @@ def store_result(
     key = f"{selected.candidate.id}/{schedule.images}/{schedule.epochs}"
     store = StudyStore(study)
     with store.lock():
-        full = create_study(store.database, f"{experiment.config.name}-full", OBJECTIVES)
+        full = understood(
+            experiment, create_study(store.database, f"{experiment.config.name}-full", OBJECTIVES, kind="full"), "full"
+        )
         same = [t for t in full.get_trials(deepcopy=False) if t.user_attrs.get("key") == key]
         if any(t.state == TrialState.COMPLETE for t in same):
             return

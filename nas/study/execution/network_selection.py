@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def select_networks(
     trials = {t.number: t for t in study.get_trials(deepcopy=False)}
     if trial is not None:
         if trial not in trials:
-            raise UserError(f"--trial {trial}: study {experiment.config.name} has trials 0 to {len(trials) - 1}")
+            raise UserError(f"--trial {trial}: study {experiment.config.name} {_numbers(trials)}")
         if trials[trial].state not in (TrialState.COMPLETE, TrialState.PRUNED):
             raise UserError(
                 f"--trial {trial}: it is {trials[trial].state.name.lower()}; choose a finished or stopped one"
@@ -81,6 +82,10 @@ def select_networks(
     return [SelectedNetwork(f"trial-{n}", experiment.candidate_of(trials[n]), trials[n]) for n in numbers]
 
 
+def _numbers(trials: Mapping[int, FrozenTrial]) -> str:
+    return f"has trials {min(trials)} to {max(trials)}" if trials else "has no trials yet"
+
+
 def full_training_checkpoint(experiment: Experiment, study: Study, selected: SelectedNetwork) -> Path:
     """Return the checkpoint of a network's full training; of several trainings, that of the longest.
 
@@ -88,7 +93,7 @@ def full_training_checkpoint(experiment: Experiment, study: Study, selected: Sel
         UserError: the network was not trained in full, or its checkpoint was removed.
     """
     store = StudyStore(study)
-    full = store.companion(f"{experiment.config.name}-full")
+    full = experiment.companion(study, "full")
     finished = full.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if full is not None else []
     same = [t for t in finished if experiment.candidate_of(t).id == selected.candidate.id]
     flag = f"--published {selected.label}" if selected.trial is None else f"--trial {selected.trial.number}"
@@ -97,7 +102,7 @@ def full_training_checkpoint(experiment: Experiment, study: Study, selected: Sel
         raise UserError(f"{flag}: not trained in full yet; run `{command}`")
     longest = max(same, key=lambda t: (t.user_attrs["images"], t.number))
     # Where it was written; where it is if the runs folder was moved; the copy for the dashboard.
-    written = Path(longest.user_attrs["checkpoint"])
+    written = Path(longest.user_attrs.get("checkpoint") or CHECKPOINT)
     moved = experiment.folder / "full" / written.parent.name / written.name
     artifacts = [meta.artifact_id for meta in store.artifacts(longest) if meta.filename == CHECKPOINT]
     copies = [experiment.artifacts_of(study) / artifact for artifact in artifacts]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
+from bottle import HTTPError
 from optuna.artifacts import FileSystemArtifactStore
+from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.study import Study
 
 from nas.console import format_count
@@ -18,6 +21,7 @@ from nas.study.analysis.results import StudyResults
 from nas.study.execution.trial_artifacts import escape_markdown
 from nas.study.experiment import Experiment, images_of
 from nas.study.reporting.plotly_figures import study_figures
+from nas.study.reporting.study_move import repair_copied_notes
 from nas.study.storage.study_store import StudyStore
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ PANEL_HEIGHT = 450
 
 def save_panels(results: StudyResults) -> None:
     """Save a study's figures and note for the dashboard, replacing earlier ones."""
+    repair_copied_notes(results)
     # One panel for all effects: the dashboard cannot remove the panel of a choice that turns out not to be significant.
     for name, figure in study_figures(results, separate_effects=False).items():
         figure.update_layout(height=PANEL_HEIGHT)
@@ -103,7 +108,9 @@ def serve_dashboard(experiment: Experiment, study: Study, port: int) -> Iterator
     artifacts = experiment.artifacts_of(study)
     with suppress(OSError):  # without the folder, the dashboard shows no artifacts
         artifacts.mkdir(parents=True, exist_ok=True)
-    app = optuna_dashboard.wsgi(StudyStore(study).database, artifact_store=FileSystemArtifactStore(artifacts))
+    app = optuna_dashboard.wsgi(
+        StudyStore(study).database, artifact_store=_Artifacts(experiment.artifact_folders(study))
+    )
     try:
         server = make_server("127.0.0.1", port, _for_this_machine(app), server_class=_Server, handler_class=_Handler)
     except (OSError, OverflowError) as error:
@@ -124,6 +131,22 @@ def _for_this_machine(app: WSGIApplication) -> WSGIApplication:
         return [b"this dashboard answers to http://127.0.0.1 and http://localhost only\n"]
 
     return guarded
+
+
+class _Artifacts(FileSystemArtifactStore):
+    """Files of the first folder, else of the others; one that is nowhere is not found, not an error of the server."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        super().__init__(folders[0])
+        self._folders = folders
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """See :class:`optuna.artifacts.FileSystemArtifactStore`."""
+        for store in (FileSystemArtifactStore(folder) for folder in self._folders):
+            with suppress(ArtifactNotFound, OSError):
+                file: BinaryIO = store.open_reader(artifact_id)
+                return file
+        raise HTTPError(404, "this file is not where the study's images are kept")
 
 
 class _Server(ThreadingMixIn, WSGIServer):

@@ -96,7 +96,9 @@ class SearchProgress:
             mask_password(self.experiment.url), lambda: self.study.get_trials(deepcopy=False)
         )
         StudyStore(self.study).release_connections()
-        trial = next(t for t in trials if t.number == number)
+        trial = next((t for t in trials if t.number == number), None)
+        if trial is None:
+            return f"trial {number}: changed by somebody else: left out"
         cost = trial.user_attrs.get("cost", {})
         value = "no PCKh" if pckh is None else f"PCKh {pckh:5.1f}"
         costs = f"{format_count(cost.get('params', 0))} params, {format_count(cost.get('madds', 0))} MAdds"

@@ -27,6 +27,7 @@ from nas.study.reporting.progress import SearchProgress, live_progress
 from nas.study.reporting.tables import baseline_table, front_records, front_table, near_front_table
 from nas.study.storage.engine import mask_password
 from nas.study.storage.trial_queue import count
+from nas.study.understood_trials import note_left_out
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def run_search(session: SearchSession, trials: int) -> None:
         console.print(f"{finished} trials are done already: nothing to search for --trials {trials}.")
     from nas.study.reporting.dashboard import save_panels  # imports plotly: trials need not wait for it
 
+    note_left_out(study, session.quiet)
     results = load_results(experiment, study)
     save_panels(results)
     if session.as_json:

@@ -12,11 +12,14 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 
 from nas.console import format_duration
+from nas.errors import UserError
 from nas.study.analysis.importance import shown
 from nas.study.analysis.results import StudyResults
 from nas.study.config import SAMPLERS, StudyConfig
 from nas.study.files import find, packaged
 from nas.study.space.choices import LEVELS, RULES, members
+from nas.study.space.space_file import read_space
+from nas.study.space.stored_space import space_text
 from nas.study.storage.trial_queue import DONE
 
 
@@ -153,15 +156,23 @@ def describe_reproduction(results: StudyResults) -> Reproduction:
     if config.data.file is not None:
         checksum = results.experiment.summary.checksum[:16]
         caveats.append(f"The data file is {config.data.file}, checksum {checksum}.")
-    return Reproduction("\n".join(commands), to_toml(config), " ".join(caveats), _custom_space(config))
+    return Reproduction("\n".join(commands), to_toml(config), " ".join(caveats), _custom_space(results))
 
 
-def _custom_space(config: StudyConfig) -> str:
-    """The text of a space file that does not come with the package; empty for those that do."""
-    path = find(config.space, "search_spaces")
-    if path.resolve().is_relative_to(packaged("search_spaces")):
-        return ""
-    return path.read_text(encoding="utf-8")
+def _custom_space(results: StudyResults) -> str:
+    """The text of a space file that does not come with the package; empty for those that do.
+
+    The study's own space, as it is stored: the file may have been edited for another study since.
+    """
+    space = results.experiment.space
+    try:
+        path = find(results.experiment.config.space, "search_spaces")
+        packaged_file = path.resolve().is_relative_to(packaged("search_spaces"))
+        if packaged_file and read_space(path).hash == space.hash:
+            return ""
+    except UserError:
+        pass  # moved or removed since
+    return space_text(space)
 
 
 def to_toml(config: StudyConfig) -> str:

@@ -38,6 +38,7 @@ def study_record(results: StudyResults) -> dict[str, Any]:
         "front": front_records(results),
         "near": near_front_records(results),
         "baselines": baseline_records(results),
+        **({"left_out": results.left_out} if results.left_out else {}),
     }
 
 

@@ -113,8 +113,8 @@ def trial_records(results: StudyResults, networks: Sequence[SeedStatistics]) -> 
             "input_size": results.experiment.config.data.input_size,
             "tradeoff": results.scores.get(m.number),
             "published": results.trials[m.number].user_attrs.get("published"),
-            "candidate": results.trials[m.number].user_attrs["candidate"],
-            "network": results.trials[m.number].user_attrs["network"],
+            "candidate": results.experiment.candidate_of(results.trials[m.number]).to_dict(),
+            "network": results.experiment.network_of(results.trials[m.number]),
         }
         for m in networks
     ]

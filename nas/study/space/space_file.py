@@ -37,7 +37,7 @@ def read_space(path: Path) -> SearchSpace:
         if key not in _TABLES:
             raise UserError(f"{path}: unknown table [{key}]; allowed: [choices], [options] and [limits]")
     choices = _read_choices(path, _table(path, raw, "choices"))
-    options = _block_options(path, choices)
+    options = block_options_of(path, choices)
     option_choices, encoded = _read_options(path, _table(path, raw, "options"), options)
     limits = _read_limits(path, _table(path, raw, "limits"))
     space = SearchSpace({**choices, **option_choices}, path, encoded, limits)
@@ -76,7 +76,7 @@ def _read_choices(path: Path, table: Mapping[str, Any]) -> dict[str, BaseDistrib
     return choices
 
 
-def _block_options(path: Path, choices: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+def block_options_of(path: Path, choices: Mapping[str, BaseDistribution]) -> dict[str, Any]:
     """Options of all blocks that the choices name, with their defaults."""
     options: dict[str, Any] = {}
     for kind, name in _blocks(choices).items():

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +25,7 @@ from nas.study.storage.cached_storage import CachedTrialStorage
 from nas.study.storage.engine import engine_arguments, mask_password, mask_url, set_idle_timeout, use_wal
 from nas.study.storage.heartbeat import create_table
 from nas.study.storage.locks import file_lock, server_lock, verify_lock_on_commit
+from nas.study.storage.tolerant_study import TolerantStorage
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -29,6 +34,12 @@ logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
 logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
 
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {"pckh": "maximize", "params": "minimize", "madds": "minimize"}
+COMPANIONS: dict[str, tuple[str, ...]] = {
+    "full": ("label",),
+    "repeats": ("given", "seed"),
+    "calibration": ("given", "times"),
+}
+"""Studies that are kept beside one under its name, a dash and this; with attributes that all of their trials have."""
 METRIC_NAMES = {"pckh": "PCKh", "params": "params", "madds": "MAdds"}
 
 
@@ -95,13 +106,13 @@ def open_storage(url: str) -> RDBStorage:
         # Locked: two workers that start together would both create the tables.
         if sqlite:
             with file_lock(str(parsed.database)):
-                storage = RDBStorage(url, engine_kwargs=arguments)
+                storage = TolerantStorage(url, engine_kwargs=arguments)
                 use_wal(storage.engine)
                 create_table(storage.engine)
         else:
             engine = sqlalchemy.create_engine(url, **arguments)
             with server_lock(engine):
-                storage = RDBStorage(url, engine_kwargs=arguments)
+                storage = TolerantStorage(url, engine_kwargs=arguments)
                 create_table(storage.engine)
             engine.dispose()
             verify_lock_on_commit(storage.engine)
@@ -115,8 +126,89 @@ def open_storage(url: str) -> RDBStorage:
     return storage
 
 
+def check_name(storage: RDBStorage, name: str) -> None:
+    """Raise UserError for the name of a new study that is kept for the companions of another."""
+    for kind in COMPANIONS:
+        if name.endswith(f"-{kind}") and name not in optuna.get_all_study_names(storage):
+            raise UserError(f"--name {name}: names that end in -{kind} are kept for companion studies; choose another")
+
+
+def is_companion(study: Study, kind: str) -> bool:
+    """Whether a study holds a companion's trials; earlier versions did not mark it, but their trials tell."""
+    marked = study.user_attrs.get("companion")
+    if marked is not None:
+        return bool(marked == kind)
+    if ("identity" in study.user_attrs) == (kind == "full"):
+        return False
+    needed = COMPANIONS[kind]
+    return all(set(needed) <= set(trial.user_attrs) for trial in study.get_trials(deepcopy=False))
+
+
+def check_ours(study: Study, kind: str | None = None) -> None:
+    """Refuse to add trials to a study that somebody else began, or that is kept for something else.
+
+    Args:
+        study: of the name that is wanted.
+        kind: of a companion, a key of :data:`COMPANIONS`; None for a study of its own.
+
+    Raises:
+        UserError: says what the study is, and what to do.
+    """
+    name, where = study.study_name, mask_url(_engine_url(study))
+    remedy = "choose another --name or --storage"
+    if [direction.name.lower() for direction in study.directions] != list(DIRECTIONS.values()):
+        found = ", ".join(direction.name.lower() for direction in study.directions)
+        raise UserError(f"study {name!r} in {where} is not of nas.search: its objectives are {found}; {remedy}")
+    if kind is None:
+        if "companion" in study.user_attrs:
+            raise UserError(f"study {name!r} in {where} holds the {study.user_attrs['companion']} trials of another")
+        trials = len(study.get_trials(deepcopy=False))
+        if "identity" not in study.user_attrs and trials:
+            raise UserError(f"study {name!r} in {where} is not of nas.search: {trials} trials of others; {remedy}")
+    elif not is_companion(study, kind) and (study.user_attrs or study.get_trials(deepcopy=False)):
+        base = name.removesuffix(f"-{kind}")
+        raise UserError(
+            f"study {name!r} in {where} is one of its own, but the {kind} trials of {base!r} are kept under that name; "
+            f"rename it, or search {base!r} again under another --name"
+        )
+
+
+def _engine_url(study: Study) -> URL:
+    backend = getattr(study._storage, "_backend", study._storage)
+    assert isinstance(backend, RDBStorage)
+    url: URL = backend.engine.url
+    return url
+
+
+def open_read_only(url: str) -> RDBStorage:
+    """Open a database for reading; one that cannot be written, as on a read-only share, as a copy of it.
+
+    SQLite cannot open a database in WAL mode without writing beside it. What is written to the copy is lost when the
+    process ends.
+
+    Raises:
+        UserError: as :func:`open_storage`.
+    """
+    file = database_file(url)
+    if file is None or not file.is_file() or (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
+        return open_storage(url)
+    folder = tempfile.mkdtemp(prefix="nas-read-only-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        for name in (file.name, f"{file.name}-wal"):
+            if file.with_name(name).is_file():
+                shutil.copyfile(file.with_name(name), Path(folder, name))  # without its mode, which forbids writing
+    except OSError as error:
+        raise UserError(f"--storage {url}: cannot be read: {error.strerror}; check its permissions") from error
+    return open_storage(f"sqlite:///{Path(folder, file.name)}")
+
+
 def create_study(
-    storage: RDBStorage, name: str, objectives: Sequence[str], sampler: BaseSampler | None = None
+    storage: RDBStorage,
+    name: str,
+    objectives: Sequence[str],
+    sampler: BaseSampler | None = None,
+    kind: str | None = None,
 ) -> Study:
     """Create a study with named objectives, or load the one of that name.
 
@@ -126,7 +218,13 @@ def create_study(
         objectives: keys of :data:`DIRECTIONS`.
         sampler: of a worker, which lists trials often and therefore reads them through a
             :class:`CachedTrialStorage`; None outside workers.
+        kind: of a companion, a key of :data:`COMPANIONS`; None for a study of its own.
+
+    Raises:
+        UserError: the study of that name is another project's, or kept for something else.
     """
+    if name in optuna.get_all_study_names(storage):
+        check_ours(optuna.load_study(study_name=name, storage=storage), kind)
     study = optuna.create_study(
         storage=storage if sampler is None else CachedTrialStorage(storage),
         study_name=name,
@@ -139,6 +237,8 @@ def create_study(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names(names)
+    if kind is not None and "companion" not in study.user_attrs:
+        study.set_user_attr("companion", kind)
     return study
 
 

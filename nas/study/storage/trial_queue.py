@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.study.storage.engine import heartbeat_engine
 from nas.study.storage.heartbeat import FORGET_SECONDS, Lease
 from nas.study.storage.study_store import StudyStore, TrialLostError
+from nas.study.storage.tolerant_study import LEFT_OUT, TolerantStudy
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 """States of trials that count towards a study's total."""
@@ -192,13 +193,35 @@ def _claim(
         counts = count(study)
         if counts.done + counts.running >= total:
             return None
-        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        # A given network outside the space is trained without the space's parameters.
-        outside_space = bool(waiting) and not waiting[0].system_attrs.get("fixed_params")
-        trial = study.ask({} if outside_space else dict(distributions))
+        trial = _ask(store, distributions)
         trial.set_user_attr("claimed_at", round(time.time(), 1))
         trial.set_user_attr("owner", me.to_dict())  # last: it marks the claim as complete
         return trial
+
+
+def _ask(store: StudyStore, distributions: Mapping[str, BaseDistribution]) -> optuna.Trial:
+    """The next queued trial, or a proposed one. Queued trials that are not understood are ended as failed."""
+    study = store.study
+    while True:
+        if isinstance(study, TolerantStudy):
+            for queued, problem in study.not_understood(TrialState.WAITING):
+                _leave_out(store, queued, problem)
+        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        # A given network outside the space is trained without the space's parameters.
+        given = bool(waiting) and "given" in waiting[0].user_attrs
+        outside_space = given and not waiting[0].system_attrs.get("fixed_params")
+        trial = study.ask({} if outside_space else dict(distributions))
+        # Values that were drawn for choices that it left open may be impossible together with those that it has.
+        asked = store.read_trial(trial)
+        drawn = study.problem(asked) if waiting and isinstance(study, TolerantStudy) else None
+        if drawn is None:
+            return trial
+        _leave_out(store, asked, drawn)
+
+
+def _leave_out(store: StudyStore, trial: FrozenTrial, problem: str) -> None:
+    store.set_attrs(trial, {LEFT_OUT: problem})
+    store.set_state(trial, TrialState.FAIL)
 
 
 def _may_claim(study: Study, total: int, me: Owner) -> bool:

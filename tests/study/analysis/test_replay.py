@@ -190,7 +190,8 @@ def test_a_study_becomes_a_record_with_its_repeats(config: StudyConfig, tmp_path
     study.add_trial(create_trial(values=[1.0, 1, 1]))  # a network that the space does not hold
     beside = experiment.beside("repeats").open_study()
     given = study.trials[1].user_attrs["candidate"]
-    beside.add_trial(create_trial(values=[44.0, 1, 1], user_attrs={"given": True, "candidate": given, "seed": 1}))
+    costs = study.trials[1].values[1:]
+    beside.add_trial(create_trial(values=[44.0, *costs], user_attrs={"given": True, "candidate": given, "seed": 1}))
     record = BenchmarkTable.of(experiment, study, {"what": "x"})
     assert [row.pckh for row in record.rows] == values
     assert [row.repeats for row in record.rows] == [(), (44.0,)]
