@@ -25,8 +25,8 @@ from nas.training.checkpoint import AnyPath
 
 FIXED = ("reference",)
 """Tables that must stay as they are, beside what ``StudyConfig.identity`` holds: trials store hypervolumes."""
-OWNER_FILE = "study.json"
-"""In a folder of checkpoints: which study it belongs to."""
+OWNER_SUFFIX = ".study.json"
+"""Ending of the file beside a folder of checkpoints that says which study the folder belongs to."""
 
 
 def stored_config(study: Study) -> StudyConfig:
@@ -143,8 +143,8 @@ def checkpoint_folder_of(study: Study, name: str) -> AnyPath | None:
 def own_checkpoint_folder(study: Study, name: str, url: str) -> None:
     """Make sure that a study's checkpoints have a folder of their own, whatever other databases keep beside it.
 
-    The folder holds the id of the study that it belongs to. If it is another's, or that of a database that this one is
-    a copy of, this study takes another folder, whose name ends with its id. Call inside the lock.
+    A file beside the folder holds the id of the study that it belongs to. If it is another's, or that of a database
+    that this one is a copy of, this study takes another folder, whose name ends with its id. Call inside the lock.
 
     Raises:
         UserError: the folder cannot be written.
@@ -164,17 +164,21 @@ def own_checkpoint_folder(study: Study, name: str, url: str) -> None:
             study.set_user_attr("id", uuid.uuid4().hex)
         if owner is None or owner != {"id": study.user_attrs["id"], **place}:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / OWNER_FILE).write_text(json.dumps({"id": study.user_attrs["id"], **place}))
+            _owner_file(folder).write_text(json.dumps({"id": study.user_attrs["id"], **place}))
     except OSError as error:
         raise UserError(
             f"--checkpoints {folder}: cannot be written: {error.strerror}; give a folder that all workers can write"
         ) from error
 
 
+def _owner_file(folder: AnyPath) -> AnyPath:
+    return folder.parent / f"{folder.name}{OWNER_SUFFIX}"
+
+
 def _owner(folder: AnyPath) -> dict[str, str] | None:
     """Which study a folder says that it belongs to; None where it says nothing."""
     try:
-        raw = json.loads((folder / OWNER_FILE).read_text())
+        raw = json.loads(_owner_file(folder).read_text())
     except (FileNotFoundError, ValueError):
         return None
     good = isinstance(raw, dict) and all(isinstance(raw.get(key), str) for key in ("id", "host", "database"))
