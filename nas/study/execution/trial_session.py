@@ -26,8 +26,9 @@ from nas.study.optimization.early_stopping import StoppingRule
 from nas.study.pareto import Point, front, hypervolume
 from nas.study.space.candidate import Candidate
 from nas.study.storage.heartbeat import Lease
+from nas.study.storage.owner import Owner
 from nas.study.storage.study_store import StudyStore, TrialLostError
-from nas.study.storage.trial_queue import DONE, Owner, attempt_of, earlier_numbers, owns_trial, report, requeue
+from nas.study.storage.trial_queue import DONE, attempt_of, earlier_numbers, owns_trial, report, requeue
 from nas.training.checkpoint import AnyPath
 from nas.training.devices import out_of_memory, release_memory
 from nas.training.loop import Epoch, InterruptedTrainingError, TrainingHooks, TrainingResult, train

@@ -5,22 +5,19 @@ What must not happen twice (proposing, claiming, reporting, requeueing) happens 
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
-import psutil
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.study.storage.engine import heartbeat_engine
 from nas.study.storage.heartbeat import FORGET_SECONDS, Lease
+from nas.study.storage.owner import Owner, heartbeat_process_gone, system_tag
 from nas.study.storage.study_store import StudyStore, TrialLostError
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -34,64 +31,6 @@ MAX_ATTEMPTS = 5
 kills its worker must not do so forever."""
 
 
-@dataclass(frozen=True)
-class Owner:
-    """The process that runs a trial, and its lease.
-
-    Attributes:
-        host: name of its machine.
-        pid: its process id there.
-        born: start time of the process, in seconds since the machine was booted.
-        worker: id of its lease; empty if it has none.
-    """
-
-    host: str
-    pid: int
-    born: float
-    worker: str = ""
-
-    @classmethod
-    def me(cls, lease: Lease | None = None) -> Owner:
-        """Return this process."""
-        start_time = _process_start_time(psutil.Process())
-        return cls(socket.gethostname(), os.getpid(), start_time, lease.id if lease else "")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for a user attribute."""
-        values: dict[str, Any] = {"host": self.host, "pid": self.pid, "born": self.born}
-        return values | ({"worker": self.worker} if self.worker else {})
-
-    @classmethod
-    def of(cls, trial: FrozenTrial) -> Owner | None:
-        """Return the owner of a trial; None before it is claimed."""
-        raw = trial.user_attrs.get("owner")
-        if not raw:
-            return None
-        return cls(str(raw["host"]), int(raw["pid"]), float(raw["born"]), str(raw.get("worker", "")))
-
-    def gone(self) -> bool:
-        """Whether the process has certainly ended: it is of this machine and not there anymore."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            process = psutil.Process(self.pid)
-            start_time = _process_start_time(process)
-            ended = process.status() == psutil.STATUS_ZOMBIE  # killed, and not yet waited for
-        except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-            return True
-        return ended or abs(start_time - self.born) > 1
-
-
-def _process_start_time(process: psutil.Process) -> float:
-    """Seconds from boot to the start of a process; the time of day could be changed while it runs."""
-    if not hasattr(time, "CLOCK_BOOTTIME"):
-        created: float = process.create_time()
-        return round(created, 2)
-    # Field 22. Field 2, a name in parentheses, may contain anything.
-    fields = Path(f"/proc/{process.pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    return round(int(fields[19]) / os.sysconf("SC_CLK_TCK"), 2)
-
-
 def lease_of(study: Study, device: str, **seconds: float) -> Lease:
     """Create a lease of this process on a study's trials, with database connections of its own; not started.
 
@@ -102,7 +41,7 @@ def lease_of(study: Study, device: str, **seconds: float) -> Lease:
     """
     me = Owner.me()
     engine = heartbeat_engine(StudyStore(study).engine.url)
-    return Lease(engine, study.study_name, me.host, me.pid, me.born, device, **seconds)
+    return Lease(engine, study.study_name, me.host, me.pid, me.born, device, tag=system_tag(), **seconds)
 
 
 @dataclass(frozen=True)
@@ -179,7 +118,7 @@ def _claim(
     study = store.study
     if lease is not None and not lease.fresh():
         lease.renew()
-    me = Owner.me(lease)
+    me = Owner.me(lease.id if lease else "")
     if not _may_claim(study, total, me):
         return None
     with store.lock(claiming=True):
@@ -192,13 +131,26 @@ def _claim(
         counts = count(study)
         if counts.done + counts.running >= total:
             return None
-        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        # A given network outside the space is trained without the space's parameters.
-        outside_space = bool(waiting) and not waiting[0].system_attrs.get("fixed_params")
-        trial = study.ask({} if outside_space else dict(distributions))
+        trial = _start_waiting(store, distributions) or study.ask(dict(distributions))
         trial.set_user_attr("claimed_at", round(time.time(), 1))
         trial.set_user_attr("owner", me.to_dict())  # last: it marks the claim as complete
         return trial
+
+
+def _start_waiting(store: StudyStore, distributions: Mapping[str, BaseDistribution]) -> optuna.Trial | None:
+    """Start the queued trial that was first started or queued earliest; None if there is none.
+
+    A trial that was interrupted goes before those that were queued after it: a search with a small total, given again,
+    ends what it had begun.
+    """
+    waiting = store.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    for queued in sorted(waiting, key=lambda trial: (first_number(trial), trial.number)):
+        # A given network outside the space is trained without the space's parameters.
+        outside_space = not queued.system_attrs.get("fixed_params")
+        trial = store.start_waiting(queued, {} if outside_space else distributions)
+        if trial is not None:
+            return trial
+    return None
 
 
 def _may_claim(study: Study, total: int, me: Owner) -> bool:
@@ -285,16 +237,15 @@ def requeue_stale_trials(study: Study, stopped_on_purpose: bool = False) -> list
 
     Args:
         study: whose trials.
-        stopped_on_purpose: processes of this machine were stopped (Ctrl-C), which is not a failed attempt.
+        stopped_on_purpose: processes of this system were stopped (Ctrl-C), which is not a failed attempt.
 
     Returns:
         numbers of the trials that were stale.
     """
-    here = socket.gethostname()
     requeued = []
     for trial in stale_trials(study):
         owner = Owner.of(trial)
-        requeue(study, trial, stopped_on_purpose and (owner is None or owner.host == here))
+        requeue(study, trial, stopped_on_purpose and (owner is None or owner.is_local))
         requeued.append(trial.number)
     _enqueue_missing(study)
     return requeued
@@ -349,6 +300,6 @@ def purge_dead_workers(study: Study) -> None:
     dead = [
         worker.id
         for worker in store.heartbeats().values()
-        if worker.age > FORGET_SECONDS or Owner(worker.host, worker.pid, worker.born).gone()
+        if worker.age > FORGET_SECONDS or heartbeat_process_gone(worker)
     ]
     store.remove_workers(dead)
