@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 app = new_app()
 
+MAX_WORKERS = 1024
+"""Largest number of processes on one machine: more is a slip of the finger."""
+
 
 @dataclass(frozen=True)
 class OverrideOptions(ScheduleOptions):
@@ -69,6 +72,8 @@ class WorkerOptions:
     def __post_init__(self) -> None:
         if self.workers not in (None, "auto") and not (self.workers.isdecimal() and int(self.workers) > 0):
             raise UserError(f"--workers {self.workers}: must be a number of processes from 1 on, or auto")
+        if self.workers not in (None, "auto") and int(self.workers) > MAX_WORKERS:
+            raise UserError(f"--workers {self.workers}: at most {MAX_WORKERS} on one machine")
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,7 @@ def main(
     file, values = find(study, "studies"), overrides.values()
 
     from nas.study.config import StudyConfig
+    from nas.study.execution.preflight import check_trainable
     from nas.study.execution.worker_pool import devices_for
     from nas.study.experiment import prepare
     from nas.study.reporting.search_session import SearchSession, calibrate, confirm, run_search, worker_count
@@ -122,6 +128,7 @@ def main(
     config = _override(StudyConfig.read(file), values)
     folder = None if workers.checkpoints is None else checkpoint_folder(workers.checkpoints, "--checkpoints")
     experiment = prepare(config, location.runs, location.storage, folder)
+    check_trainable(experiment)
     opened = experiment.open_study()
     processes = worker_count(workers.workers, experiment, device, output.quiet or output.as_json)
     session = SearchSession(experiment, opened, devices_for(device, processes), output.quiet, output.as_json)

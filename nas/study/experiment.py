@@ -24,7 +24,7 @@ from nas.study.config import OBJECTIVES, StudyConfig, check_same, identity_hash
 from nas.study.files import no_study
 from nas.study.optimization.early_stopping import Finished
 from nas.study.optimization.optuna_samplers import make_sampler
-from nas.study.optimization.problem import NoCandidateLeftError, Problem, evaluated_ids, sample_unseen
+from nas.study.optimization.problem import NoCandidateLeftError, Problem, evaluated_ids, sample_any_unseen
 from nas.study.pareto import HypervolumeScale, Point
 from nas.study.people_file import make_synthetic_people, people_file
 from nas.study.provenance import record
@@ -124,6 +124,12 @@ class Experiment:
         return all(most is None or value <= most for value, most in limits)
 
     @property
+    def has_budget(self) -> bool:
+        """Whether the study limits what networks may cost."""
+        budget = self.config.budget
+        return any((budget.max_params, budget.max_madds, budget.max_layers))
+
+    @property
     def masked_url(self) -> str:
         """The URL of the storage, without its password."""
         return mask_password(self.url)
@@ -202,6 +208,8 @@ class Experiment:
         Raises:
             UserError: the storage cannot be opened, or it holds this study under other settings.
         """
+        if self.url == default_url(self.folder):
+            _make(self.folder)  # before the database in it, whose error would name another flag
         storage = open_storage(self.url)
         _make(self.folder)
         identity = self.config.identity(self.space, self.summary.checksum)
@@ -300,14 +308,7 @@ def prepare(config: StudyConfig, runs: Path, storage: str | None = None, checkpo
     experiment = Experiment(config, space, summary, folder, storage or default_url(folder), checkpoints)
     for name in config.baselines:
         experiment.published(name)
-    if not _affordable(experiment):
-        raise UserError(
-            f"budget: no network of {space.path} found within it (max_params {config.budget.max_params}, max_madds "
-            f"{config.budget.max_madds}, max_layers {config.budget.max_layers}); raise --max-params, --max-madds or "
-            "--max-layers"
-        )
-    if storage is None:
-        _make(folder)  # the last thing, so that what is refused leaves no folder behind
+    _check_affordable(experiment)
     return experiment
 
 
@@ -351,14 +352,35 @@ def stored_study(name: str, runs: Path, storage: str | None = None) -> Study:
     return load_study(open_storage(url), name)
 
 
-def _affordable(experiment: Experiment) -> bool:
-    """Whether some network of the space is within budget, or can be built at this input size at all."""
-    rng = random.Random(0)
-    try:
-        sample_unseen(experiment.problem, set(), lambda: experiment.space.random(rng))
-    except NoCandidateLeftError:
-        return False
-    return True
+def _check_affordable(experiment: Experiment) -> None:
+    """Raise UserError if no network of the space is within the budget, or can be built at this input size at all."""
+    problem, config = experiment.problem, experiment.config
+    with suppress(NoCandidateLeftError):
+        sample_any_unseen(problem, set(), random.Random(0))
+        return
+    smallest = problem.affordable.smallest
+    if smallest is None:
+        why = f": {problem.affordable.problem}" if problem.affordable.problem else ""
+        raise UserError(
+            f"data.input_size {config.data.input_size}: no network of {experiment.space.path} can be built for it{why}"
+            "; use a multiple of 64, or a space with smaller depths"
+        )
+    budget = config.budget
+    limits = [
+        (name, limit, least)
+        for name, limit, least in (
+            ("max_params", budget.max_params, smallest.params),
+            ("max_madds", budget.max_madds, smallest.madds),
+            ("max_layers", budget.max_layers, smallest.layers),
+        )
+        if limit is not None
+    ]
+    too_low = [each for each in limits if each[1] < each[2]] or limits
+    shown = ", ".join(f"{name} is {limit:,} (the least of any network {least:,})" for name, limit, least in too_low)
+    raise UserError(
+        f"budget: no network of {experiment.space.path} is within it: {shown}; raise --max-params, --max-madds or "
+        "--max-layers"
+    )
 
 
 def point_of(trial: FrozenTrial) -> Point:

@@ -17,6 +17,19 @@ from workplace import ENVIRONMENT, LONGER, Workplace, essence, living, until
 pytestmark = pytest.mark.slow
 
 STOPPED = "stopped by SIGTERM; the same command resumes\n"
+BROKEN = """
+from torch import nn
+
+class Broken(nn.Module):
+    def __init__(self, in_channels, width):
+        super().__init__()
+        self.convolution = nn.Conv2d(in_channels, 2 * width, 1)
+
+    def forward(self, x):
+        if self.training and len(x) > 1:
+            raise RuntimeError("no such luck")
+        return self.convolution(x)
+"""
 JUMPS = """
 import os, time
 _steady, _real, _began = time.monotonic, time.time, time.monotonic()
@@ -84,6 +97,20 @@ def test_a_terminated_full_training_resumes_at_the_same_step(going: Workplace) -
     history = torch.load(file, weights_only=True)["history"]
     assert [epoch["images"] for epoch in history] == [384, 768, 1152, 1536]
     assert json.loads(again.stdout)[0]["pckh"] == history[-1]["pckh"]
+
+
+def test_a_study_whose_every_trial_raises_ends_with_the_reason(place: Workplace) -> None:
+    (place.folder / "own.py").write_text(BROKEN)
+    place.space.write_text(place.space.read_text().replace('["bottleneck", "separable"]', '["own:Broken"]'))
+    for trials in (2, 2, 50):  # the second time, nothing is left to search
+        done = place.run("search", "--study", "tiny.toml", "--trials", trials, "--workers", 1)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert done.stderr.count("RuntimeError: no such luck") == 1
+    reasons = [trial.user_attrs["reason"] for trial in place.done()]
+    assert reasons
+    assert set(reasons) == {"given up: it raised RuntimeError: no such luck, twice"}
+    assert "in forward" in place.path("tiny", "errors.log").read_text()
 
 
 def test_a_search_whose_folder_is_removed_ends_with_an_error(place: Workplace) -> None:

@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 from nas.architecture.cost import cached_costs
 from nas.errors import TerminatedError, UserError
 from nas.study.execution import worker
-from nas.study.execution.worker import worker_main
+from nas.study.execution.worker import failure_log, worker_main
 from nas.study.experiment import Experiment
 from nas.study.storage.backend import database_file
 from nas.study.storage.retry import retry_while_unavailable
@@ -96,12 +96,14 @@ class PoolProgress:
         ended: (number, pckh, reason) of the trials that have ended since the pool started, in order.
         images: trained on since the pool started.
         trial_seconds: durations of the trials that have ended since the pool started.
+        exhausted: whether every network within the budget has been tried.
     """
 
     workers: list[WorkerStatus]
     ended: list[tuple[int, float | None, str | None]] = field(default_factory=list)
     images: int = 0
     trial_seconds: list[float] = field(default_factory=list)
+    exhausted: bool = False
 
     def update(self, index: int, kind: str, content: Any) -> None:
         """Apply a message of a worker."""
@@ -113,8 +115,15 @@ class PoolProgress:
             status.done, status.rate = content
             if status.first_done is None:
                 status.first_done = status.done
+        elif kind == "exhausted":
+            self.exhausted, status.trial, status.note = True, None, "all networks are tried"
         elif kind == "waiting":
             status.trial, status.note = None, "waiting for the others"
+        elif kind == "given up":
+            number, reason, seconds = content
+            status.trial = None
+            self.ended.append((number, None, reason))
+            self.trial_seconds.append(seconds)
         elif kind == "ended":
             status.trial = None
             number, pckh, reason, images, seconds = content
@@ -177,7 +186,7 @@ def search(
         interval: in seconds.
 
     Raises:
-        UserError: workers keep dying, or the space is exhausted.
+        UserError: workers keep dying, or a worker reported an error.
         KeyboardInterrupt: after workers were ended and their trials requeued.
         TerminatedError: after a SIGTERM; the workers have saved and requeued their trials.
     """
@@ -219,6 +228,7 @@ class WorkerPool:
         self._context = context_for(devices)
         self._processes: dict[int, tuple[BaseProcess, Connection]] = {}
         self._restarts = [0] * len(devices)
+        self._failures: dict[int, str] = {}  # what the current process of a worker has raised, or "" once it is done
         self._one_epoch = 1 / experiment.config.short_schedule().epochs
         self._error: str | None = None
         self._deadline: float | None = None  # after a SIGTERM
@@ -259,8 +269,9 @@ class WorkerPool:
             except (EOFError, OSError):
                 self._handle_end(index)
                 continue
-            if kind == "error":
-                self._error = content
+            if kind in ("done", "failed", "error"):
+                self._failures[index] = content or ""
+                self._error = content if kind == "error" else self._error
                 continue
             self.progress.update(index, kind, content)
             if kind == "ended" or self.progress.workers[index].advanced >= self._one_epoch:
@@ -273,19 +284,24 @@ class WorkerPool:
         del self._processes[index]
         status = self.progress.workers[index]
         status.trial = None
-        if process.exitcode == 0:
+        failure = self._failures.pop(index, None)
+        if process.exitcode == 0 and failure is not None:
             status.note = self._error or "done"
-        elif self._deadline is not None:
+            return
+        if self._deadline is not None:
             status.note = "ended"
-        elif self._restarts[index] < MAX_RESTARTS:
-            self._restarts[index] += 1
-            status.note = f"died (exit code {process.exitcode}); restarting"
-            self._start(index)
-        else:
+            return
+        cause = failure or f"exit code {process.exitcode}"
+        if self._restarts[index] >= MAX_RESTARTS:
+            log = failure_log(self.experiment)
+            remedy = f"see {log}" if failure and log.is_file() else "try --workers 1 and check the memory"
             raise UserError(
-                f"worker {index} died {self._restarts[index] + 1} times, the last time with exit code "
-                f"{process.exitcode}; its message is printed above; try --workers 1 and check the memory"
+                f"worker {index} died {self._restarts[index] + 1} times without finishing an epoch, the last time with "
+                f"{cause}; {remedy}"
             )
+        self._restarts[index] += 1
+        status.note = f"died ({cause}); restarting"
+        self._start(index)
 
     def raise_errors(self) -> None:
         """Raise what ended the search early, once all workers have ended.

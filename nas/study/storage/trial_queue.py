@@ -93,7 +93,11 @@ def earlier_numbers(trial: FrozenTrial) -> list[int]:
 
 
 def claim(
-    study: Study, total: int, distributions: Mapping[str, BaseDistribution], lease: Lease | None = None
+    study: Study,
+    total: int,
+    distributions: Mapping[str, BaseDistribution],
+    lease: Lease | None = None,
+    before_proposal: Callable[[], None] = lambda: None,
 ) -> optuna.Trial | None:
     """Claim the next trial: draw its parameters and store its owner. Never more than ``total`` trials are done.
 
@@ -104,16 +108,22 @@ def claim(
         total: number of trials that are to be done.
         distributions: of the trial's parameters.
         lease: of this worker, started. With a lease, a worker has one trial at a time.
+        before_proposal: called inside the lock before a trial is created that a sampler must propose. What it raises
+            passes through; no trial is left behind.
 
     Returns:
         the trial; None if no trial is left to start: the total is done or running.
     """
     store = StudyStore(study)
-    return store.retry(lambda: _claim(store, total, distributions, lease))
+    return store.retry(lambda: _claim(store, total, distributions, lease, before_proposal))
 
 
 def _claim(
-    store: StudyStore, total: int, distributions: Mapping[str, BaseDistribution], lease: Lease | None
+    store: StudyStore,
+    total: int,
+    distributions: Mapping[str, BaseDistribution],
+    lease: Lease | None,
+    before_proposal: Callable[[], None],
 ) -> optuna.Trial | None:
     study = store.study
     if lease is not None and not lease.fresh():
@@ -131,7 +141,10 @@ def _claim(
         counts = count(study)
         if counts.done + counts.running >= total:
             return None
-        trial = _start_waiting(store, distributions) or study.ask(dict(distributions))
+        trial = _start_waiting(store, distributions)
+        if trial is None:
+            before_proposal()
+            trial = study.ask(dict(distributions))
         trial.set_user_attr("claimed_at", round(time.time(), 1))
         trial.set_user_attr("owner", me.to_dict())  # last: it marks the claim as complete
         return trial
@@ -251,26 +264,69 @@ def requeue_stale_trials(study: Study, stopped_on_purpose: bool = False) -> list
     return requeued
 
 
-def requeue(study: Study, running: FrozenTrial | optuna.Trial, stopped_on_purpose: bool = False) -> None:
+def requeue(study: Study, running: FrozenTrial | optuna.Trial, stopped_on_purpose: bool = False) -> str | None:
     """End a running trial as failed, and enqueue its parameters for the next worker that asks. Call inside the lock.
 
     Args:
         study: whose trial.
         running: the trial.
         stopped_on_purpose: this is not a failed attempt.
+
+    Returns:
+        why the trial was given up instead, and pruned; None if it was requeued.
     """
     store = StudyStore(study)
     trial = store.read_trial(running)
     attempt = attempt_of(trial) - stopped_on_purpose
-    if attempt >= MAX_ATTEMPTS:
-        store.set_attrs(trial, {"reason": f"its worker died {MAX_ATTEMPTS} times; given up"})
+    failure = trial.user_attrs.get("failure")
+    reason = None
+    if failure is not None and failure == trial.user_attrs.get("earlier_failure"):
+        reason = f"given up: it raised {failure}, twice"
+    elif attempt >= MAX_ATTEMPTS:
+        reason = f"given up: its worker died {MAX_ATTEMPTS} times" + (f", after {failure}" if failure else "")
+    if reason is not None:
+        store.set_attrs(trial, {"reason": reason})
         store.set_state(trial, TrialState.PRUNED)
-        return
+        return reason
     # Ended before it is enqueued, so that a crash in between never trains it twice; the next attempt is stored before
     # both, so that the crash does not lose it either (see _enqueue_missing).
     store.set_attrs(trial, {"reason": "its worker ended; handed back", "next_attempt": attempt + 1})
     store.set_state(trial, TrialState.FAIL)
     _enqueue_again(study, trial, attempt + 1)
+    return None
+
+
+def requeue_failed(study: Study, trial: optuna.Trial, owner: Owner | None, failure: str) -> str | None:
+    """Requeue a trial that raised an error, with the error, if it still has this owner.
+
+    A second attempt, in another process, tells a fault of the machine from one of the network: a trial that raises the
+    same error twice is given up.
+
+    Args:
+        study: of the trial.
+        trial: that raised.
+        owner: who trained it.
+        failure: the error, as one line.
+
+    Returns:
+        why the trial was given up; None if it was requeued, or is not this owner's any more.
+    """
+    store = StudyStore(study)
+
+    def attempt() -> str | None:
+        with store.lock():
+            if not owns_trial(study, trial, owner):
+                return None
+            store.set_attrs(trial, {"failure": failure})
+            return requeue(study, trial)
+
+    return store.retry(attempt)
+
+
+def given_up(study: Study) -> list[tuple[int, str]]:
+    """Number and reason of the trials that were given up because their workers died or raised."""
+    ended = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+    return [(t.number, t.user_attrs["reason"]) for t in ended if "given up" in str(t.user_attrs.get("reason", ""))]
 
 
 def _enqueue_again(study: Study, trial: FrozenTrial, attempt: int) -> None:
@@ -280,7 +336,12 @@ def _enqueue_again(study: Study, trial: FrozenTrial, attempt: int) -> None:
     # anew, it would be another network. If it had been enqueued, it is enqueued as before; otherwise it is dropped.
     params = trial.params if Owner.of(trial) is not None else trial.system_attrs.get("fixed_params", {})
     if params or given_attrs:
-        history = {"first_number": first_number(trial), "earlier": [*earlier_numbers(trial), trial.number]}
+        history: dict[str, Any] = {
+            "first_number": first_number(trial),
+            "earlier": [*earlier_numbers(trial), trial.number],
+        }
+        if "failure" in trial.user_attrs:
+            history["earlier_failure"] = trial.user_attrs["failure"]
         study.enqueue_trial(params, user_attrs={**given_attrs, "attempt": attempt, **history})
 
 
