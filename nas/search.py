@@ -162,6 +162,7 @@ def _override(config: StudyConfig, values: dict[str, Any]) -> StudyConfig:
     except ValidationError as error:
         problem = error.errors()[0]
         flag = str(problem["loc"][-1]) if problem["loc"] else "study"
+        flag = {"max_latency_ms": "max_latency", "file": "data"}.get(flag, flag)
         if flag == "name" and "sampler" in problem["loc"]:
             flag = "sampler"
         shown = "" if isinstance(problem.get("input"), dict) else f" {problem.get('input')}"

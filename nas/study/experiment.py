@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from optuna import get_all_study_names
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -137,9 +139,9 @@ class Experiment:
     @property
     def location_flags(self) -> str:
         """Flags that another command needs to find a study that is not where it would look; with a leading space."""
-        flags = "" if self.folder.parent == Path("runs") else f" --runs {self.folder.parent}"
+        flags = "" if self.folder.parent == Path("runs") else f" --runs {shlex.quote(str(self.folder.parent))}"
         if self.url != default_url(self.folder):
-            flags += f" --storage {self.masked_url}"
+            flags += f" --storage {shlex.quote(self.masked_url)}"
         return flags
 
     def candidate_of(self, trial: FrozenTrial) -> Candidate:
@@ -201,6 +203,39 @@ class Experiment:
         """The study's sampler."""
         settings = self.config.sampler
         return make_sampler(settings.name, self.problem, self.config.seed, settings.startup, settings.pool)
+
+    def check_still_there(self, study: Study) -> None:
+        """Check that a study that is in use is still in its storage, under its name.
+
+        Raises:
+            UserError: it was deleted or renamed meanwhile.
+        """
+        name = self.config.name
+        try:
+            stored = study.study_name
+        except KeyError as error:
+            raise self._missing_study() from error
+        if stored != name:
+            raise UserError(
+                f"study {name}: was renamed to {stored} while it was in use; "
+                f"go on with --name {shlex.quote(stored)}, or give it its name back"
+            )
+
+    def _missing_study(self) -> UserError:
+        return UserError(
+            f"study {self.config.name}: was deleted or renamed in {self.masked_url} while it was in use; "
+            "the same command begins it anew"
+        )
+
+    def open_existing(self, sampler: BaseSampler | None = None) -> Study:
+        """Go on with the study, which must be in its storage: one that was deleted meanwhile is not made again.
+
+        Raises:
+            UserError: it is not there.
+        """
+        if self.config.name not in get_all_study_names(open_storage(self.url)):
+            raise self._missing_study()
+        return self.open_study(sampler)
 
     def open_study(self, sampler: BaseSampler | None = None) -> Study:
         """Create the study in its storage, or go on with it.

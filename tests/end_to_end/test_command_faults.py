@@ -6,9 +6,12 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
@@ -111,6 +114,24 @@ def test_a_study_whose_every_trial_raises_ends_with_the_reason(place: Workplace)
     assert reasons
     assert set(reasons) == {"given up: it raised RuntimeError: no such luck, twice"}
     assert "in forward" in place.path("tiny", "errors.log").read_text()
+
+
+@pytest.mark.parametrize("what", ["DELETE FROM studies", "UPDATE studies SET study_name = 'other'"])
+def test_a_search_whose_study_is_deleted_or_renamed_ends_with_an_error(place: Workplace, what: str) -> None:
+    with place.begun("search", "--study", "tiny.toml", "--trials", 3, "--workers", 1, *LONGER) as process:
+        until(place.half_way, "a trial past its first epoch")
+        if what.startswith("DELETE"):
+            optuna.delete_study(study_name="tiny", storage=f"sqlite:///{place.path('tiny', 'study.db')}")
+        else:
+            with closing(sqlite3.connect(place.path("tiny", "study.db"), timeout=60)) as database:
+                database.execute(what)
+                database.commit()
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "study tiny: was deleted or renamed in sqlite:///runs/tiny/study.db" in errors
+    assert "Traceback" not in errors
+    names = optuna.get_all_study_names(f"sqlite:///{place.path('tiny', 'study.db')}")
+    assert names == ([] if what.startswith("DELETE") else ["other"])  # it is not made again
 
 
 def test_a_search_whose_folder_is_removed_ends_with_an_error(place: Workplace) -> None:

@@ -100,7 +100,7 @@ def _log_failure(experiment: Experiment, title: str) -> None:
 def _run(experiment: Experiment, total: int, device: str, send: Send, should_stop: Callable[[], bool]) -> None:
     """Claim and run trials until the study is done."""
     people, held_out = _load_people(experiment, device)
-    study = retry_while_unavailable(experiment.masked_url, lambda: experiment.open_study(experiment.sampler()))
+    study = retry_while_unavailable(experiment.masked_url, lambda: experiment.open_existing(experiment.sampler()))
     store = StudyStore(study)
     lease = lease_of(study, device)
     store.retry(lease.start)
@@ -124,6 +124,7 @@ def _run(experiment: Experiment, total: int, device: str, send: Send, should_sto
         except UserError:
             raise
         except (Exception, SystemExit) as error:
+            store.retry(lambda: experiment.check_still_there(study))
             # The next trial gets a new process: nothing is known of the state that this one is in.
             reason = requeue_failed(study, trial, Owner.of(plan), describe_failure(error))
             lease.end()
@@ -171,6 +172,7 @@ def _next_trial(
         if (pause := next_claim - time.monotonic()) > 0:
             time.sleep(min(1.0, pause))
             continue
+        store.retry(lambda: experiment.check_still_there(store.study))
         trial = claim(
             store.study,
             total,

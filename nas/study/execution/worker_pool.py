@@ -36,7 +36,7 @@ GRACE_SECONDS = float(os.environ.get("HOURGLASS_GRACE", "20"))
 """Time that workers have to requeue their trials after a SIGTERM; schedulers kill after 30 s or more."""
 
 MAX_RESTARTS = 5
-"""How often a worker that dies before it has trained for an epoch is replaced. After that, the machine is at fault and
+"""How often a worker is replaced that dies while no worker trains for an epoch. After that, the machine is at fault and
 not a trial."""
 
 SAMPLED_NETWORKS = 1000
@@ -199,8 +199,10 @@ def search(
             pool.receive(interval)
             show(pool.progress)
         pool.raise_errors()
-    except BaseException:
+    except BaseException as error:
         pool.kill()
+        if isinstance(error, KeyError):  # Optuna's, if the study was deleted: says so
+            _cleanup(experiment, CLEANUP_SECONDS)
         with suppress(UserError):  # the database stays unavailable: the leases of the trials will expire
             _cleanup(experiment, CLEANUP_SECONDS)
         raise
@@ -275,7 +277,8 @@ class WorkerPool:
                 continue
             self.progress.update(index, kind, content)
             if kind == "ended" or self.progress.workers[index].advanced >= self._one_epoch:
-                self._restarts[index] = 0
+                # Progress of any worker shows that the machine works, however often others are killed meanwhile.
+                self._restarts = [0] * len(self.devices)
 
     def _handle_end(self, index: int) -> None:
         """Note that a worker has ended, and replace it if it died."""
@@ -297,7 +300,7 @@ class WorkerPool:
             remedy = f"see {log}" if failure and log.is_file() else "try --workers 1 and check the memory"
             raise UserError(
                 f"worker {index} died {self._restarts[index] + 1} times without finishing an epoch, the last time with "
-                f"{cause}; {remedy}"
+                f"{cause}; {remedy}, then give the same command again: it goes on with what is left"
             )
         self._restarts[index] += 1
         status.note = f"died ({cause}); restarting"
@@ -341,7 +344,7 @@ def _cleanup(experiment: Experiment, seconds: float | None = None) -> None:
         return  # it was removed; opening it would create another one
 
     def cleanup() -> None:
-        study = experiment.open_study()
+        study = experiment.open_existing()
         with StudyStore(study).lock():
             requeue_stale_trials(study, stopped_on_purpose=True)
             purge_dead_workers(study)
