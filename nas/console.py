@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -150,10 +151,12 @@ def parse_count(text: str | None, flag: str) -> int | None:
     if text is None:
         return None
     sizes = {"K": 1e3, "M": 1e6, "G": 1e9}
-    cleaned = text.strip().replace("_", "").replace(",", "").upper()
+    cleaned = text.strip().upper()
+    if re.fullmatch(r"\d{1,3}([,_]\d{3})+", cleaned):  # groups of three digits; 1,5M is 1.5M in some countries
+        cleaned = re.sub("[,_]", "", cleaned)
     factor = sizes.get(cleaned[-1:], 1.0)
     try:
-        value = float(cleaned[:-1] if cleaned[-1:] in sizes else cleaned) * factor
+        value = float("nan") if "_" in cleaned else float(cleaned[:-1] if cleaned[-1:] in sizes else cleaned) * factor
     except ValueError:
         value = float("nan")
     if not 1 <= value < 1e18:

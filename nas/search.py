@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 app = new_app()
 
+MAX_WORKERS = 1024
+"""Largest number of processes on one machine: more is a slip of the finger."""
+
 
 @dataclass(frozen=True)
 class OverrideOptions(ScheduleOptions):
@@ -70,6 +73,8 @@ class WorkerOptions:
     def __post_init__(self) -> None:
         if self.workers not in (None, "auto") and not (self.workers.isdecimal() and int(self.workers) > 0):
             raise UserError(f"--workers {self.workers}: must be a number of processes from 1 on, or auto")
+        if self.workers not in (None, "auto") and int(self.workers) > MAX_WORKERS:
+            raise UserError(f"--workers {self.workers}: at most {MAX_WORKERS} on one machine")
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,7 @@ def main(
 
     from nas.consent import allow_code
     from nas.study.config import StudyConfig
+    from nas.study.execution.preflight import check_trainable
     from nas.study.execution.worker_pool import devices_for
     from nas.study.experiment import prepare
     from nas.study.reporting.search_session import SearchSession, calibrate, confirm, run_search, worker_count
@@ -127,6 +133,7 @@ def main(
     config = _override(StudyConfig.read(file), values)
     folder = None if workers.checkpoints is None else checkpoint_folder(workers.checkpoints, "--checkpoints")
     experiment = prepare(config, location.runs, location.storage, folder)
+    check_trainable(experiment)
     opened = experiment.open_study()
     changes = experiment.store_changes(opened)
     if changes and not output.quiet:
@@ -164,6 +171,7 @@ def _override(config: StudyConfig, values: dict[str, Any]) -> StudyConfig:
     except ValidationError as error:
         problem = error.errors()[0]
         flag = str(problem["loc"][-1]) if problem["loc"] else "study"
+        flag = {"max_latency_ms": "max_latency", "file": "data"}.get(flag, flag)
         if flag == "name" and "sampler" in problem["loc"]:
             flag = "sampler"
         shown = "" if isinstance(problem.get("input"), dict) else f" {problem.get('input')}"

@@ -19,6 +19,7 @@ from nas.study.space.space_file import read_space
 from nas.training.schedule import ScheduleConfig
 
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -33,7 +34,7 @@ class SyntheticSettings(_Table):
     people: Positive = 3000
     holdout: Positive = 400
     valid: Positive = 500
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 class DataSettings(_Table):
@@ -166,7 +167,7 @@ class StudyConfig(_Table):
     space: str
     baselines: Annotated[tuple[str, ...], Field(strict=False)] = ()
     width_scale: Annotated[float, Field(gt=0, le=4)] = 1.0
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     data: DataSettings
     schedule: ScheduleSettings
     full: FullSettings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from optuna import get_all_study_names
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -25,7 +27,7 @@ from nas.study.config import OBJECTIVES, DataSettings, StudyConfig, check_same, 
 from nas.study.files import no_study
 from nas.study.optimization.early_stopping import Finished
 from nas.study.optimization.optuna_samplers import make_sampler
-from nas.study.optimization.problem import NoCandidateLeftError, Problem, evaluated_ids, sample_unseen
+from nas.study.optimization.problem import NoCandidateLeftError, Problem, evaluated_ids, sample_any_unseen
 from nas.study.pareto import HypervolumeScale, Point
 from nas.study.people_file import find_people, make_synthetic_people, people_file
 from nas.study.provenance import record
@@ -153,6 +155,12 @@ class Experiment:
         return all(most is None or value <= most for value, most in limits)
 
     @property
+    def has_budget(self) -> bool:
+        """Whether the study limits what networks may cost."""
+        budget = self.config.budget
+        return any((budget.max_params, budget.max_madds, budget.max_layers))
+
+    @property
     def masked_url(self) -> str:
         """The URL of the storage, without its password."""
         return mask_password(self.url)
@@ -160,10 +168,10 @@ class Experiment:
     @property
     def location_flags(self) -> str:
         """Flags that another command needs to find and read this study; with a leading space where there are any."""
-        flags = "" if self.folder.parent == Path("runs") else f" --runs {self.folder.parent}"
+        flags = "" if self.folder.parent == Path("runs") else f" --runs {shlex.quote(str(self.folder.parent))}"
         if self.url != default_url(self.folder):
-            flags += f" --storage {self.masked_url}"
-        return flags + "".join(f" --allow-code {kind}" for kind in self.space.blocks_of_ones_own)
+            flags += f" --storage {shlex.quote(self.masked_url)}"
+        return flags + "".join(f" --allow-code {shlex.quote(kind)}" for kind in self.space.blocks_of_ones_own)
 
     def candidate_of(self, trial: FrozenTrial) -> Candidate:
         """What a trial tried."""
@@ -251,12 +259,47 @@ class Experiment:
         settings = self.config.sampler
         return make_sampler(settings.name, self.problem, self.config.seed, settings.startup, settings.pool)
 
+    def check_still_there(self, study: Study) -> None:
+        """Check that a study that is in use is still in its storage, under its name.
+
+        Raises:
+            UserError: it was deleted or renamed meanwhile.
+        """
+        name = self.config.name
+        try:
+            stored = study.study_name
+        except KeyError as error:
+            raise self._missing_study() from error
+        if stored != name:
+            raise UserError(
+                f"study {name}: was renamed to {stored} while it was in use; "
+                f"go on with --name {shlex.quote(stored)}, or give it its name back"
+            )
+
+    def _missing_study(self) -> UserError:
+        return UserError(
+            f"study {self.config.name}: was deleted or renamed in {self.masked_url} while it was in use; "
+            "the same command begins it anew"
+        )
+
+    def open_existing(self, sampler: BaseSampler | None = None) -> TolerantStudy:
+        """Go on with the study, which must be in its storage: one that was deleted meanwhile is not made again.
+
+        Raises:
+            UserError: it is not there.
+        """
+        if self.config.name not in get_all_study_names(open_storage(self.url)):
+            raise self._missing_study()
+        return self.open_study(sampler)
+
     def open_study(self, sampler: BaseSampler | None = None) -> TolerantStudy:
         """Create the study in its storage, or go on with it. Its lists leave out trials that are not understood.
 
         Raises:
             UserError: the storage cannot be opened, or it holds this study under other settings.
         """
+        if self.url == default_url(self.folder):
+            _make(self.folder)  # before the database in it, whose error would name another flag
         storage = open_storage(self.url)
         if self.kind is None:
             check_name(storage, self.config.name)
@@ -353,14 +396,7 @@ def prepare(config: StudyConfig, runs: Path, storage: str | None = None, checkpo
     experiment = Experiment(config, space, summary, folder, storage or default_url(folder), checkpoints)
     for name in config.baselines:
         experiment.published(name)
-    if not _affordable(experiment):
-        raise UserError(
-            f"budget: no network of {space.path} found within it (max_params {config.budget.max_params}, max_madds "
-            f"{config.budget.max_madds}, max_layers {config.budget.max_layers}); raise --max-params, --max-madds or "
-            "--max-layers"
-        )
-    if storage is None:
-        _make(folder)  # the last thing, so that what is refused leaves no folder behind
+    _check_affordable(experiment)
     return experiment
 
 
@@ -430,14 +466,35 @@ def stored_study(name: str, runs: Path, storage: str | None = None) -> TolerantS
     return TolerantStudy(load_study(open_read_only(url), name), check_attributes)
 
 
-def _affordable(experiment: Experiment) -> bool:
-    """Whether some network of the space is within budget, or can be built at this input size at all."""
-    rng = random.Random(0)
-    try:
-        sample_unseen(experiment.problem, set(), lambda: experiment.space.random(rng))
-    except NoCandidateLeftError:
-        return False
-    return True
+def _check_affordable(experiment: Experiment) -> None:
+    """Raise UserError if no network of the space is within the budget, or can be built at this input size at all."""
+    problem, config = experiment.problem, experiment.config
+    with suppress(NoCandidateLeftError):
+        sample_any_unseen(problem, set(), random.Random(0))
+        return
+    smallest = problem.affordable.smallest
+    if smallest is None:
+        why = f": {problem.affordable.problem}" if problem.affordable.problem else ""
+        raise UserError(
+            f"data.input_size {config.data.input_size}: no network of {experiment.space.path} can be built for it{why}"
+            "; use a multiple of 64, or a space with smaller depths"
+        )
+    budget = config.budget
+    limits = [
+        (name, limit, least)
+        for name, limit, least in (
+            ("max_params", budget.max_params, smallest.params),
+            ("max_madds", budget.max_madds, smallest.madds),
+            ("max_layers", budget.max_layers, smallest.layers),
+        )
+        if limit is not None
+    ]
+    too_low = [each for each in limits if each[1] < each[2]] or limits
+    shown = ", ".join(f"{name} is {limit:,} (the least of any network {least:,})" for name, limit, least in too_low)
+    raise UserError(
+        f"budget: no network of {experiment.space.path} is within it: {shown}; raise --max-params, --max-madds or "
+        "--max-layers"
+    )
 
 
 def point_of(trial: FrozenTrial) -> Point:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import psutil
 import torch
@@ -58,7 +59,14 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def use_threads(threads: int) -> None:
-    """Prepare this process to compute on a CPU: PyTorch's number of threads, and a heap that keeps freed memory."""
+    """Prepare this process to compute on a CPU: PyTorch's number of threads, and a heap that keeps freed memory.
+
+    Raises:
+        UserError: far more threads than this machine has cores.
+    """
+    cores = os.cpu_count() or 1
+    if threads > max(16, 4 * cores):  # some more than there are cores do no harm; thousands end the process
+        raise UserError(f"--threads {threads}: this machine has {cores} cores; use at most as many threads")
     torch.set_num_threads(threads)
     retain_freed_memory()
 

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from nas.architecture.hourglass import HourglassNetwork
 from nas.data.augmentation import fit_to_input
 from nas.data.packed.reader import PackedPeople
+from nas.errors import UserError
+from nas.training.batch_norm import trains_on_single_images
 from nas.training.checkpoint import AnyPath, checkpoint_metadata
 from nas.training.distributed import DistributedContext
 from nas.training.evaluation import Evaluation, evaluate
@@ -148,13 +150,22 @@ def train(
         hooks: called during training.
 
     Raises:
-        UserError: the checkpoint cannot be read or written, or the batch cannot be divided equally.
+        UserError: the checkpoint cannot be read or written, the batch cannot be divided equally, or one image at a time
+            is too few for the network.
         InterruptedTrainingError: ``hooks.should_stop`` returned true.
         torch.OutOfMemoryError: even the smallest micro-batch is too large for the device.
     """
     device, input_size = people.joints.device, network.input_size[0]
     people, held_out = fit_to_input(people, input_size), fit_to_input(held_out, input_size)
     context = DistributedContext.current()
+    if context.divide(schedule.batch) == 1 and not trains_on_single_images(
+        network.architecture, len(people.skeleton.joints), network.input_size
+    ):
+        each = f" in each of {context.world_size} processes" if context.is_distributed else ""
+        raise UserError(
+            f"batch {schedule.batch}: one image at a time{each} is too few for {network.architecture}, "
+            f"whose batch norm sees one cell at this input size; use a batch of at least {2 * context.world_size}"
+        )
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     state = TrainingState(network, schedule)
     step = TrainingStep(state, losses, schedule, people, input_size, context)
@@ -167,7 +178,7 @@ def train(
     evaluation, stopped = None, None
     for number in range(resumed_at + 1, schedule.epochs + 1):
         # Order and augmentation depend on seed and epoch only, so that a resumed run sees the same images.
-        step.generator.manual_seed((seed * 1_000_003 + number) * context.world_size + context.rank)
+        step.generator.manual_seed(_generator_seed((seed * 1_000_003 + number) * context.world_size + context.rank))
         batches = epoch_batches(people, schedule, seed, number)[:, context.rank :: context.world_size]
         try:
             loss, seconds = run_epoch(number, state, step, batches, hooks)
@@ -254,10 +265,15 @@ def sample_order(count: int, seed: int, start: int) -> Iterator[int]:
     Each pass contains every index once, shuffled by seed and pass.
     """
     while True:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + start // count)
+        generator = torch.Generator().manual_seed(_generator_seed(seed * 1_000_003 + start // count))
         permutation = torch.randperm(count, generator=generator).tolist()
         yield from permutation[start % count :]
         start += count - start % count
+
+
+def _generator_seed(number: int) -> int:
+    """A number as PyTorch takes seeds, which have 63 bits here; smaller ones are kept."""
+    return number % 2**63
 
 
 def _collapse(epoch: Epoch) -> str | None:

@@ -19,6 +19,11 @@ SEARCH = [
     (["--trials", "many"], "'--trials'"),
     (["--workers", "0"], "--workers 0: "),
     (["--workers", "many"], "--workers many: must be a number of processes from 1 on, or auto"),
+    (["--workers", "100000"], "--workers 100000: at most"),
+    (["--seed", str(2**63)], f"--seed {2**63}: "),
+    (["--max-params", "1,5M"], "--max-params 1,5M: must be a positive count such as 1.5M"),
+    (["--study", "SINGLE"], "schedule.batch 1: one image at a time is too few for the batch norm of"),
+    (["--study", "NARROW"], "width_scale 0.001: every stem of"),
     (["--trails", "3"], "--trails"),
     (["everything"], "everything"),
     (["--sampler", "magic"], "--sampler magic: "),
@@ -39,6 +44,7 @@ SEARCH = [
     (["--space", "nowhere"], "nowhere: no such file; give a path to a TOML file, or one of search_spaces/"),
     (["--space", "FILE"], "FILE: not valid TOML"),
     (["--max-madds", "1k"], "--max-madds"),
+    (["--max-params", "1k"], "max_params is 1,000 (the least of any network "),
     (["--max-madds", "1k", "--data", "PEOPLE"], "--max-madds"),
     (["--data", "NONE"], "NONE: no such file"),
     (["--data", "FOLDER"], "FOLDER: not a file"),
@@ -77,6 +83,7 @@ RETRAIN = [
     (["--pick", "knee", "--storage", "sqlite:///NONE"], "NONE"),
     (["--pick", "knee", "--device", "tpu"], "--device tpu: "),
     (["--pick", "knee", "--device", "cuda"], "--device cuda: "),
+    (["--pick", "knee", "--threads", "1000000"], "--threads 1000000: this machine has"),
     (["--pick", "knee", "--threads", "0"], "--threads 0: "),
     (["--pick", "knee", "--images", "0"], "--images 0"),
     (["--pick", "knee", "--epochs", "0"], "--epochs 0"),
@@ -104,6 +111,8 @@ def fill(text: str, place: Workplace, port: int) -> str:
     names = {
         "WRONG_STUDY": "wrong_study.toml",
         "WRONG_SPACE": "wrong_space.toml",
+        "SINGLE": "single.toml",
+        "NARROW": "narrow.toml",
         "TRUNCATED": "truncated.h5",
         "FOREIGN": "foreign.h5",
         "FOLDER": "folder",
@@ -127,6 +136,10 @@ def write_bad_files(place: Workplace) -> None:
     (place.folder / "folder").mkdir()
     (place.folder / "wrong_study.toml").write_text(STUDY.replace("epochs = 4", "epochs = 4\npictures = 96"))
     (place.folder / "wrong_space.toml").write_text(STUDY.replace("space.toml", "wide.toml"))
+    one = STUDY.replace("batch = 8", "batch = 1").replace("space.toml", "deep.toml")
+    (place.folder / "single.toml").write_text(one)
+    (place.folder / "narrow.toml").write_text(STUDY.replace("width_scale = 1.0", "width_scale = 0.001"))
+    (place.folder / "deep.toml").write_text(SPACE.replace("depth = [2]", "depth = [3]"))
     (place.folder / "wide.toml").write_text(SPACE.replace("width = [8, 12]", "width = { low = 0, high = 12 }"))
 
 

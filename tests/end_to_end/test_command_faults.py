@@ -6,9 +6,12 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
@@ -17,6 +20,19 @@ from workplace import ENVIRONMENT, LONGER, Workplace, essence, living, until
 pytestmark = pytest.mark.slow
 
 STOPPED = "stopped by SIGTERM; the same command resumes\n"
+BROKEN = """
+from torch import nn
+
+class Broken(nn.Module):
+    def __init__(self, in_channels, width):
+        super().__init__()
+        self.convolution = nn.Conv2d(in_channels, 2 * width, 1)
+
+    def forward(self, x):
+        if self.training and len(x) > 1:
+            raise RuntimeError("no such luck")
+        return self.convolution(x)
+"""
 JUMPS = """
 import os, time
 _steady, _real, _began = time.monotonic, time.time, time.monotonic()
@@ -84,6 +100,38 @@ def test_a_terminated_full_training_resumes_at_the_same_step(going: Workplace) -
     history = torch.load(file, weights_only=True)["history"]
     assert [epoch["images"] for epoch in history] == [384, 768, 1152, 1536]
     assert json.loads(again.stdout)[0]["pckh"] == history[-1]["pckh"]
+
+
+def test_a_study_whose_every_trial_raises_ends_with_the_reason(place: Workplace) -> None:
+    (place.folder / "own.py").write_text(BROKEN)
+    place.space.write_text(place.space.read_text().replace('["bottleneck", "separable"]', '["own:Broken"]'))
+    for trials in (2, 2, 50):  # the second time, nothing is left to search
+        done = place.run("search", "--study", "tiny.toml", "--trials", trials, "--workers", 1)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert done.stderr.count("RuntimeError: no such luck") == 1
+    reasons = [trial.user_attrs["reason"] for trial in place.done()]
+    assert reasons
+    assert set(reasons) == {"given up: it raised RuntimeError: no such luck, twice"}
+    assert "in forward" in place.path("tiny", "errors.log").read_text()
+
+
+@pytest.mark.parametrize("what", ["DELETE FROM studies", "UPDATE studies SET study_name = 'other'"])
+def test_a_search_whose_study_is_deleted_or_renamed_ends_with_an_error(place: Workplace, what: str) -> None:
+    with place.begun("search", "--study", "tiny.toml", "--trials", 3, "--workers", 1, *LONGER) as process:
+        until(place.half_way, "a trial past its first epoch")
+        if what.startswith("DELETE"):
+            optuna.delete_study(study_name="tiny", storage=f"sqlite:///{place.path('tiny', 'study.db')}")
+        else:
+            with closing(sqlite3.connect(place.path("tiny", "study.db"), timeout=60)) as database:
+                database.execute(what)
+                database.commit()
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "study tiny: was deleted or renamed in sqlite:///runs/tiny/study.db" in errors
+    assert "Traceback" not in errors
+    names = optuna.get_all_study_names(f"sqlite:///{place.path('tiny', 'study.db')}")
+    assert names == ([] if what.startswith("DELETE") else ["other"])  # it is not made again
 
 
 def test_a_search_whose_folder_is_removed_ends_with_an_error(place: Workplace) -> None:

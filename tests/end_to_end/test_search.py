@@ -46,6 +46,17 @@ def test_a_search_ends_with_exactly_its_trials(finished: Workplace) -> None:
     assert len(list(finished.path("data").glob("*.h5"))) == 1
 
 
+def test_a_small_space_ends_when_all_networks_are_tried(place: Workplace) -> None:
+    space = "[choices]\nblock = ['bottleneck', 'ghost']\nstem = [8]\nwidth = [8]\nstacks = [1]\ndepth = [2]\n"
+    place.space.write_text(space)
+    for _ in range(2):  # the second time, nothing is left from the beginning
+        done = place.search("--trials", 9, "--workers", 2, "--max-params", "1,000,000")
+        assert "2 networks of it within the budget" in done.stdout
+        assert "every network of space.toml within the budget was tried: 2 trials" in done.stderr
+        assert "front of study tiny" in done.stdout
+        assert [trial.state.name for trial in place.trials()] == ["COMPLETE", "COMPLETE"]
+
+
 def test_it_prints_a_plain_log_and_the_front_and_what_to_do_next(finished: Workplace) -> None:
     output = (finished.folder / "stdout").read_text()
     assert "\x1b" not in output

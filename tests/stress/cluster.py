@@ -28,8 +28,9 @@ import typer
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.study.space.candidate import Candidate
+from nas.study.storage.owner import Owner
 from nas.study.storage.study_store import StudyStore
-from nas.study.storage.trial_queue import DONE, Owner, earlier_numbers
+from nas.study.storage.trial_queue import DONE, earlier_numbers
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "end_to_end")]

@@ -38,8 +38,9 @@ from nas import report, workers
 from nas.study.config import StudyConfig
 from nas.study.experiment import Experiment, finished_of, points_of, prepare
 from nas.study.pareto import Point, hypervolume
+from nas.study.storage.owner import Owner
 from nas.study.storage.study_store import StudyStore
-from nas.study.storage.trial_queue import Owner, claim, lease_of
+from nas.study.storage.trial_queue import claim, lease_of
 from nas.study.storage.trial_queue import report as report_trial
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -267,12 +268,12 @@ def measure(experiment: Experiment, folder: Path, trials: int) -> dict[str, Any]
 
     first = step("first claim", claim_next)
     step("list of trials", lambda: study.get_trials(deepcopy=False))
-    step("first report", lambda: _report(experiment, study, first, Owner.me(lease)))
+    step("first report", lambda: _report(experiment, study, first, Owner.me(lease.id)))
     second = step("second claim", claim_next)
     step("finished trials at a rung", lambda: finished_of(study))
-    step("second report", lambda: _report(experiment, study, second, Owner.me(lease)))
+    step("second report", lambda: _report(experiment, study, second, Owner.me(lease.id)))
     third = step("third claim", claim_next)
-    _report(experiment, study, third, Owner.me(lease))
+    _report(experiment, study, third, Owner.me(lease.id))
     lease.end()
     StudyStore(study).engine.dispose()
     return {"steps": step.results, "proposal_seconds": proposals}

@@ -63,6 +63,17 @@ def test_the_same_seed_gives_the_same_network(run: Callable[..., TrainingResult]
     assert not same_weights(first.network, other.network)
 
 
+def test_seeds_may_be_as_large_as_a_time_in_nanoseconds(run: Callable[..., TrainingResult]) -> None:
+    assert run(seed=1_764_273_600_123_456_789).stopped is None
+
+
+def test_single_images_are_refused_where_batch_norm_sees_one_cell(people: PackedPeople, held_out: PackedPeople) -> None:
+    schedule = replace(SHORT, batch=1)
+    deep = build(Architecture(stem=4, width=4, stacks=1, depth=4), 64)
+    with pytest.raises(UserError, match=r"batch 1: one image at a time is too few .* use a batch of at least 2"):
+        train(deep, Losses(), schedule, people, held_out, seed=0)
+
+
 def test_history_has_one_record_per_epoch(run: Callable[..., TrainingResult]) -> None:
     epochs: list[Epoch] = []
     steps: list[int] = []

@@ -89,9 +89,18 @@ def processes(device: str) -> Iterator[tuple[int, str]]:
 
     Yields:
         this process's rank and device.
+
+    Raises:
+        UserError: the environment tells of several processes, but not how to reach them.
     """
     cuda = device == "cuda"
-    if "RANK" not in os.environ:
+    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: several processes need {', '.join(missing)} too; start them with "
+            "torchrun, or unset WORLD_SIZE"
+        )
+    if missing:  # some batch systems set RANK alone
         yield 0, "cuda" if cuda else "cpu"
         return
     local = int(os.environ.get("LOCAL_RANK", "0"))

@@ -26,8 +26,10 @@ from nas.study.optimization.early_stopping import StoppingRule
 from nas.study.pareto import Point, front, hypervolume
 from nas.study.space.candidate import Candidate
 from nas.study.storage.heartbeat import Lease
+from nas.study.storage.owner import Owner
 from nas.study.storage.study_store import StudyStore, TrialLostError
-from nas.study.storage.trial_queue import DONE, Owner, attempt_of, earlier_numbers, owns_trial, report, requeue
+from nas.study.storage.trial_queue import DONE, attempt_of, earlier_numbers, owns_trial, report, requeue
+from nas.training.batch_norm import trains_on_single_images
 from nas.training.checkpoint import AnyPath
 from nas.training.devices import out_of_memory, release_memory
 from nas.training.loop import Epoch, InterruptedTrainingError, TrainingHooks, TrainingResult, train
@@ -203,6 +205,10 @@ class TrialSession:
 
     def _rejection_reason(self, plan: TrialPlan) -> str | None:
         """Why the network is not to be trained at all, or None. Samplers propose no such network, but users may."""
+        architecture = plan.candidate.architecture
+        size = (self.experiment.joints, self.experiment.input_size)
+        if plan.schedule.batch == 1 and not trains_on_single_images(architecture, *size):
+            return "one image at a time is too few for its batch norm: not trained"
         if plan.given:
             return None
         if not self.experiment.within_budget(plan.cost):
@@ -300,7 +306,7 @@ class TrialSession:
             if attempt > 1:
                 # Earlier workers died, but the trial makes progress: only one without progress is given up.
                 attempt = 1
-                self.store.set_running_attrs(self.trial, {"attempt": attempt})
+                self.store.set_running_attrs(self.trial, {"attempt": attempt, "earlier_failure": None})
             if plan.given or epoch.number not in rungs or epoch.evaluation is None:
                 return None
             finished = self.store.retry(lambda: finished_of(self.study))

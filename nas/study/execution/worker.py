@@ -7,8 +7,10 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import optuna
 import torch
@@ -21,16 +23,20 @@ from nas.data.packed.reader import PackedPeople
 from nas.errors import UserError
 from nas.study.execution.trial_session import TrialSession
 from nas.study.experiment import Experiment
-from nas.study.optimization.problem import NoCandidateLeftError
+from nas.study.optimization.problem import NoCandidateLeftError, check_unseen
 from nas.study.storage.heartbeat import Lease
+from nas.study.storage.owner import Owner
 from nas.study.storage.retry import retry_while_unavailable
 from nas.study.storage.study_store import StudyStore
-from nas.study.storage.trial_queue import claim, count, lease_of, polling_interval
+from nas.study.storage.trial_queue import claim, count, lease_of, polling_interval, requeue_failed
 from nas.training.allocator import trim_heap
 from nas.training.devices import use_threads
 
 KEPT_BYTES = 10**9
 """Memory that a worker may keep from one trial to the next, so that small networks need not allocate it anew."""
+
+FAILED = 70
+"""Exit code of a worker that raised an error, which it has sent."""
 
 Send = Callable[[str, object], None]
 """Sends a message to the coordinator: its kind and content."""
@@ -66,24 +72,45 @@ def worker_main(
         except UserError as error:
             send("error", str(error))
         except NoCandidateLeftError:
-            send("error", "no untried network within budget was found in the space; lower --trials or widen the space")
-        except Exception:
-            traceback.print_exc()
-            os._exit(70)
+            send("exhausted", None)
+        except (Exception, SystemExit) as error:  # a block of the user's own may call sys.exit
+            failure = describe_failure(error)
+            _log_failure(experiment, failure)
+            send("failed", failure)
+            os._exit(FAILED)
+        send("done", None)  # an end without a message is a death, whatever its exit code
+
+
+def describe_failure(error: BaseException) -> str:
+    """An error as one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def failure_log(experiment: Experiment) -> Path:
+    """The file of the tracebacks of this study's workers."""
+    return experiment.folder / "errors.log"
+
+
+def _log_failure(experiment: Experiment, title: str) -> None:
+    """Append the traceback of the error that is handled; a failure to write it changes nothing."""
+    with suppress(OSError), failure_log(experiment).open("a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {title}\n{traceback.format_exc()}\n")
 
 
 def _run(experiment: Experiment, total: int, device: str, send: Send, should_stop: Callable[[], bool]) -> None:
     """Claim and run trials until the study is done."""
     people, held_out = _load_people(experiment, device)
-    study = retry_while_unavailable(experiment.masked_url, lambda: experiment.open_study(experiment.sampler()))
+    study = retry_while_unavailable(experiment.masked_url, lambda: experiment.open_existing(experiment.sampler()))
     store = StudyStore(study)
     lease = lease_of(study, device)
     store.retry(lease.start)
     while (trial := _next_trial(store, experiment, total, lease, send, should_stop)) is not None:
         plan = store.retry(lambda trial=trial: store.read_trial(trial))  # type: ignore[misc]
+        started = time.monotonic()
         send("training", (plan.number, experiment.title_of(plan)))
         schedule = experiment.schedule_of(plan)
-        outcome = TrialSession(
+        session = TrialSession(
             study,
             trial,
             experiment,
@@ -92,7 +119,19 @@ def _run(experiment: Experiment, total: int, device: str, send: Send, should_sto
             after_step=_StepReporter(schedule.steps, schedule.batch, send),
             lease=lease,
             should_stop=should_stop,
-        ).run()
+        )
+        try:
+            outcome = session.run()
+        except UserError:
+            raise
+        except (Exception, SystemExit) as error:
+            store.retry(lambda: experiment.check_still_there(study))
+            # The next trial gets a new process: nothing is known of the state that this one is in.
+            reason = requeue_failed(study, trial, Owner.of(plan), describe_failure(error))
+            lease.end()
+            if reason is not None:
+                send("given up", (plan.number, reason, time.monotonic() - started))
+            raise
         trim_heap(above=KEPT_BYTES)  # the next network may be small, and those of other workers large
         send("ended", (outcome.number, outcome.pckh, outcome.reason, outcome.images, outcome.seconds))
     lease.end()
@@ -134,7 +173,14 @@ def _next_trial(
         if (pause := next_claim - time.monotonic()) > 0:
             time.sleep(min(1.0, pause))
             continue
-        trial = claim(store.study, total, experiment.space.choices, lease)
+        store.retry(lambda: experiment.check_still_there(store.study))
+        trial = claim(
+            store.study,
+            total,
+            experiment.space.choices,
+            lease,
+            before_proposal=lambda: check_unseen(experiment.problem, store.study),
+        )
         if trial is not None or store.retry(lambda: _is_done(store.study, total)):
             return trial
         store.release_connections()

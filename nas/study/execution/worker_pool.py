@@ -27,7 +27,7 @@ from optuna.trial import TrialState
 from nas.architecture.cost import cached_costs
 from nas.errors import TerminatedError, UserError
 from nas.study.execution import worker
-from nas.study.execution.worker import worker_main
+from nas.study.execution.worker import failure_log, worker_main
 from nas.study.experiment import Experiment
 from nas.study.storage.backend import database_file
 from nas.study.storage.retry import retry_while_unavailable
@@ -38,7 +38,7 @@ GRACE_SECONDS = float(os.environ.get("HOURGLASS_GRACE", "20"))
 """Time that workers have to requeue their trials after a SIGTERM; schedulers kill after 30 s or more."""
 
 MAX_RESTARTS = 5
-"""How often a worker that dies before it has trained for an epoch is replaced. After that, the machine is at fault and
+"""How often a worker is replaced that dies while no worker trains for an epoch. After that, the machine is at fault and
 not a trial."""
 
 SAMPLED_NETWORKS = 1000
@@ -98,12 +98,14 @@ class PoolProgress:
         ended: (number, pckh, reason) of the trials that have ended since the pool started, in order.
         images: trained on since the pool started.
         trial_seconds: durations of the trials that have ended since the pool started.
+        exhausted: whether every network within the budget has been tried.
     """
 
     workers: list[WorkerStatus]
     ended: list[tuple[int, float | None, str | None]] = field(default_factory=list)
     images: int = 0
     trial_seconds: list[float] = field(default_factory=list)
+    exhausted: bool = False
 
     def update(self, index: int, kind: str, content: Any) -> None:
         """Apply a message of a worker."""
@@ -115,8 +117,15 @@ class PoolProgress:
             status.done, status.rate = content
             if status.first_done is None:
                 status.first_done = status.done
+        elif kind == "exhausted":
+            self.exhausted, status.trial, status.note = True, None, "all networks are tried"
         elif kind == "waiting":
             status.trial, status.note = None, "waiting for the others"
+        elif kind == "given up":
+            number, reason, seconds = content
+            status.trial = None
+            self.ended.append((number, None, reason))
+            self.trial_seconds.append(seconds)
         elif kind == "ended":
             status.trial = None
             number, pckh, reason, images, seconds = content
@@ -198,7 +207,7 @@ def search(
         interval: in seconds.
 
     Raises:
-        UserError: workers keep dying, or the space is exhausted.
+        UserError: workers keep dying, or a worker reported an error.
         KeyboardInterrupt: after workers were ended and their trials requeued.
         TerminatedError: after a SIGTERM; the workers have saved and requeued their trials.
     """
@@ -211,8 +220,10 @@ def search(
             pool.receive(interval)
             show(pool.progress)
         pool.raise_errors()
-    except BaseException:
+    except BaseException as error:
         pool.kill()
+        if isinstance(error, KeyError):  # Optuna's, if the study was deleted: says so
+            _cleanup(experiment, CLEANUP_SECONDS)
         with suppress(UserError):  # the database stays unavailable: the leases of the trials will expire
             _cleanup(experiment, CLEANUP_SECONDS)
         raise
@@ -240,6 +251,7 @@ class WorkerPool:
         self._context = context_for(devices)
         self._processes: dict[int, tuple[BaseProcess, Connection]] = {}
         self._restarts = [0] * len(devices)
+        self._failures: dict[int, str] = {}  # what the current process of a worker has raised, or "" once it is done
         self._one_epoch = 1 / experiment.config.short_schedule().epochs
         self._error: str | None = None
         self._deadline: float | None = None  # after a SIGTERM
@@ -280,12 +292,14 @@ class WorkerPool:
             except (EOFError, OSError):
                 self._handle_end(index)
                 continue
-            if kind == "error":
-                self._error = content
+            if kind in ("done", "failed", "error"):
+                self._failures[index] = content or ""
+                self._error = content if kind == "error" else self._error
                 continue
             self.progress.update(index, kind, content)
             if kind == "ended" or self.progress.workers[index].advanced >= self._one_epoch:
-                self._restarts[index] = 0
+                # Progress of any worker shows that the machine works, however often others are killed meanwhile.
+                self._restarts = [0] * len(self.devices)
 
     def _handle_end(self, index: int) -> None:
         """Note that a worker has ended, and replace it if it died."""
@@ -294,19 +308,24 @@ class WorkerPool:
         del self._processes[index]
         status = self.progress.workers[index]
         status.trial = None
-        if process.exitcode == 0:
+        failure = self._failures.pop(index, None)
+        if process.exitcode == 0 and failure is not None:
             status.note = self._error or "done"
-        elif self._deadline is not None:
+            return
+        if self._deadline is not None:
             status.note = "ended"
-        elif self._restarts[index] < MAX_RESTARTS:
-            self._restarts[index] += 1
-            status.note = f"died (exit code {process.exitcode}); restarting"
-            self._start(index)
-        else:
+            return
+        cause = failure or f"exit code {process.exitcode}"
+        if self._restarts[index] >= MAX_RESTARTS:
+            log = failure_log(self.experiment)
+            remedy = f"see {log}" if failure and log.is_file() else "try --workers 1 and check the memory"
             raise UserError(
-                f"worker {index} died {self._restarts[index] + 1} times, the last time with exit code "
-                f"{process.exitcode}; its message is printed above; try --workers 1 and check the memory"
+                f"worker {index} died {self._restarts[index] + 1} times without finishing an epoch, the last time with "
+                f"{cause}; {remedy}, then give the same command again: it goes on with what is left"
             )
+        self._restarts[index] += 1
+        status.note = f"died ({cause}); restarting"
+        self._start(index)
 
     def raise_errors(self) -> None:
         """Raise what ended the search early, once all workers have ended.
@@ -346,7 +365,7 @@ def _cleanup(experiment: Experiment, seconds: float | None = None) -> None:
         return  # it was removed; opening it would create another one
 
     def cleanup() -> None:
-        study = experiment.open_study()
+        study = experiment.open_existing()
         with StudyStore(study).lock():
             requeue_stale_trials(study, stopped_on_purpose=True)
             purge_dead_workers(study)

@@ -22,6 +22,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.study.optimization.acquisition import expected_improvement, extrapolate_final
+from nas.study.optimization.affordable import MAX_POINTS
 from nas.study.optimization.features import features
 from nas.study.optimization.gaussian_process import GaussianProcess
 from nas.study.optimization.problem import (
@@ -30,6 +31,7 @@ from nas.study.optimization.problem import (
     SpaceSampler,
     evaluated_ids,
     proposal_seed,
+    sample_any_unseen,
     sample_unseen,
 )
 from nas.study.space.choices import Value
@@ -88,8 +90,7 @@ class EHVISampler(SpaceSampler):
         taken = [s for t in others if t.state != TrialState.FAIL and (s := self._savings_of(t)) is not None]
         options = []
         for _ in range(16):
-            point = sample_unseen(self.problem, seen, lambda: self.problem.space.random(self.rng))
-            options.append(point)
+            options.append(sample_any_unseen(self.problem, seen, self.rng))
         if not taken:
             return options[0]
 
@@ -170,16 +171,23 @@ class EHVISampler(SpaceSampler):
         def mutation() -> dict[str, Value]:
             return space.mutate(self.rng.choice(parents).params, self.rng, self.rng.choice((1, 1, 2, 3)))
 
+        misses = 0
         for i in range(self.pool):
-            sample = mutation if i % 2 else (lambda: space.random(self.rng))
+            random_point = not i % 2
+            if random_point and misses >= 10:  # the budget leaves too few points: each try costs time
+                continue
+            sample = (lambda: space.random(self.rng)) if random_point else mutation
             try:
                 point = sample_unseen(self.problem, seen, sample, attempts=50)
             except NoCandidateLeftError:
+                misses += random_point
                 continue
             pool[self.problem.candidate(point).id] = point
+        if len(pool) < min(self.pool, MAX_POINTS) // 10:  # few are left, or random ones miss the budget
+            left = {key: dict(point) for key, point in self.problem.affordable.points.items() if key not in seen}
+            pool |= left
         if not pool:
-            point = sample_unseen(self.problem, seen, lambda: space.random(self.rng))
-            pool[self.problem.candidate(point).id] = point
+            raise NoCandidateLeftError
         return list(pool.values())
 
     def _merit(self, trial: FrozenTrial) -> float:

@@ -21,6 +21,7 @@ from nas.study.optimization.problem import (
     SpaceSampler,
     evaluated_ids,
     proposal_seed,
+    sample_any_unseen,
     sample_unseen,
 )
 from nas.study.storage.study_view import StudyView
@@ -73,7 +74,7 @@ class RejectionSampler(SpaceSampler):
         try:
             return sample_unseen(self.problem, seen, propose, self.attempts)
         except NoCandidateLeftError:
-            return sample_unseen(self.problem, seen, lambda: self.problem.space.random(self.rng))
+            return sample_any_unseen(self.problem, seen, self.rng)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Seed this proposal."""

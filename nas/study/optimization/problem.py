@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -14,6 +15,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture.cost import Cost
+from nas.study.optimization.affordable import Affordable, count_affordable
 from nas.study.pareto import HypervolumeScale
 from nas.study.space.candidate import Candidate
 from nas.study.space.choices import Value
@@ -41,6 +43,11 @@ class Problem:
     cost: Callable[[Candidate], Cost]
     within: Callable[[Cost], bool]
     scale: HypervolumeScale
+
+    @cached_property
+    def affordable(self) -> Affordable:
+        """What counting through the space finds within the budget; takes seconds."""
+        return count_affordable(self)
 
     def is_complete(self, point: Mapping[str, Any]) -> bool:
         """Whether a point has a value for every choice of the space."""
@@ -93,6 +100,26 @@ def proposal_seed(seed: int, study: Study, trial: FrozenTrial) -> int:
     """
     position = sum(t.number < trial.number and t.state != TrialState.FAIL for t in study.get_trials(deepcopy=False))
     return int.from_bytes(hashlib.sha256(f"{seed}/{position}".encode()).digest()[:4])
+
+
+def sample_any_unseen(problem: Problem, seen: set[str], rng: random.Random, attempts: int = 2000) -> dict[str, Value]:
+    """A random new point within the budget; where random ones miss it, one of those that counting finds.
+
+    Raises:
+        NoCandidateLeftError: there is none.
+    """
+    try:
+        return sample_unseen(problem, seen, lambda: problem.space.random(rng), attempts)
+    except NoCandidateLeftError:
+        left = [point for key, point in problem.affordable.points.items() if key not in seen]
+        if not left:
+            raise
+        return dict(rng.choice(left))
+
+
+def check_unseen(problem: Problem, study: Study) -> None:
+    """Raise NoCandidateLeftError if every network within the budget is done, running or queued."""
+    sample_any_unseen(problem, evaluated_ids(study, problem), random.Random(0), attempts=100)
 
 
 def sample_unseen(

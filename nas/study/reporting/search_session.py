@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from optuna.study import Study
+from optuna.trial import TrialState
 
 from nas.console import console, default_workers, format_count, print_note, print_tables
 from nas.errors import UserError
@@ -20,13 +22,14 @@ from nas.study.analysis.rank_correlation import (
     stored_calibration,
 )
 from nas.study.analysis.results import StudyResults, load_results
+from nas.study.execution.worker import failure_log
 from nas.study.execution.worker_count import measure_worker_count
 from nas.study.execution.worker_pool import search
 from nas.study.experiment import Experiment, points_of
 from nas.study.reporting.progress import SearchProgress, live_progress
 from nas.study.reporting.tables import baseline_table, front_records, front_table, near_front_table
 from nas.study.storage.engine import mask_password
-from nas.study.storage.trial_queue import count
+from nas.study.storage.trial_queue import DONE, count, given_up
 from nas.study.understood_trials import note_left_out
 
 
@@ -53,10 +56,14 @@ class SearchSession:
         """Whether nothing but requested results is printed."""
         return self.quiet or self.as_json
 
-    def run_until(self, experiment: Experiment, study: Study, trials: int) -> None:
-        """Train trials of the study, or of a companion study, until so many have ended; show the progress."""
+    def run_until(self, experiment: Experiment, study: Study, trials: int) -> bool:
+        """Train trials of the study, or of a companion study, until so many have ended; show the progress.
+
+        Returns:
+            whether every network within the budget has been tried, which may be fewer.
+        """
         with live_progress(SearchProgress(experiment, study, trials, self.silent, console)) as show:
-            search(experiment, trials, self.devices, show)
+            return search(experiment, trials, self.devices, show).exhausted
 
 
 def run_search(session: SearchSession, trials: int) -> None:
@@ -74,9 +81,17 @@ def run_search(session: SearchSession, trials: int) -> None:
         )
     start = time.monotonic()
     if finished < trials:
-        session.run_until(experiment, study, trials)
+        if session.run_until(experiment, study, trials) and not session.as_json:
+            done, within = count(study).done, " within the budget" if experiment.has_budget else ""
+            print_note(
+                f"every network of {experiment.space.path.name}{within} was tried: {done} trials; nothing "
+                f"is left for --trials {trials}"
+            )
     elif not session.silent:
         console.print(f"{finished} trials are done already: nothing to search for --trials {trials}.")
+    check_measured(experiment, study)
+    for number, reason in given_up(study):
+        print_note(f"trial {number} was {reason}{log_of(experiment)}")
     from nas.study.reporting.dashboard import save_panels  # imports plotly: trials need not wait for it
 
     note_left_out(study, session.quiet)
@@ -142,6 +157,7 @@ def confirm(session: SearchSession, networks: int) -> None:
     finished = count(repeats).done
     if finished < total:
         session.run_until(companion, repeats, total)
+    check_measured(companion, repeats)
     results = load_results(experiment, study)
     if session.as_json:
         print(json.dumps(front_records(results)))
@@ -154,6 +170,30 @@ def confirm(session: SearchSession, networks: int) -> None:
             else "no network's membership of the front is uncertain: nothing to train again",
             soft_wrap=True,
         )
+
+
+def check_measured(experiment: Experiment, study: Study) -> None:
+    """Refuse to present a study in which no trial was ever measured as a result.
+
+    Raises:
+        UserError: trials have ended, none of them with a PCKh; the message tells the most frequent reason.
+    """
+    ended = study.get_trials(deepcopy=False, states=DONE)
+    if not ended or any(t.state == TrialState.COMPLETE or t.user_attrs.get("rungs") for t in ended):
+        return
+    reasons = Counter(str(trial.user_attrs.get("reason", "no reason is stored")) for trial in ended)
+    ((reason, times),) = reasons.most_common(1)
+    trials = "the only trial has no" if len(ended) == 1 else f"none of the {len(ended)} trials has a"
+    raise UserError(
+        f"study {experiment.config.name}: {trials} PCKh; {f'{times} of them: ' if len(ended) > 1 else ''}{reason}"
+        f"{log_of(experiment)}; mend the cause and begin another study with --name"
+    )
+
+
+def log_of(experiment: Experiment) -> str:
+    """Where the tracebacks of workers are, in parentheses, with a leading space; empty if there are none."""
+    log = failure_log(experiment)
+    return f" (traceback in {log})" if log.is_file() else ""
 
 
 def worker_count(requested: str | None, experiment: Experiment, device: str, silent: bool) -> int:
@@ -190,9 +230,15 @@ def _introduction(session: SearchSession, trials: int, finished: int) -> str:
     config, schedule = experiment.config, experiment.config.short_schedule()
     size = config.data.input_size
     already = f", {finished} done already" if finished else ""
+    fitting = ""
+    if experiment.has_budget:
+        affordable = experiment.problem.affordable
+        more = "" if affordable.counted else "more than "
+        networks = "network" if affordable.networks == 1 else "networks"
+        fitting = f", {more}{affordable.networks:,} {networks} of it within the budget"
     return (
         f"study {config.name}: {trials} trials{already}, {workers} worker{'s' if workers > 1 else ''}, "
-        f"{format_count(experiment.space.size)} points of {experiment.space.path.name}, "
+        f"{format_count(experiment.space.size)} points of {experiment.space.path.name}{fitting}, "
         f"{schedule.images:,} images of {size}×{size} each\nstored in {mask_password(experiment.url)}"
     )
 

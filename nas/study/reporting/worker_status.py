@@ -11,8 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
 from nas.study.storage.heartbeat import worker_heartbeats
+from nas.study.storage.owner import Owner, heartbeat_process_gone
 from nas.study.storage.study_store import StudyStore
-from nas.study.storage.trial_queue import Owner, requeue_stale_trials, stale_trials
+from nas.study.storage.trial_queue import requeue_stale_trials, stale_trials
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def worker_status(study: Study) -> WorkerStatus:
             "device": beat.device,
             "since": beat.started,
             "last_sign": max(0.0, round(beat.age, 1)),
-            "lost": beat.expired or Owner(beat.host, beat.pid, beat.born).gone(),
+            "lost": beat.expired or heartbeat_process_gone(beat),
             "trial": trials.get(beat.id),
         }
         for beat in worker_heartbeats(StudyStore(study).engine, study.study_name).values()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import product
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice, product
 from typing import Any
 
 from nas.architecture.cost import block_cost
 from nas.architecture.spec import Architecture, BlockChoice
-from nas.study.space.choices import LEVELS, RULES, SAME, members
+from nas.study.space.candidate import Candidate
+from nas.study.space.choices import LEVELS, RULES, SAME, Value, find_value, first_value, members
 from nas.study.space.search_space import OutsideSpaceError, SearchSpace
 
 Form = tuple[tuple[BlockChoice, ...], BlockChoice]
@@ -50,21 +51,90 @@ def count_architectures(space: SearchSpace) -> int | None:
             count += known[key] * len(shells) * len(meetings)
             continue
         for (blocks, trunk), shell, meeting in product(set(_forms(tables, trunks)), shells, meetings):
-            architecture = Architecture(
-                stem=stem,
-                width=width,
-                block=blocks[0],
-                levels=blocks if len(blocks) > 1 else (),
-                trunk=trunk,
-                **dict(zip(_SHELL, shell, strict=True)),
-                **dict(zip(_MEETING, meeting, strict=True)),
-            )
             try:
-                space.check_limits(architecture)
+                space.check_limits(_architecture(stem, width, (blocks, trunk), shell, meeting))
             except OutsideSpaceError:
                 continue
             count += 1
     return count
+
+
+MAX_FORMS = 20_000
+"""Combinations of blocks, at one stem and width, that :func:`affordable_points` looks at."""
+
+
+def affordable_points(
+    space: SearchSpace, within: Callable[[Mapping[str, Value]], bool]
+) -> Iterator[Mapping[str, Value] | None]:
+    """A point for each architecture of a space that is within a budget.
+
+    More stacks and deeper hourglasses cost more, all else being equal. So where the smallest network of some blocks is
+    over the budget, the others are not looked at.
+
+    Args:
+        space: to go through.
+        within: whether a point can be built and is within the budget.
+
+    Yields:
+        points, with the first value of each choice of the losses; None where the space is too large to go through.
+    """
+    values = {name: members(distribution) or [] for name, distribution in space.choices.items()}
+    if any(not there and name not in LOSSES for name, there in values.items()):
+        yield None
+        return
+    published = Architecture()
+    meetings = sorted(
+        {
+            _meeting(Architecture(**dict(zip(_MEETING, combination, strict=True))))
+            for combination in product(*(values.get(name, [getattr(published, name)]) for name in _MEETING))
+        },
+        key=lambda meeting: (meeting[0], meeting[1] != "add", *map(str, meeting)),
+    )
+    depths = sorted(values.get("depth", [published.depth]))
+    stems = values.get("stem_kernel", [published.stem_kernel])
+    widths: list[list[Any]] = [sorted(values.get(name, [getattr(published, name)])) for name in ("stem", "width")]
+    for stem, width in product(*widths):
+        tables, trunks = _tables(space, values, stem, width)
+        forms = dict.fromkeys(islice(_forms(tables, trunks), MAX_FORMS))
+        if len(forms) == MAX_FORMS:
+            yield None
+        for form, kernel, depth in product(forms, stems, depths):
+            for meeting in meetings:
+                point = _point_of(space, stem, width, form, (depth, kernel), meeting)
+                if point is not None and within(point):
+                    yield point
+                elif point is not None and meeting == meetings[0]:
+                    break
+
+
+def _point_of(
+    space: SearchSpace, stem: int, width: int, form: Form, shell: tuple[Any, ...], meeting: tuple[Any, ...]
+) -> Mapping[str, Value] | None:
+    """The point of an architecture; None if the space does not hold it."""
+    try:
+        architecture = _architecture(stem, width, form, shell, meeting)
+        candidate = Candidate(architecture)
+        point = {}
+        for name, distribution in space.choices.items():
+            wanted = None if name in LOSSES else space.value_in(candidate, name)
+            value = None if wanted is None else find_value(distribution, wanted)
+            point[name] = first_value(distribution) if value is None else value
+        return point if space.candidate(point).architecture == architecture else None
+    except ValueError:
+        return None
+
+
+def _architecture(stem: int, width: int, form: Form, shell: tuple[Any, ...], meeting: tuple[Any, ...]) -> Architecture:
+    blocks, trunk = form
+    return Architecture(
+        stem=stem,
+        width=width,
+        block=blocks[0],
+        levels=blocks if len(blocks) > 1 else (),
+        trunk=trunk,
+        **dict(zip(_SHELL, shell, strict=True)),
+        **dict(zip(_MEETING, meeting, strict=True)),
+    )
 
 
 _MEETING = ("stacks", "junction", "reach", "narrow_res")

@@ -45,7 +45,8 @@ METRIC_NAMES = {"pckh": "PCKh", "params": "params", "madds": "MAdds"}
 
 def default_url(folder: Path) -> str:
     """The SQLite database in a study's folder."""
-    return f"sqlite:///{folder / 'study.db'}"
+    # Quoted where the text of a URL would be read otherwise: ? begins a query, and % an escape.
+    return URL.create("sqlite", database=str(folder / "study.db")).render_as_string(hide_password=False)
 
 
 def database_file(url: str) -> Path | None:
@@ -81,6 +82,9 @@ def database_url(url: str) -> URL:
             f"--storage {mask_password(url)}: studies are stored in SQLite or PostgreSQL; "
             "use sqlite:///path/study.db or postgresql+psycopg://user@host/db"
         )
+    if sqlite and (("?" in url and not parsed.query) or parsed.host):
+        wrong = "what follows ? is not part of the path; write %3F for it" if not parsed.host else "a slash is missing"
+        raise UserError(f"--storage {url}: {wrong}; use sqlite:///path/study.db")
     if sqlite and parsed.database in (None, "", ":memory:"):
         raise UserError(f"--storage {url}: workers cannot share a database in memory; use sqlite:///path/study.db")
     return parsed

@@ -131,8 +131,9 @@ class Lease:
         device: str,
         beat: float = BEAT_SECONDS,
         lease: float = LEASE_SECONDS,
+        tag: str = "",
     ) -> None:
-        self.id = uuid.uuid4().hex[:12]
+        self.id = uuid.uuid4().hex[:12] + (f"-{tag}" if tag else "")
         self._engine, self._beat, self._lease = engine, beat, lease
         self._row = {"study": study, "host": host, "pid": pid, "born": born, "device": device, "lease": lease}
         self._renewed = -float("inf")

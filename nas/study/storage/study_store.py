@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import optuna
 import sqlalchemy
 from optuna.artifacts import ArtifactMeta, get_all_artifact_meta
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.study import Study
@@ -103,6 +104,23 @@ class StudyStore:
     def open_trial(self, trial: FrozenTrial) -> optuna.Trial:
         """Return a trial as an :class:`optuna.Trial`, through which attributes and artifacts can be written."""
         return optuna.Trial(self.study, trial._trial_id)
+
+    def start_waiting(self, waiting: FrozenTrial, distributions: Mapping[str, BaseDistribution]) -> optuna.Trial | None:
+        """Start a certain queued trial, where :meth:`optuna.Study.ask` starts the one with the lowest number.
+
+        Returns:
+            the trial with its parameters; None if somebody else has started or ended it.
+        """
+        self.study._thread_local.cached_all_trials = None  # as in ask
+        try:
+            if not self.study._storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
+                return None
+        except UpdateFinishedTrialError:
+            return None
+        trial = optuna.Trial(self.study, waiting._trial_id)
+        for name, distribution in distributions.items():
+            trial._suggest(name, distribution)
+        return trial
 
     def set_attrs(self, trial: FrozenTrial | optuna.Trial, attributes: Mapping[str, Any]) -> None:
         """Write user attributes of an unfinished trial, in their order.

@@ -5,22 +5,19 @@ What must not happen twice (proposing, claiming, reporting, requeueing) happens 
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
-import psutil
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.study.storage.engine import heartbeat_engine
 from nas.study.storage.heartbeat import FORGET_SECONDS, Lease
+from nas.study.storage.owner import Owner, heartbeat_process_gone, system_tag
 from nas.study.storage.study_store import StudyStore, TrialLostError
 from nas.study.storage.tolerant_study import LEFT_OUT, TolerantStudy
 
@@ -35,64 +32,6 @@ MAX_ATTEMPTS = 5
 kills its worker must not do so forever."""
 
 
-@dataclass(frozen=True)
-class Owner:
-    """The process that runs a trial, and its lease.
-
-    Attributes:
-        host: name of its machine.
-        pid: its process id there.
-        born: start time of the process, in seconds since the machine was booted.
-        worker: id of its lease; empty if it has none.
-    """
-
-    host: str
-    pid: int
-    born: float
-    worker: str = ""
-
-    @classmethod
-    def me(cls, lease: Lease | None = None) -> Owner:
-        """Return this process."""
-        start_time = _process_start_time(psutil.Process())
-        return cls(socket.gethostname(), os.getpid(), start_time, lease.id if lease else "")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for a user attribute."""
-        values: dict[str, Any] = {"host": self.host, "pid": self.pid, "born": self.born}
-        return values | ({"worker": self.worker} if self.worker else {})
-
-    @classmethod
-    def of(cls, trial: FrozenTrial) -> Owner | None:
-        """Return the owner of a trial; None before it is claimed."""
-        raw = trial.user_attrs.get("owner")
-        if not raw:
-            return None
-        return cls(str(raw["host"]), int(raw["pid"]), float(raw["born"]), str(raw.get("worker", "")))
-
-    def gone(self) -> bool:
-        """Whether the process has certainly ended: it is of this machine and not there anymore."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            process = psutil.Process(self.pid)
-            start_time = _process_start_time(process)
-            ended = process.status() == psutil.STATUS_ZOMBIE  # killed, and not yet waited for
-        except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-            return True
-        return ended or abs(start_time - self.born) > 1
-
-
-def _process_start_time(process: psutil.Process) -> float:
-    """Seconds from boot to the start of a process; the time of day could be changed while it runs."""
-    if not hasattr(time, "CLOCK_BOOTTIME"):
-        created: float = process.create_time()
-        return round(created, 2)
-    # Field 22. Field 2, a name in parentheses, may contain anything.
-    fields = Path(f"/proc/{process.pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    return round(int(fields[19]) / os.sysconf("SC_CLK_TCK"), 2)
-
-
 def lease_of(study: Study, device: str, **seconds: float) -> Lease:
     """Create a lease of this process on a study's trials, with database connections of its own; not started.
 
@@ -103,7 +42,7 @@ def lease_of(study: Study, device: str, **seconds: float) -> Lease:
     """
     me = Owner.me()
     engine = heartbeat_engine(StudyStore(study).engine.url)
-    return Lease(engine, study.study_name, me.host, me.pid, me.born, device, **seconds)
+    return Lease(engine, study.study_name, me.host, me.pid, me.born, device, tag=system_tag(), **seconds)
 
 
 @dataclass(frozen=True)
@@ -155,7 +94,11 @@ def earlier_numbers(trial: FrozenTrial) -> list[int]:
 
 
 def claim(
-    study: Study, total: int, distributions: Mapping[str, BaseDistribution], lease: Lease | None = None
+    study: Study,
+    total: int,
+    distributions: Mapping[str, BaseDistribution],
+    lease: Lease | None = None,
+    before_proposal: Callable[[], None] = lambda: None,
 ) -> optuna.Trial | None:
     """Claim the next trial: draw its parameters and store its owner. Never more than ``total`` trials are done.
 
@@ -166,21 +109,27 @@ def claim(
         total: number of trials that are to be done.
         distributions: of the trial's parameters.
         lease: of this worker, started. With a lease, a worker has one trial at a time.
+        before_proposal: called inside the lock before a trial is created that a sampler must propose. What it raises
+            passes through; no trial is left behind.
 
     Returns:
         the trial; None if no trial is left to start: the total is done or running.
     """
     store = StudyStore(study)
-    return store.retry(lambda: _claim(store, total, distributions, lease))
+    return store.retry(lambda: _claim(store, total, distributions, lease, before_proposal))
 
 
 def _claim(
-    store: StudyStore, total: int, distributions: Mapping[str, BaseDistribution], lease: Lease | None
+    store: StudyStore,
+    total: int,
+    distributions: Mapping[str, BaseDistribution],
+    lease: Lease | None,
+    before_proposal: Callable[[], None],
 ) -> optuna.Trial | None:
     study = store.study
     if lease is not None and not lease.fresh():
         lease.renew()
-    me = Owner.me(lease)
+    me = Owner.me(lease.id if lease else "")
     if not _may_claim(study, total, me):
         return None
     with store.lock(claiming=True):
@@ -193,27 +142,28 @@ def _claim(
         counts = count(study)
         if counts.done + counts.running >= total:
             return None
-        trial = _ask(store, distributions)
+        trial = _ask(store, distributions, before_proposal)
         trial.set_user_attr("claimed_at", round(time.time(), 1))
         trial.set_user_attr("owner", me.to_dict())  # last: it marks the claim as complete
         return trial
 
 
-def _ask(store: StudyStore, distributions: Mapping[str, BaseDistribution]) -> optuna.Trial:
+def _ask(
+    store: StudyStore, distributions: Mapping[str, BaseDistribution], before_proposal: Callable[[], None]
+) -> optuna.Trial:
     """The next queued trial, or a proposed one. Queued trials that are not understood are ended as failed."""
     study = store.study
     while True:
         if isinstance(study, TolerantStudy):
             for queued, problem in study.not_understood(TrialState.WAITING):
                 _leave_out(store, queued, problem)
-        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        # A given network outside the space is trained without the space's parameters.
-        given = bool(waiting) and "given" in waiting[0].user_attrs
-        outside_space = given and not waiting[0].system_attrs.get("fixed_params")
-        trial = study.ask({} if outside_space else dict(distributions))
+        trial = _start_waiting(store, distributions)
+        if trial is None:
+            before_proposal()
+            return study.ask(dict(distributions))
         # Values that were drawn for choices that it left open may be impossible together with those that it has.
         asked = store.read_trial(trial)
-        drawn = study.problem(asked) if waiting and isinstance(study, TolerantStudy) else None
+        drawn = study.problem(asked) if isinstance(study, TolerantStudy) else None
         if drawn is None:
             return trial
         _leave_out(store, asked, drawn)
@@ -222,6 +172,22 @@ def _ask(store: StudyStore, distributions: Mapping[str, BaseDistribution]) -> op
 def _leave_out(store: StudyStore, trial: FrozenTrial, problem: str) -> None:
     store.set_attrs(trial, {LEFT_OUT: problem})
     store.set_state(trial, TrialState.FAIL)
+
+
+def _start_waiting(store: StudyStore, distributions: Mapping[str, BaseDistribution]) -> optuna.Trial | None:
+    """Start the queued trial that was first started or queued earliest; None if there is none.
+
+    A trial that was interrupted goes before those that were queued after it: a search with a small total, given again,
+    ends what it had begun.
+    """
+    waiting = store.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    for queued in sorted(waiting, key=lambda trial: (first_number(trial), trial.number)):
+        # A given network outside the space is trained without the space's parameters.
+        outside_space = "given" in queued.user_attrs and not queued.system_attrs.get("fixed_params")
+        trial = store.start_waiting(queued, {} if outside_space else distributions)
+        if trial is not None:
+            return trial
+    return None
 
 
 def _may_claim(study: Study, total: int, me: Owner) -> bool:
@@ -308,41 +274,83 @@ def requeue_stale_trials(study: Study, stopped_on_purpose: bool = False) -> list
 
     Args:
         study: whose trials.
-        stopped_on_purpose: processes of this machine were stopped (Ctrl-C), which is not a failed attempt.
+        stopped_on_purpose: processes of this system were stopped (Ctrl-C), which is not a failed attempt.
 
     Returns:
         numbers of the trials that were stale.
     """
-    here = socket.gethostname()
     requeued = []
     for trial in stale_trials(study):
         owner = Owner.of(trial)
-        requeue(study, trial, stopped_on_purpose and (owner is None or owner.host == here))
+        requeue(study, trial, stopped_on_purpose and (owner is None or owner.is_local))
         requeued.append(trial.number)
     _enqueue_missing(study)
     return requeued
 
 
-def requeue(study: Study, running: FrozenTrial | optuna.Trial, stopped_on_purpose: bool = False) -> None:
+def requeue(study: Study, running: FrozenTrial | optuna.Trial, stopped_on_purpose: bool = False) -> str | None:
     """End a running trial as failed, and enqueue its parameters for the next worker that asks. Call inside the lock.
 
     Args:
         study: whose trial.
         running: the trial.
         stopped_on_purpose: this is not a failed attempt.
+
+    Returns:
+        why the trial was given up instead, and pruned; None if it was requeued.
     """
     store = StudyStore(study)
     trial = store.read_trial(running)
     attempt = attempt_of(trial) - stopped_on_purpose
-    if attempt >= MAX_ATTEMPTS:
-        store.set_attrs(trial, {"reason": f"its worker died {MAX_ATTEMPTS} times; given up"})
+    failure = trial.user_attrs.get("failure")
+    reason = None
+    if failure is not None and failure == trial.user_attrs.get("earlier_failure"):
+        reason = f"given up: it raised {failure}, twice"
+    elif attempt >= MAX_ATTEMPTS:
+        reason = f"given up: its worker died {MAX_ATTEMPTS} times" + (f", after {failure}" if failure else "")
+    if reason is not None:
+        store.set_attrs(trial, {"reason": reason})
         store.set_state(trial, TrialState.PRUNED)
-        return
+        return reason
     # Ended before it is enqueued, so that a crash in between never trains it twice; the next attempt is stored before
     # both, so that the crash does not lose it either (see _enqueue_missing).
     store.set_attrs(trial, {"reason": "its worker ended; handed back", "next_attempt": attempt + 1})
     store.set_state(trial, TrialState.FAIL)
     _enqueue_again(study, trial, attempt + 1)
+    return None
+
+
+def requeue_failed(study: Study, trial: optuna.Trial, owner: Owner | None, failure: str) -> str | None:
+    """Requeue a trial that raised an error, with the error, if it still has this owner.
+
+    A second attempt, in another process, tells a fault of the machine from one of the network: a trial that raises the
+    same error twice is given up.
+
+    Args:
+        study: of the trial.
+        trial: that raised.
+        owner: who trained it.
+        failure: the error, as one line.
+
+    Returns:
+        why the trial was given up; None if it was requeued, or is not this owner's any more.
+    """
+    store = StudyStore(study)
+
+    def attempt() -> str | None:
+        with store.lock():
+            if not owns_trial(study, trial, owner):
+                return None
+            store.set_attrs(trial, {"failure": failure})
+            return requeue(study, trial)
+
+    return store.retry(attempt)
+
+
+def given_up(study: Study) -> list[tuple[int, str]]:
+    """Number and reason of the trials that were given up because their workers died or raised."""
+    ended = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+    return [(t.number, t.user_attrs["reason"]) for t in ended if "given up" in str(t.user_attrs.get("reason", ""))]
 
 
 def _enqueue_again(study: Study, trial: FrozenTrial, attempt: int) -> None:
@@ -352,7 +360,12 @@ def _enqueue_again(study: Study, trial: FrozenTrial, attempt: int) -> None:
     # anew, it would be another network. If it had been enqueued, it is enqueued as before; otherwise it is dropped.
     params = trial.params if Owner.of(trial) is not None else trial.system_attrs.get("fixed_params", {})
     if params or given_attrs:
-        history = {"first_number": first_number(trial), "earlier": [*earlier_numbers(trial), trial.number]}
+        history: dict[str, Any] = {
+            "first_number": first_number(trial),
+            "earlier": [*earlier_numbers(trial), trial.number],
+        }
+        if "failure" in trial.user_attrs:
+            history["earlier_failure"] = trial.user_attrs["failure"]
         study.enqueue_trial(params, user_attrs={**given_attrs, "attempt": attempt, **history})
 
 
@@ -372,6 +385,6 @@ def purge_dead_workers(study: Study) -> None:
     dead = [
         worker.id
         for worker in store.heartbeats().values()
-        if worker.age > FORGET_SECONDS or Owner(worker.host, worker.pid, worker.born).gone()
+        if worker.age > FORGET_SECONDS or heartbeat_process_gone(worker)
     ]
     store.remove_workers(dead)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any, get_args
@@ -30,12 +31,14 @@ from scipy.stats import norm
 from nas.study.config import SAMPLERS, SamplerName, StudyConfig
 from nas.study.optimization import gaussian_process
 from nas.study.optimization.acquisition import expected_improvement, extrapolate_final
+from nas.study.optimization.affordable import count_affordable
 from nas.study.optimization.ehvi_sampler import EHVISampler
 from nas.study.optimization.features import features
 from nas.study.optimization.gaussian_process import GaussianProcess
 from nas.study.optimization.optuna_samplers import make_sampler
-from nas.study.optimization.problem import NoCandidateLeftError, Problem, evaluated_ids, sample_unseen
+from nas.study.optimization.problem import NoCandidateLeftError, Problem, check_unseen, evaluated_ids, sample_unseen
 from nas.study.pareto import HypervolumeScale, Point, hypervolume
+from nas.study.space.choices import members
 from nas.study.space.search_space import SearchSpace
 from nas.study.space.space_file import read_space
 
@@ -603,3 +606,41 @@ class TestRelative(_Case, RelativeSamplerTestCase):
     test_sample_relative_numerical = None  # type: ignore[assignment]
     test_sample_relative_categorical = None  # type: ignore[assignment]
     test_sample_relative_mixed = None  # type: ignore[assignment]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 1.0])
+def test_counting_finds_exactly_the_candidates_within_the_budget(
+    make_problem: MakeProblem, space: SearchSpace, share: float
+) -> None:
+    free = make_problem(space)
+    names = list(space.choices)
+    points = [dict(zip(names, values, strict=True)) for values in product(*(members(space.choices[n]) for n in names))]  # type: ignore[arg-type]
+    params = {free.candidate(point).id: free.cost(free.candidate(point)).params for point in points}
+    limit = sorted(params.values())[round(share * (len(params) - 1))] - (share == 0.0)
+    affordable = count_affordable(make_problem(space, max_params=limit), 10**6)
+    assert set(affordable.points) == {key for key, value in params.items() if value <= limit}
+    assert affordable.complete
+    assert affordable.smallest is not None
+    assert affordable.smallest.params == min(params.values())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_network_within_a_tight_budget_is_proposed_once(
+    name: SamplerName, make_problem: MakeProblem, space: SearchSpace
+) -> None:
+    free = make_problem(space)
+    smallest = free.affordable.smallest
+    assert smallest is not None
+    problem = make_problem(space, max_params=smallest.params)
+    study = new_study(make_sampler(name, problem, seed=0))
+    wanted = set(problem.affordable.points)
+    assert wanted
+    for _ in wanted:
+        check_unseen(problem, study)
+        trial = study.ask(dict(space.choices))
+        cost = problem.cost(problem.candidate(trial.params))
+        study.tell(trial, [50.0, cost.params, cost.madds])
+    assert evaluated_ids(study, problem) == wanted
+    with pytest.raises(NoCandidateLeftError):
+        check_unseen(problem, study)

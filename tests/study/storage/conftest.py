@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -51,11 +51,13 @@ def processes(tmp_path: Path) -> Iterator[StartProcesses]:
     """Starts processes that run a script on one database at the same moment; kills them after the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(script: str, url: str, number: int, *arguments: object) -> list[subprocess.Popen[str]]:
+    def start(
+        script: str, url: str, number: int, *arguments: object, prefix: Sequence[str] = ()
+    ) -> list[subprocess.Popen[str]]:
         start_file = tmp_path / f"start-{len(started)}"
         new = [
             subprocess.Popen(
-                [sys.executable, "-c", script, url, str(start_file), str(i), *map(str, arguments)],
+                [*prefix, sys.executable, "-c", script, url, str(start_file), str(i), *map(str, arguments)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

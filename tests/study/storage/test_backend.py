@@ -201,3 +201,19 @@ def test_passwords_are_sent_to_the_server_only(server: Server, monkeypatch: pyte
 )
 def test_passwords_in_query_parameters_are_masked(given: str, shown: str) -> None:
     assert mask_password(given) == shown
+
+
+@pytest.mark.parametrize("name", ["what? now", "100%", "a#b", "a b", "ü&=;"])
+def test_a_folder_of_any_name_holds_its_database(tmp_path: Path, name: str) -> None:
+    create_study(open_storage(default_url(tmp_path / name)), "tiny", OBJECTIVES)
+    assert (tmp_path / name / "study.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [("sqlite:///what? now/study.db", "write %3F for it"), ("sqlite://runs/study.db", "a slash is missing")],
+)
+def test_an_sqlite_url_that_means_another_path_is_rejected(url: str, remedy: str) -> None:
+    with pytest.raises(UserError, match=remedy):
+        open_storage(url)

@@ -14,8 +14,9 @@ from postgres import Server
 from sqlalchemy.engine import Engine
 
 from nas.study.storage.backend import create_study, load_study, open_storage
+from nas.study.storage.owner import Owner
 from nas.study.storage.study_store import StudyStore
-from nas.study.storage.trial_queue import Counts, Owner, claim, count, lease_of, requeue_stale_trials
+from nas.study.storage.trial_queue import Counts, claim, count, lease_of, requeue_stale_trials
 
 CHOICES = {"width": IntDistribution(4, 10**9)}
 OBJECTIVES = ("pckh", "params", "madds")

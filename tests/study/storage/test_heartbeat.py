@@ -13,15 +13,16 @@ from worker_processes import OBJECTIVES, SHORT, StartLease, wait_until
 
 from nas.study.storage.backend import create_study, open_storage
 from nas.study.storage.heartbeat import Lease, WorkerHeartbeat, remove_workers, worker_heartbeats
+from nas.study.storage.owner import Owner, system_tag
 from nas.study.storage.study_store import StudyStore
-from nas.study.storage.trial_queue import Owner, lease_of, purge_dead_workers
+from nas.study.storage.trial_queue import lease_of, purge_dead_workers
 
 
 def test_a_worker_sends_heartbeats(study: Study, start_lease: StartLease) -> None:
     started = time.time()
     lease = start_lease(lease=10)
     (worker,) = worker_heartbeats(StudyStore(study).engine, "tiny").values()
-    me = Owner.me(lease)
+    me = Owner.me(lease.id)
     assert (worker.id, worker.host, worker.pid, worker.born) == (me.worker, me.host, me.pid, me.born)
     assert worker.device == "cpu"
     assert abs(worker.started - started) < 5
@@ -47,7 +48,7 @@ def test_purging_removes_dead_workers_only(study: Study, start_lease: StartLease
     dead = subprocess.Popen([sys.executable, "-c", "pass"])
     dead.wait()
     me = Owner.me()
-    ended = Lease(StudyStore(study).engine, "tiny", me.host, dead.pid, me.born, "cpu", **SHORT)
+    ended = Lease(StudyStore(study).engine, "tiny", me.host, dead.pid, me.born, "cpu", tag=system_tag(), **SHORT)
     ended.renew()
     time.sleep(0.6)
     purge_dead_workers(study)

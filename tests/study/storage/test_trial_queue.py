@@ -18,15 +18,16 @@ from optuna.trial import TrialState
 from worker_processes import OBJECTIVES, OPEN_STUDY, StartProcesses, read_line, wait_until
 
 from nas.study.storage.backend import create_study, default_url, load_study, open_storage
+from nas.study.storage.owner import Owner, this_system
 from nas.study.storage.study_store import StudyStore
 from nas.study.storage.trial_queue import (
     MAX_ATTEMPTS,
     Counts,
-    Owner,
     claim,
     count,
     earlier_numbers,
     first_number,
+    lease_of,
     requeue,
     requeue_stale_trials,
 )
@@ -241,6 +242,53 @@ def test_owner_gone() -> None:
     assert Owner(me.host, me.pid, me.born - 100).gone()  # the pid was reused
     assert Owner(**dead_owner()).gone()
     assert not Owner("elsewhere", dead_owner()["pid"], 0.0).gone()  # cannot be known here
+
+
+def test_a_process_of_another_boot_or_pid_namespace_counts_by_its_lease_only(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not Owner(**{**dead_owner(), "system": "another boot pid:[1]"}).gone()
+    owner = {**dead_owner(), "worker": "w"}
+    del owner["system"]  # as 0.7.0 stored it: a name that containers may share
+    assert not Owner(**owner).gone()
+    monkeypatch.setattr("os.readlink", lambda path: "1" if str(path) == "/proc/self" else "pid:[1]")
+    assert this_system() == ""  # /proc shows the processes of another namespace
+    assert not Owner(**{**dead_owner(), "worker": "w"}).gone()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(subprocess.run(["unshare", "--pid", "--fork", "true"]).returncode != 0, reason="needs root")
+@pytest.mark.parametrize("mount", [True, False])
+def test_containers_of_one_host_name_leave_each_others_trials_alone(
+    processes: StartProcesses, url: str, mount: bool
+) -> None:
+    study = create_study(open_storage(url), "tiny", OBJECTIVES, RandomSampler(seed=0))
+    lease = lease_of(study, "cpu", beat=0.1, lease=60)
+    lease.start()
+    trial = claim(study, 2, CHOICES, lease)
+    assert trial is not None
+    script = OPEN_WITH_CHOICES + "lease = lease_of(study, 'cpu'); lease.start(); print(claim(study, 1, choices, lease))"
+    prefix = ["unshare", "--pid", "--fork", "--kill-child", *(["--mount-proc"] if mount else [])]
+    (other,) = processes(script, url, 1, prefix=prefix)
+    out, err = other.communicate(timeout=60)
+    assert out.split() == ["None"], err
+    assert study.trials[trial.number].state == TrialState.RUNNING
+    assert next(iter(StudyStore(study).heartbeats())) == lease.id
+    lease.end()
+
+
+def test_an_interrupted_trial_comes_before_those_that_were_queued_after_it(study: Study) -> None:
+    for width in (10, 20, 30):
+        study.enqueue_trial({"width": width, "block": "separable"})
+    first = claim(study, 2, CHOICES)
+    assert first is not None
+    first.set_user_attr("owner", dead_owner())
+    widths = []
+    while (trial := claim(study, 2, CHOICES)) is not None:
+        widths.append(trial.params["width"])
+        study.tell(trial, [1, 1, 1])
+    assert widths == [10, 20]
+    assert count(study) == Counts(complete=2, pruned=0, running=0, waiting=1)
 
 
 def test_owner_is_recognized_after_clock_changes(monkeypatch: pytest.MonkeyPatch) -> None:

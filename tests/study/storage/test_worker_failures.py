@@ -25,10 +25,10 @@ from worker_processes import (
 from nas.errors import UserError
 from nas.study.storage.backend import load_study, open_storage
 from nas.study.storage.heartbeat import remove_workers, worker_heartbeats
+from nas.study.storage.owner import Owner
 from nas.study.storage.study_store import StudyStore, TrialLostError
 from nas.study.storage.trial_queue import (
     Counts,
-    Owner,
     claim,
     count,
     earlier_numbers,
@@ -85,7 +85,7 @@ def test_a_trial_with_an_expired_lease_is_requeued(study: Study, start_lease: St
     assert again is not None
     assert again.params == trial.params
     assert earlier_numbers(study.trials[again.number]) == [trial.number]
-    assert Owner.of(study.trials[again.number]) == Owner.me(own)
+    assert Owner.of(study.trials[again.number]) == Owner.me(own.id)
     assert study.trials[trial.number].state == TrialState.FAIL
     assert stale_trials(study) == []
 
@@ -105,7 +105,7 @@ def test_a_lost_trial_cannot_be_reported(study: Study, start_lease: StartLease) 
     trial = claim(study, 2, CHOICES, lost)
     assert trial is not None
     lost.hold(trial._trial_id)
-    owner = Owner.me(lost)
+    owner = Owner.me(lost.id)
     move_to_another_machine(trial, lost)
     time.sleep(0.6)
     again = claim(study, 1, CHOICES, own)
@@ -118,7 +118,7 @@ def test_a_lost_trial_cannot_be_reported(study: Study, start_lease: StartLease) 
     lost.renew()
     assert lost.lost()
     StudyStore(study).set_running_attrs(again, {"rungs": {}})
-    report(study, again, Owner.me(own), [50, 1, 1], lambda: {"images_so_far": 7})
+    report(study, again, Owner.me(own.id), [50, 1, 1], lambda: {"images_so_far": 7})
     with pytest.raises(TrialLostError):
         report(study, trial, owner, [99, 1, 1], dict)
     assert [t.state.name for t in study.trials] == ["FAIL", "COMPLETE"]
@@ -177,7 +177,7 @@ def test_a_broken_connection_neither_loses_nor_duplicates_trials(
             trial = claim(study, done + 1, CHOICES, lease)
             assert trial is not None
             StudyStore(study).set_running_attrs(trial, {"network": "two stacks"})
-            report(study, trial, Owner.me(lease), [1, 1, 1] if at % 2 else None, lambda: {"images_so_far": 1})
+            report(study, trial, Owner.me(lease.id), [1, 1, 1] if at % 2 else None, lambda: {"images_so_far": 1})
         done += 1
         with StudyStore(study).lock():
             requeue_stale_trials(study)  # a half-claimed trial, whose number was lost with the connection
@@ -232,7 +232,7 @@ def test_a_suspended_worker_loses_its_trial_and_drops_its_result(processes: Star
     own = lease_of(study, "cpu", **SHORT)
     own.start()
     again = wait_until(lambda: claim(study, 1, CHOICES, own))
-    report(study, again, Owner.me(own), [50, 1, 1], dict)
+    report(study, again, Owner.me(own.id), [50, 1, 1], dict)
     before = study.trials
     worker.send_signal(signal.SIGCONT)
     assert worker.stdin is not None

@@ -12,7 +12,7 @@ import optuna
 from optuna.distributions import IntDistribution
 
 from nas.study.storage.heartbeat import Lease
-from nas.study.storage.trial_queue import Owner
+from nas.study.storage.owner import Owner
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 OBJECTIVES = ("pckh", "params", "madds")
@@ -29,7 +29,8 @@ from nas.study.storage.backend import create_study, open_storage
 from nas.study.storage.engine import mask_password
 from nas.study.storage.retry import retry_while_unavailable
 from nas.study.storage.study_store import StudyStore, TrialLostError
-from nas.study.storage.trial_queue import Owner, claim, count, lease_of, report
+from nas.study.storage.owner import Owner
+from nas.study.storage.trial_queue import claim, count, lease_of, report
 
 url, start_file, number = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 print("ready", flush=True)
@@ -51,7 +52,7 @@ store.retry(lease.start)
 
 
 def report_result(trial, values):
-    owner = Owner.me(lease)
+    owner = Owner.me(lease.id)
     try:
         store.set_running_attrs(trial, {"network": "two stacks", "cost": 1})
         report(study, trial, owner, values, lambda: {"images_so_far": 1})
@@ -83,4 +84,4 @@ def wait_until(condition: Callable[[], Any], seconds: float = 30) -> Any:
 
 def move_to_another_machine(trial: optuna.Trial, lease: Lease) -> None:
     """Change the owner of a trial to a process of another machine, which cannot be observed from here."""
-    trial.set_user_attr("owner", {**Owner.me(lease).to_dict(), "host": "elsewhere"})
+    trial.set_user_attr("owner", {**Owner.me(lease.id).to_dict(), "host": "elsewhere"})
