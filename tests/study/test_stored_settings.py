@@ -37,6 +37,7 @@ def test_the_study_of_another_project_is_refused_and_left_as_it_is(
     config: StudyConfig, begin: Callable[..., Experiment], directions: list[str]
 ) -> None:
     experiment = begin(config)
+    experiment.folder.mkdir(parents=True)
     other = optuna.create_study(study_name="tiny", storage=experiment.url, directions=directions)
     other.add_trial(create_trial(values=[1.0] * len(directions)))
     with pytest.raises(UserError, match="not of nas"):
@@ -51,6 +52,7 @@ def test_an_empty_study_of_the_same_objectives_is_taken_over(
     config: StudyConfig, begin: Callable[..., Experiment]
 ) -> None:
     experiment = begin(config)
+    experiment.folder.mkdir(parents=True)
     optuna.create_study(study_name="tiny", storage=experiment.url, directions=["maximize", "minimize", "minimize"])
     assert experiment.open_study().user_attrs["config"]["name"] == "tiny"
 

@@ -17,6 +17,7 @@ import sqlalchemy
 from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
 from optuna.study import Study
+from optuna.trial import TrialState
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -166,7 +167,9 @@ def check_ours(study: Study, kind: str | None = None) -> None:
     if kind is None:
         if "companion" in study.user_attrs:
             raise UserError(f"study {name!r} in {where} holds the {study.user_attrs['companion']} trials of another")
-        trials = len(study.get_trials(deepcopy=False))
+        # Every trial that a worker of ours has claimed names its owner.
+        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+        trials = sum("owner" not in trial.user_attrs for trial in ended)
         if "identity" not in study.user_attrs and trials:
             raise UserError(f"study {name!r} in {where} is not of nas.search: {trials} trials of others; {remedy}")
     elif not is_companion(study, kind) and (study.user_attrs or study.get_trials(deepcopy=False)):
