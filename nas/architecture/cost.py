@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas.architecture.blocks import needs_resolution
+from nas.architecture.dense_madds import FVCORE_NAMES, UncountableError, dense_madds
 from nas.architecture.hourglass import check_input_size, make_block
 from nas.architecture.spec import Architecture, BlockChoice
+from nas.errors import UserError
 
 logging.getLogger("fvcore").setLevel(logging.ERROR)
 
@@ -57,12 +59,22 @@ def count_module(module: nn.Module, shape: tuple[int, ...]) -> Cost:
     """
     was_training = module.training
     module.eval()
+    try:
+        declared = getattr(module, "madds", None)
+        madds = int(declared(*shape[2:])) * shape[0] if callable(declared) else _traced_madds(module, shape)
+    finally:
+        module.train(was_training)
+    return _size(module) + Cost(madds=madds)
+
+
+def _traced_madds(module: nn.Module, shape: tuple[int, ...]) -> int:
+    """fvcore's count, in which convolutions, matrix products and attention are counted in every spelling."""
+    dense = dense_madds(module, torch.zeros(shape))
     analysis = FlopCountAnalysis(module, torch.zeros(shape))
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     with torch.no_grad():
-        madds = int(analysis.total())
-    module.train(was_training)
-    return _size(module) + Cost(madds=madds)
+        by_operation = analysis.by_operator()
+    return dense + int(sum(madds for name, madds in by_operation.items() if name not in FVCORE_NAMES))
 
 
 def _size(module: nn.Module) -> Cost:
@@ -109,7 +121,20 @@ def _count(choice: BlockChoice, in_channels: int, width: int, resolution: tuple[
             pass  # traced by fvcore below
     with torch.random.fork_rng(devices=[]):
         block = make_block(choice, in_channels, width, resolution)
-    return count_module(block, (1, in_channels, *resolution))
+    try:
+        return count_module(block, (1, in_channels, *resolution))
+    except UncountableError as error:
+        raise UncountableBlockError(
+            f"block {choice.kind!r}: the multiply-adds of {error} are not known; give the block a method "
+            "madds(height, width) that returns its own, or use another operation"
+        ) from error
+    except Exception as error:  # a block of one's own, and the tracer on it, may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UncountableBlockError(
+            f"block {choice.kind!r}: its multiply-adds cannot be counted ({reason}); it must run on a tensor "
+            f"(1, {in_channels}, {resolution[0]}, {resolution[1]}), unscripted and without reentrant checkpointing, or "
+            "declare them with a method madds(height, width)"
+        ) from error
 
 
 @lru_cache(maxsize=4096)
@@ -120,6 +145,10 @@ def _on_meta(
     with torch.device("meta"):
         block = make_block(choice, in_channels, width, resolution or (1, 1))
     return block.eval(), _size(block)
+
+
+class UncountableBlockError(UserError):
+    """A block whose cost cannot be counted; it is not a matter of its values, so no other candidate is tried."""
 
 
 class _UnknownOperationError(Exception):
