@@ -28,7 +28,7 @@ class UncountableError(Exception):
 def _convolution(args: Sequence[Any], out: Any) -> int:
     x, weight, transposed = args[0], args[1], args[6]
     pixels = (x if transposed else out).shape[2:]
-    return math.prod(pixels) * int(x.shape[0]) * int(weight.numel())
+    return int(math.prod(pixels)) * int(x.shape[0]) * int(weight.numel())
 
 
 def _product(first: int) -> Callable[[Sequence[Any], Any], int]:
@@ -38,7 +38,7 @@ def _product(first: int) -> Callable[[Sequence[Any], Any], int]:
 
 def _attention(args: Sequence[Any], out: Any) -> int:
     query, key, value = args[:3]
-    return math.prod(query.shape[:-1]) * int(key.shape[-2]) * (int(key.shape[-1]) + int(value.shape[-1]))
+    return int(math.prod(query.shape[:-1])) * int(key.shape[-2]) * (int(key.shape[-1]) + int(value.shape[-1]))
 
 
 _RULES: Mapping[Any, Callable[[Sequence[Any], Any], int]] = {
@@ -116,4 +116,5 @@ def dense_madds(module: torch.nn.Module, x: Tensor) -> int:
     """
     with torch.no_grad(), _plain_attention(), _DenseCounter() as counter:
         module(x)
-    return counter.madds
+    madds: int = counter.madds
+    return madds

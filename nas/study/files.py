@@ -71,7 +71,7 @@ def no_study(name: str, database: Path) -> UserError:
 def read_toml(path: Path) -> dict[str, Any]:
     """Parse a TOML file. Raises UserError on anything that is not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows editors write a byte order mark
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from error
     except OSError as error:

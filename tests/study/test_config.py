@@ -265,3 +265,9 @@ def test_the_projects_studies_begin_with_published_networks() -> None:
     same = ("data", "schedule", "width_scale", "reference")
     quickstart, rows = StudyConfig.read("quickstart"), StudyConfig.read("published")
     assert all(getattr(rows, key) == getattr(quickstart, key) for key in same)
+
+
+def test_a_study_file_of_windows_is_read(tmp_path: Path) -> None:
+    text = (packaged("studies") / "quickstart.toml").read_text()
+    (tmp_path / "quickstart.toml").write_bytes(("\ufeff" + text.replace("\n", "\r\n")).encode())
+    assert StudyConfig.read(tmp_path / "quickstart.toml").name == "quickstart"

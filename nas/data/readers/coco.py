@@ -101,7 +101,7 @@ def read_skeleton(path: Path) -> Skeleton:
     if not path.is_file():
         raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}; {remedy}")
     try:
-        content = tomllib.loads(path.read_bytes().decode())
+        content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not TOML ({' '.join(str(error).split())[:100]}); {remedy}") from error
     raw = validate_json(path, _SKELETON, content, remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 from collections import Counter
@@ -112,11 +113,16 @@ def apply_validation_list(people: Sequence[Person], valid_list: Path, report: Re
     """
     with open(valid_list, "rb") as file:
         start = file.read(4096)
-    if b"\0" in start or start.lstrip()[:1] in (b"[", b"{"):
+    if b"\0" in start or start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"[", b"{"):
         listed = read_mpii(valid_list, VALIDATION).people
         people = validate_people(people, [person for person in listed if person.split == "valid"])
     else:
-        people = validate_images(people, read_image_names(valid_list))
+        names = read_image_names(valid_list)
+        unknown = sorted(names - {person.image for person in people})
+        if unknown:
+            some = ", ".join(unknown[:3]) + (", …" if len(unknown) > 3 else "")
+            report(f"{valid_list}: {len(unknown):,} of {len(names):,} names are of no image in the annotations: {some}")
+        people = validate_images(people, names)
     count = sum(person.split == "valid" for person in people)
     if not count:
         raise UserError(f"--valid-list {valid_list} has nobody of the annotations; give a list of their images")

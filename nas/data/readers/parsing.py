@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -40,7 +41,7 @@ def file_format(path: Path, remedy: str) -> Literal["HDF5", "MATLAB", "JSON"]:
         return "HDF5"
     if start[126:128] in (b"IM", b"MI"):
         return "MATLAB"
-    if start.lstrip()[:1] in (b"[", b"{"):
+    if start.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"[", b"{"):
         return "JSON"
     raise UserError(f"{path}: neither HDF5 nor MATLAB nor JSON, or damaged; {remedy}")
 
@@ -54,7 +55,7 @@ def read_json(path: Path, remedy: str) -> Any:
     if not path.is_file():
         raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}; {remedy}")
     try:
-        return from_json(path.read_bytes())
+        return from_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not JSON, truncated or damaged ({error}); {remedy}") from error
 

@@ -79,7 +79,7 @@ def read_image_names(path: Path) -> frozenset[str]:
     """
     remedy = "give a text file with one image name per line"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows editors write a byte order mark
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable text file ({type(error).__name__}); {remedy}") from error
     names = frozenset(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))

@@ -139,7 +139,7 @@ class BenchmarkTable:
             UserError: the file is missing, damaged or something else.
         """
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = json.loads(path.read_text(encoding="utf-8-sig"))
             if raw.pop("format") != FORMAT:
                 raise ValueError(f"its format is not {FORMAT!r}")
             rows = tuple(

@@ -231,7 +231,7 @@ def _read_values(path: Path) -> Any:
     if path.suffix == ".toml":
         return read_toml(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON: {error}") from error
     except OSError as error:

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas.data.people import Person, image_split
+from nas.data.readers.dataset import apply_validation_list
+from nas.data.readers.parsing import file_format, read_json
 from nas.data.readers.splits import (
     TRAINING,
     merge,
@@ -79,3 +81,25 @@ def test_names_of_images(tmp_path: Path) -> None:
             read_image_names(path)
     with pytest.raises(UserError, match="FileNotFoundError"):
         read_image_names(tmp_path / "none")
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_lists_of_windows_are_read(tmp_path: Path, mark: str, ends: str) -> None:
+    (tmp_path / "list.txt").write_bytes(ends.join([f"{mark}a.jpg", "# comment", " b.jpg ", ""]).encode())
+    assert read_image_names(tmp_path / "list.txt") == {"a.jpg", "b.jpg"}
+
+
+def test_names_that_match_nothing_are_said(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("a.jpg\nno_such.jpg\n")
+    said: list[str] = []
+    people = apply_validation_list([person("a.jpg"), person("b.jpg")], tmp_path / "list.txt", said.append)
+    assert [one.split == "valid" for one in people] == [True, False]
+    assert any("1 of 2 names are of no image in the annotations: no_such.jpg" in line for line in said)
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_json_of_windows_is_read(tmp_path: Path, mark: bytes) -> None:
+    (tmp_path / "people.json").write_bytes(mark + b'{"images": []}')
+    assert read_json(tmp_path / "people.json", "remedy") == {"images": []}
+    assert file_format(tmp_path / "people.json", "remedy") == "JSON"
