@@ -65,16 +65,20 @@ def check_fixed(study: Study, config: StudyConfig) -> None:
             )
 
 
+_PATHS = ("space", "data.file")
+"""Settings that name files, whose content is part of a study's identity."""
+
+
 def store_changes(study: Study, config: StudyConfig) -> list[str]:
     """Store settings that have changed since the study was begun; they hold from now on.
 
     Returns:
-        each change as text: key, from what to what.
+        each change as text: key, from what to what. Files that have only moved are not among them.
     """
     changes = _changes(study, config)
     if study.user_attrs.get("config") != config.model_dump(mode="json"):
         study.set_user_attr("config", config.model_dump(mode="json"))
-    return [f"{key} was {was!r}, is {now!r}" for key, was, now in changes]
+    return [f"{key} was {was!r}, is {now!r}" for key, was, now in changes if key not in _PATHS]
 
 
 def _changes(study: Study, config: StudyConfig) -> list[tuple[str, Any, Any]]:

@@ -106,7 +106,9 @@ def test_a_study_whose_every_trial_raises_ends_with_the_reason(place: Workplace)
     (place.folder / "own.py").write_text(BROKEN)
     place.space.write_text(place.space.read_text().replace('["bottleneck", "separable"]', '["own:Broken"]'))
     for trials in (2, 2, 50):  # the second time, nothing is left to search
-        done = place.run("search", "--study", "tiny.toml", "--trials", trials, "--workers", 1)
+        done = place.run(
+            "search", "--study", "tiny.toml", "--trials", trials, "--workers", 1, "--allow-code", "own:Broken"
+        )
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
         assert done.stderr.count("RuntimeError: no such luck") == 1
