@@ -21,7 +21,7 @@ from nas.architecture.cost import Cost, network_cost
 from nas.architecture.hourglass import build_network
 from nas.consent import CodeNotAllowedError, allow_code, allowed_code
 from nas.data.packed.reader import PackedPeople
-from nas.data.packed.summary import PackedSummary, describe_packed
+from nas.data.packed.summary import PackedSummary, describe_packed, scored_people
 from nas.errors import UserError
 from nas.study.config import OBJECTIVES, DataSettings, StudyConfig, check_same, identity_hash
 from nas.study.files import no_study
@@ -393,11 +393,21 @@ def prepare(config: StudyConfig, runs: Path, storage: str | None = None, checkpo
     for split in ("train", "holdout"):
         if not summary.counts.get(split):
             raise UserError(f"{file}: no {split} people; make it again with `python -m nas.prepare`")
+    _check_scored(file, "holdout")
     experiment = Experiment(config, space, summary, folder, storage or default_url(folder), checkpoints)
     for name in config.baselines:
         experiment.published(name)
     _check_affordable(experiment)
     return experiment
+
+
+def _check_scored(file: Path, split: str) -> None:
+    """Raise UserError if nobody of a split has a labelled joint that counts: every PCKh would be no number."""
+    if not scored_people(file)[split]:
+        raise UserError(
+            f"{file}: no joint that counts is labelled among its {split} people, so that there is no PCKh; "
+            "see `python -m nas.prepare check`"
+        )
 
 
 def _prepare_in_worker(

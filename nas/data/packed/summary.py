@@ -70,6 +70,19 @@ def describe_packed(path: str | os.PathLike[str]) -> PackedSummary:
         return read_summary(path, file)[0]
 
 
+def scored_people(path: str | os.PathLike[str]) -> dict[str, int]:
+    """Number of people per split of whom at least one joint that counts is labelled; without any, there is no PCKh.
+
+    Raises:
+        UserError: as :func:`describe_packed`.
+    """
+    path = Path(path)
+    with open_packed(path) as file:
+        summary, splits = read_summary(path, file, verify=False)
+        scored = file["labelled"][:][:, list(summary.skeleton.scored)].any(axis=1)
+        return {name: int((scored & (splits == index)).sum()) for index, name in enumerate(SPLITS)}
+
+
 @contextmanager
 def open_packed(path: Path) -> Iterator[h5py.File]:
     """Open a packed file for reading; whatever h5py raises on its content becomes one clear error.

@@ -128,6 +128,7 @@ class _Validator:
     def __init__(self, summary: PackedSummary) -> None:
         self.summary = summary
         self.digests: list[bytes] = []
+        self._scored = dict.fromkeys(range(len(SPLITS)), 0)  # split → labelled joints that count
         self._joints = self._outside_box = self._outside_crop = 0
         self._head_sizes: list[NDArray[np.float64]] = []
         self._unlabelled: list[int] = []
@@ -148,6 +149,9 @@ class _Validator:
         self._outside_box += int((located & _outside(joints, margin, side - margin)).sum())
         self._outside_crop += int((located & _outside(joints, 0, side)).sum())
         self._unlabelled += part.rows[~labelled.any(-1)].tolist()
+        counted = labelled[:, list(self.summary.skeleton.scored)].sum(-1)
+        for split in self._scored:
+            self._scored[split] += int(counted[splits == split].sum())
 
         matrix = part.columns["to_original"].astype(np.float64)
         with np.errstate(all="ignore"):  # overflows are found by the check for finite values
@@ -195,7 +199,12 @@ class _Validator:
             problems.append(f"{self._outside_crop:,} of {self._joints:,} labelled joints lie outside their crops")
         if len(self._unlabelled) == people:
             problems.append("nobody has a labelled joint")
-        elif self._unlabelled:
+        else:
+            unscored = [name for i, name in enumerate(SPLITS) if summary.counts[name] and not self._scored[i]]
+            if unscored:
+                joints = ", ".join(summary.skeleton.groups)
+                problems.append(f"no joint that counts ({joints}) is labelled in split {' or '.join(unscored)}")
+        if self._unlabelled and len(self._unlabelled) < people:
             notes.append(f"{len(self._unlabelled):,} people have no labelled joint: {_examples(self._unlabelled)}")
         empty = [name for name in SPLITS if not summary.counts[name]]
         if empty:

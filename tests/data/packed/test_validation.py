@@ -85,6 +85,11 @@ def test_problems_are_reported(tmp_path: Path) -> None:
     assert (found.outside_crop, found.outside_box) == (30, 30)
     nobody = {row: np.zeros(16, np.bool_) for row in range(10)}
     check(write(path, labelled=nobody), "nobody has a labelled joint")
+    pelvis = {row: np.arange(16) == 6 for row in range(10)}
+    check(
+        write(path, labelled=pelvis),
+        "no joint that counts (head, shoulder, elbow, wrist, hip, knee, ankle) is labelled",
+    )
 
 
 def test_changed_data_is_named_by_row(tmp_path: Path) -> None:
