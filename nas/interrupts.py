@@ -15,7 +15,7 @@ from types import FrameType
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells report it."""
 
-MESSAGE = "interrupted; the same command goes on"
+MESSAGE = "interrupted; run the same command again to continue"
 
 
 def is_command() -> bool:

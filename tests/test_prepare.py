@@ -584,7 +584,7 @@ def test_ctrl_c_then_resume(tmp_path: Path, after: str, command: Command) -> Non
     os.killpg(process.pid, signal.SIGINT)  # to the whole group, as a terminal does
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.splitlines()[-1] == "interrupted; the same command goes on"
+    assert errors.splitlines()[-1] == "interrupted; run the same command again to continue"
     assert "Traceback" not in errors
     assert out.read_bytes() == b"what was there"
     if after == "the start":

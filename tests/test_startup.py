@@ -116,7 +116,7 @@ def test_ctrl_c_during_an_import_ends_with_one_line(tmp_path: Path, library: str
         assert process.stdout.readline() == "importing\n"
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "interrupted; the same command goes on\n")
+    assert (process.returncode, errors) == (130, "interrupted; run the same command again to continue\n")
 
 
 def test_a_program_that_imports_the_package_keeps_its_own_ctrl_c() -> None:

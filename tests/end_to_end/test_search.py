@@ -98,7 +98,7 @@ def test_ctrl_c_hands_back_what_was_running_and_the_same_command_goes_on(place: 
         os.killpg(process.pid, signal.SIGINT)  # to the whole group, as a terminal does
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 130
-        assert errors == "interrupted; the same command goes on\n"
+        assert errors == "interrupted; run the same command again to continue\n"
         until(lambda: not living(process.pid), "nothing is left running", 20)
     before = [essence(trial) for trial in place.done()]
     assert 1 <= len(before) < 3
@@ -115,7 +115,7 @@ def test_ctrl_c_while_workers_start_is_quiet(place: Workplace) -> None:
         until(lambda: any(_imports_torch(one.pid) for one in living(process.pid)[1:]), "a worker starts")
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-        assert (process.returncode, errors) == (130, "interrupted; the same command goes on\n")
+        assert (process.returncode, errors) == (130, "interrupted; run the same command again to continue\n")
         until(lambda: not living(process.pid), "nothing is left running", 20)
     assert not any(trial.state == TrialState.RUNNING for trial in place.trials())
 
