@@ -393,7 +393,7 @@ def prepare(config: StudyConfig, runs: Path, storage: str | None = None, checkpo
     for split in ("train", "holdout"):
         if not summary.counts.get(split):
             raise UserError(f"{file}: no {split} people; make it again with `python -m nas.prepare`")
-    _check_scored(file, "holdout")
+    check_scored(file, "holdout")
     experiment = Experiment(config, space, summary, folder, storage or default_url(folder), checkpoints)
     for name in config.baselines:
         experiment.published(name)
@@ -401,7 +401,7 @@ def prepare(config: StudyConfig, runs: Path, storage: str | None = None, checkpo
     return experiment
 
 
-def _check_scored(file: Path, split: str) -> None:
+def check_scored(file: Path, split: str) -> None:
     """Raise UserError if nobody of a split has a labelled joint that counts: every PCKh would be no number."""
     if not scored_people(file)[split]:
         raise UserError(

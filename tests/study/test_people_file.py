@@ -12,6 +12,8 @@ import pytest
 from nas.data.people import SPLITS
 from nas.errors import UserError
 from nas.study.config import StudyConfig
+from nas.study.execution.full_training import retrain
+from nas.study.execution.network_selection import SelectedNetwork
 from nas.study.experiment import prepare
 from nas.study.people_file import people_file
 
@@ -41,3 +43,20 @@ def test_people_of_whom_no_joint_counts_are_refused_before_training(config: Stud
     data = config.data.model_copy(update={"file": str(unlabelled), "synthetic": None})
     with pytest.raises(UserError, match=r"unlabelled\.h5: no joint that counts is labelled among its holdout people"):
         prepare(config.model_copy(update={"data": data}), tmp_path / "other")
+
+
+def test_validation_people_of_whom_no_joint_counts_are_refused_before_full_training(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    experiment = prepare(config, tmp_path / "runs")
+    study = experiment.open_study()
+    file = people_file(config, experiment.folder)
+    with h5py.File(file, "r+") as content:
+        labelled = content["labelled"][:]
+        labelled[np.flatnonzero(content["split"][:] == SPLITS.index("valid"))] = False
+        content["labelled"][:] = labelled
+    schedule = config.full_schedule()
+    (candidate, *_) = experiment.sample()
+    with pytest.raises(UserError, match="no joint that counts is labelled among its valid people"):
+        retrain(experiment, study, SelectedNetwork("chosen", candidate, None), schedule, "cpu", 0)
+    assert not (experiment.folder / "full").exists()

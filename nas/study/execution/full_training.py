@@ -32,7 +32,8 @@ from nas.study.execution.network_selection import SelectedNetwork
 from nas.study.execution.training_lock import training_lock
 from nas.study.execution.training_log import TrainingLog
 from nas.study.execution.trial_artifacts import CHECKPOINT, TrainingSummary, escape_markdown, save_artifacts
-from nas.study.experiment import Experiment
+from nas.study.experiment import Experiment, check_scored
+from nas.study.people_file import find_people
 from nas.study.provenance import record
 from nas.study.storage.backend import create_study
 from nas.study.storage.study_store import StudyStore
@@ -142,6 +143,7 @@ def retrain(
     """
     if not experiment.summary.counts.get("valid"):
         raise UserError(f"{experiment.config.data.file}: no valid people to score on; make it again with nas.prepare")
+    check_scored(find_people(experiment.config, experiment.folder, experiment.summary.checksum), "valid")
     experiment.check_companion(study, "full")  # before hours of training, not after
     folder = _training_folder(experiment, selected, schedule)
     with training_lock(folder) if rank == 0 else nullcontext():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -85,6 +86,7 @@ def _plot(left: int, title: str, points: Sequence[tuple[int, float]], minimum: f
 
 def _tick_step(minimum: float) -> float:
     """The smallest of 1, 2, 5, 10, 20, … × 10⁻⁶ that is not below ``minimum``."""
+    assert math.isfinite(minimum), "an infinite axis has no ticks"
     power = 1e-6
     while True:
         for factor in (1, 2, 5):
