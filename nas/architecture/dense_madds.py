@@ -70,6 +70,14 @@ _COSTLY = (
     "bag",
 )
 """Parts of the names of ATen's other operations that multiply and add; all others do little for each value."""
+_CHEAP = frozenset(("linalg_vector_norm", "lgamma", "lgamma_", "digamma", "digamma_", "polygamma", "special_gammaln"))
+"""Names that have such a part and do little for each value all the same."""
+
+
+def _is_costly(name: str) -> bool:
+    if name in _CHEAP or name.startswith(("_convert", "upsample")):
+        return False
+    return any(part in name for part in _COSTLY)
 
 
 class _DenseCounter(TorchDispatchMode):
@@ -92,7 +100,7 @@ class _DenseCounter(TorchDispatchMode):
         rule = _RULES.get(operation)
         if rule is not None:
             self.madds += rule(args, out)
-        elif func.namespace not in ("aten", "prim", "prims") or any(part in operation.__name__ for part in _COSTLY):
+        elif func.namespace not in ("aten", "prim", "prims") or _is_costly(operation.__name__):
             raise UncountableError(f"{func.namespace}::{operation.__name__}")
         return out
 

@@ -95,6 +95,28 @@ def test_every_spelling_counts_the_same(module: nn.Module, madds: int) -> None:
     assert module.training, "it is left in the mode that it was in"
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: F.normalize(x, dim=1),
+        lambda x: x / (x.norm(dim=(2, 3), keepdim=True) + 1),
+        lambda x: x / (torch.linalg.vector_norm(x) + 1),
+        lambda x: torch.lgamma(x + 1),
+    ],
+    ids=["normalize", "norm", "vector norm", "lgamma"],
+)
+def test_operations_that_do_little_for_each_value_are_free(function: Callable[[Tensor], Tensor]) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(CHANNELS, OUT, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.convolution(function(x))  # type: ignore[no-any-return]
+
+    assert count_module(Block(), SHAPE).madds == CONVOLUTION
+
+
 BLOCKS = """
 import torch
 from torch import nn
