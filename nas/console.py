@@ -235,7 +235,7 @@ def writable_file(path: Path, flag: str) -> Path:
 
 def print_note(text: str) -> None:
     """Print a note on standard error."""
-    stderr.print(f"note: {text}", soft_wrap=True, markup=False)
+    stderr.print(f"note: {text}", soft_wrap=True)
 
 
 def print_json(value: object, **options: Any) -> None:

@@ -11,6 +11,12 @@ class UserError(Exception):
     """
 
 
+def describe_error(error: BaseException) -> str:
+    """Return an error's type and message on one line."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
 class TerminatedError(Exception):
     """A command was stopped by a SIGTERM and has saved its state; it exits with code 143."""
 

@@ -173,7 +173,7 @@ def _print_report(report: ScoreReport) -> None:
 
 
 def _print_line(line: str) -> None:
-    console.print(line, soft_wrap=True, markup=False)
+    console.print(line, soft_wrap=True)
 
 
 if __name__ == "__main__":

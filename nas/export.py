@@ -188,7 +188,7 @@ def _print(trained: TrainedNetwork, exported: ExportedNetwork, files: FileOption
         f"  one image {exported.where}: {latency}",
         f"{files.card}: its model card",
     ):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
 
 
 if __name__ == "__main__":

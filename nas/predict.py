@@ -142,7 +142,7 @@ def main(
         for record in records:  # not before: lines on standard output would run into the progress bar
             drawn = record["drawing"]
             written = out / drawn if drawn else "its JSON file only, not drawn"
-            console.print(f"{record['picture']}: {written}", soft_wrap=True, markup=False)
+            console.print(f"{record['picture']}: {written}", soft_wrap=True)
     failed = len(sources) - sum(record["drawing"] is not None for record in records)
     if failed:
         if not listing.quiet:
@@ -181,7 +181,7 @@ def _write_all(
 
 def _print_error(text: str) -> None:
     """Print an error of one file: the others are done."""
-    stderr.print(f"error: {' '.join(text.split())}", soft_wrap=True, markup=False)
+    stderr.print(f"error: {' '.join(text.split())}", soft_wrap=True)
 
 
 def _numbers(flag: str, text: str, names: str) -> list[float]:

@@ -349,7 +349,7 @@ def _print_validation(file: Path, report: ValidationReport, problems: Sequence[s
 
 
 def _say(line: str) -> None:
-    console.print(line, soft_wrap=True, markup=False)
+    console.print(line, soft_wrap=True)
 
 
 def _pack(dataset: Dataset, packing: PackFlags) -> None:
@@ -419,7 +419,7 @@ def _report(out: Path, seconds: float, resumed: int, dropped: Mapping[str, int],
         *more,
         f"crops {side}×{side} (box {packed.box}), {encoding}, {size:,.1f} MiB, {seconds:.1f} s, {rate:,.0f}/s",
     ]
-    console.print("\n".join(lines), soft_wrap=True, markup=False)
+    console.print("\n".join(lines), soft_wrap=True)
 
 
 if __name__ == "__main__":

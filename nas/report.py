@@ -78,7 +78,7 @@ def main(
         from nas.study.reporting.study_move import copy_study_to
 
         names = copy_study_to(results, documents.copy_to)
-        stderr.print(f"copied: {', '.join(names)}", soft_wrap=True, markup=False)
+        stderr.print(f"copied: {', '.join(names)}", soft_wrap=True)
     if number is not None:
         print_trial(results, number, output.as_json)
         return

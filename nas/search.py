@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas import interrupts
-from nas.console import parse_count, run, stderr
+from nas.console import parse_count, print_note, run
 from nas.errors import UserError
 from nas.options import CodeOptions, LocationOptions, OutputOptions, ScheduleOptions, command, new_app
 from nas.study.files import checkpoint_folder, find
@@ -137,7 +137,7 @@ def main(
     opened = experiment.open_study()
     changes = experiment.store_changes(opened)
     if changes and not output.quiet:
-        stderr.print(f"note: from now on, {'; '.join(changes)}", soft_wrap=True, markup=False)
+        print_note(f"from now on, {'; '.join(changes)}")
     processes = worker_count(workers.workers, experiment, device, output.quiet or output.as_json)
     interrupts.work_begins()
     session = SearchSession(experiment, opened, devices_for(device, processes), output.quiet, output.as_json)

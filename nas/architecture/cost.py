@@ -18,13 +18,12 @@ from typing import Any
 import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas.architecture.blocks import needs_resolution
-from nas.architecture.dense_madds import FVCORE_NAMES, UncountableError, dense_madds
+from nas.architecture.dense_madds import FVCORE_NAMES, MaddsCounter, UncountableError, dense_madds
 from nas.architecture.hourglass import check_input_size, make_block
 from nas.architecture.spec import Architecture, BlockChoice
-from nas.errors import UserError
+from nas.errors import UserError, describe_error
 
 logging.getLogger("fvcore").setLevel(logging.ERROR)
 
@@ -129,11 +128,11 @@ def _count(choice: BlockChoice, in_channels: int, width: int, resolution: tuple[
             "madds(height, width) that returns its own, or use another operation"
         ) from error
     except Exception as error:  # a block of one's own, and the tracer on it, may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        shape = (1, in_channels, *resolution)
         raise UncountableBlockError(
-            f"block {choice.kind!r}: its multiply-adds cannot be counted ({reason}); it must run on a tensor "
-            f"(1, {in_channels}, {resolution[0]}, {resolution[1]}), unscripted and without reentrant checkpointing, or "
-            "declare them with a method madds(height, width)"
+            f"block {choice.kind!r}: its multiply-adds cannot be counted ({describe_error(error)[:300]}); it must run on "
+            f"a tensor {shape}, unscripted and without reentrant checkpointing, or declare them with a method "
+            "madds(height, width)"
         ) from error
 
 
@@ -155,7 +154,7 @@ class _UnknownOperationError(Exception):
     """There is no rule for an operation in :class:`_Counter`."""
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(MaddsCounter):
     """Counts the operations run on meta tensors by fvcore's rules; several times faster than tracing."""
 
     _aten = torch.ops.aten
@@ -166,15 +165,6 @@ class _Counter(TorchDispatchMode):
             *(_aten.cat, _aten.transpose, _aten.permute, _aten.view, _aten.clone, _aten.slice, _aten.channel_shuffle),
         )
     )
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.madds = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # True would import PyTorch's compiler, which takes seconds; nothing is compiled here.
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

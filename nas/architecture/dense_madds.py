@@ -80,8 +80,12 @@ def _is_costly(name: str) -> bool:
     return any(part in name for part in _COSTLY)
 
 
-class _DenseCounter(TorchDispatchMode):
-    """Counts operations as they are run."""
+class MaddsCounter(TorchDispatchMode):
+    """Counts multiply-adds as operations are run; a subclass has the rules.
+
+    Attributes:
+        madds: counted so far.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -91,6 +95,10 @@ class _DenseCounter(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         # True would import PyTorch's compiler, which takes seconds; nothing is compiled here.
         return False
+
+
+class _DenseCounter(MaddsCounter):
+    """Counts convolutions, matrix products and attention."""
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -86,7 +86,7 @@ class FullSettings(_Table):
 class BudgetSettings(_Table):
     """Largest networks to consider; nothing above it is trained. Layers take time however little they multiply.
 
-    ``max_latency_ms`` is of one picture on the worker's own device (on a CPU with one thread), measured when a trial
+    ``max_latency_ms`` is of one image on the worker's own device (on a CPU with one thread), measured when a trial
     has begun: unlike the others it cannot keep samplers from proposing what is over, and each such trial counts.
     """
 

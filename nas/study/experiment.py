@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shlex
 import uuid
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -19,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.architecture.cost import Cost, network_cost
 from nas.architecture.hourglass import build_network
-from nas.consent import CodeNotAllowedError, allow_code, allowed_code
+from nas.consent import allow_code, allowed_code
 from nas.data.packed.reader import PackedPeople
 from nas.data.packed.summary import PackedSummary, describe_packed, scored_people
 from nas.errors import UserError
@@ -134,15 +135,16 @@ class Experiment:
 
     def sample(self, networks: int = 300) -> list[Candidate]:
         """Random networks of the space within budget, the fewest MAdds first; of so many draws, always the same."""
+        return sorted(self.draw(networks), key=lambda candidate: self.problem.cost(candidate).madds)
+
+    def draw(self, networks: int = 300) -> Iterator[Candidate]:
+        """Yield random networks of the space within budget; of so many draws, always the same."""
         rng = random.Random(0)
-        drawn: list[tuple[int, Candidate]] = []
         for _ in range(networks):
             with suppress(ValueError):  # values that cannot be built together
                 candidate = self.problem.candidate(self.space.random(rng))
-                cost = self.problem.cost(candidate)
-                if self.within_budget(cost):
-                    drawn.append((cost.madds, candidate))
-        return [candidate for _, candidate in sorted(drawn, key=lambda pair: pair[0])]
+                if self.within_budget(self.problem.cost(candidate)):
+                    yield candidate
 
     def within_budget(self, cost: Cost) -> bool:
         """Whether a cost may be trained."""
@@ -176,10 +178,7 @@ class Experiment:
     def candidate_of(self, trial: FrozenTrial) -> Candidate:
         """What a trial tried."""
         stored = trial.user_attrs.get("candidate")
-        try:
-            return Candidate.from_dict(stored) if stored else self.problem.candidate(trial.params)
-        except CodeNotAllowedError as error:
-            raise UserError(f"study {self.config.name}, trial {trial.number}: {error}") from error
+        return Candidate.from_dict(stored) if stored else self.problem.candidate(trial.params)
 
     def schedule_of(self, trial: FrozenTrial) -> ScheduleConfig:
         """What a trial trains: the short schedule, or one of several times its length."""
@@ -332,7 +331,7 @@ class Experiment:
         return checkpoint_folder_of(study, self.config.name) or self.folder / "checkpoints"
 
     def artifacts_of(self, study: Study) -> Path:
-        """Where pictures of all studies of a storage are kept: a dashboard serves one storage from one folder.
+        """Where images of all studies of a storage are kept: a dashboard serves one storage from one folder.
 
         Beside an SQLite database. With a server, in the folder that all machines reach, if the study names one (and
         no URL), else among the runs.
@@ -344,7 +343,7 @@ class Experiment:
         return (Path(named) if named and "://" not in named else self.folder.parent) / "artifacts"
 
     def artifact_folders(self, study: Study) -> list[Path]:
-        """Where pictures may be: where they are kept, and where other databases of these studies kept them."""
+        """Where images may be: where they are kept, and where other databases of these studies kept them."""
         runs = self.folder.parent
         return list(dict.fromkeys([self.artifacts_of(study), self.folder / "artifacts", runs / "artifacts"]))
 
@@ -518,7 +517,7 @@ def points_of(study: Study) -> list[Point]:
 
 
 def images_of(study: Study) -> int:
-    """Pictures that a study's ended trials were trained on, each sitting's counted once."""
+    """Images that a study's ended trials were trained on; those of a requeued trial are counted once."""
     return sum(int(t.user_attrs.get("images", 0)) for t in study.get_trials(deepcopy=False, states=DONE))
 
 

@@ -121,7 +121,7 @@ def summary_from_dict(raw: Any) -> PackedSummary | None:
 
 
 def keep_checkpoints(study: Study, folder: str) -> None:
-    """Put down where a study's unfinished trials are kept. Not while one runs: its worker would not be told.
+    """Store where a study's unfinished trials are kept. Not while one runs: its worker would not be told.
 
     Raises:
         UserError: trials are running.
@@ -130,7 +130,7 @@ def keep_checkpoints(study: Study, folder: str) -> None:
     if stored == folder:
         return
     if study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        where = stored or "the study's folder"
+        where = mask_password(stored) if stored else "the study's folder"  # versions before 0.8 stored passwords
         raise UserError(
             f"--checkpoints {folder}: trials are running whose checkpoints are kept in {where}; leave the flag out, or "
             "wait until they have ended"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.console import stderr
+from nas.console import print_note
 from nas.errors import UserError
 from nas.study.space.candidate import Candidate
 from nas.study.space.choices import Value, find_value
@@ -62,12 +62,12 @@ def note_left_out(study: Study, silent: bool = False) -> None:
     some = "; ".join(f"trial {number}: {reason}" for number, reason in list(left_out.items())[:_NAMED])
     more = f"; and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
     plural = "s" if len(left_out) > 1 else ""
-    _say_once(f"note: {len(left_out)} trial{plural} of study {study.study_name} left out: {some}{more}")
+    _say_once(f"{len(left_out)} trial{plural} of study {study.study_name} left out: {some}{more}")
 
 
 @cache
 def _say_once(text: str) -> None:
-    stderr.print(text, soft_wrap=True, markup=False)
+    print_note(text)
 
 
 def _problem_with_network(experiment: Experiment, trial: FrozenTrial) -> str | None:

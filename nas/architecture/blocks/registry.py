@@ -20,6 +20,7 @@ from typing import TypeVar
 from torch import nn
 
 from nas.consent import check_allowed, check_block_name
+from nas.errors import describe_error
 
 Option = bool | int | float | str | tuple[int, ...]
 BlockClass = TypeVar("BlockClass", bound=type[nn.Module])
@@ -71,8 +72,7 @@ def block_class(kind: str) -> type[nn.Module]:
     try:
         block = getattr(importlib.import_module(module), name)
     except (Exception, SystemExit) as error:  # a module may raise anything, and call sys.exit
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"block {kind!r} cannot be imported: {reason}") from error
+        raise ValueError(f"block {kind!r} cannot be imported: {describe_error(error)}") from error
     if not (isinstance(block, type) and issubclass(block, nn.Module)):
         raise ValueError(f"block {kind!r} is not a torch.nn.Module class")
     return block

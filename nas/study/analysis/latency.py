@@ -1,4 +1,4 @@
-"""How long a study's networks take for one picture, on the device at hand."""
+"""How long a study's networks take for one image, on the device at hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nas.study.space.candidate import Candidate
 @dataclass(frozen=True)
 class MeasuredLatency:
     """Attributes:
-    ms: milliseconds for one picture, the median of many runs.
+    ms: milliseconds for one image, the median of many runs.
     low: a tenth of the runs were faster.
     high: a tenth were slower.
     device: that it was measured on; on a CPU, with one thread.

@@ -71,7 +71,7 @@ class BenchmarkTable:
         space: path of the space file, or its name in search_spaces/.
         space_hash: of its content.
         width_scale: the study's.
-        input_size: H = W of the pictures.
+        input_size: H = W of the images.
         joints: J.
         epochs: of the schedule.
         images: of the schedule.
@@ -255,7 +255,7 @@ class Replayed:
 
     Attributes:
         hypervolume: of the networks trained to the end, after each trial.
-        images: pictures trained on, in all.
+        images: number trained on, in all.
         seconds: of each proposal.
     """
 

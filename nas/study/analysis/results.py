@@ -32,7 +32,7 @@ class HistoryStep:
     """How far a search had come when a trial ended.
 
     Attributes:
-        images: pictures trained until then.
+        images: number trained on until then.
         volume: hypervolume.
         size: of the front.
     """
@@ -53,7 +53,7 @@ class FullTrainingResult:
         pckh: after full training, on the validation people.
         params: exact.
         madds: exact.
-        images: pictures of the full training.
+        images: of the full training.
         network: in words.
         on_front: no other fully trained network beats it.
     """

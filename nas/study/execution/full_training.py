@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -146,47 +146,47 @@ def retrain(
     check_scored(find_people(experiment.config, experiment.folder, experiment.summary.checksum), "valid")
     experiment.check_companion(study, "full")  # before hours of training, not after
     folder = _training_folder(experiment, selected, schedule)
-    with training_lock(folder) if rank == 0 else nullcontext():
-        return _retrain_in(folder, experiment, study, selected, schedule, device, rank, hooks or TrainingHooks())
-
-
-def _retrain_in(
-    folder: Path,
-    experiment: Experiment,
-    study: Study,
-    selected: SelectedNetwork,
-    schedule: ScheduleConfig,
-    device: str,
-    rank: int,
-    hooks: TrainingHooks,
-) -> RetrainResult:
-    """Train in a folder that no other process uses; see :func:`retrain`."""
     size = experiment.config.data.input_size
-    people = fit_to_input(experiment.load_people(("train", "holdout"), device), size)
-    valid = fit_to_input(experiment.load_people("valid", device), size)
-    log = TrainingLog(folder, schedule) if rank == 0 else None
+    with training_lock(folder) if rank == 0 else nullcontext():
+        people = fit_to_input(experiment.load_people(("train", "holdout"), device), size)
+        valid = fit_to_input(experiment.load_people("valid", device), size)
+        with _logged(folder, schedule, rank, hooks or TrainingHooks()) as (logged, log):
+            trained = _train(experiment, selected, schedule, people, valid, folder / CHECKPOINT, logged)
+        if log is not None:
+            log.rewrite(trained.history)
+        if trained.stopped or trained.evaluation is None:
+            raise UserError(
+                f"{selected.label}: {trained.stopped}; try a lower learning_rate in [full] of the study file"
+            )
+        result = _result(experiment, selected, schedule, trained, valid, folder / CHECKPOINT)
+        if rank == 0:
+            content = {
+                "result": asdict(result),
+                "candidate": selected.candidate.to_dict(),
+                "schedule": schedule.to_dict(),
+                "record": record(),
+            }
+            write_atomically(folder / "result.json", json.dumps(content, indent=1).encode())
+            store_result(experiment, study, selected, result, schedule, trained, valid)
+    return result
+
+
+@contextmanager
+def _logged(
+    folder: Path, schedule: ScheduleConfig, rank: int, hooks: TrainingHooks
+) -> Iterator[tuple[TrainingHooks, TrainingLog | None]]:
+    """Yield the hooks, which log each epoch on rank 0, and the log; it is closed at the end."""
+    if rank:
+        yield hooks, None
+        return
+    log = TrainingLog(folder, schedule)
 
     def log_epoch(epoch: Epoch) -> str | None:
-        if log is not None:
-            log.append(epoch)
+        log.append(epoch)
         return hooks.after_epoch(epoch)
 
-    logged = replace(hooks, after_epoch=log_epoch)
-    try:
-        trained = _train(experiment, selected, schedule, people, valid, folder / CHECKPOINT, logged)
-    finally:
-        if log is not None:
-            log.close()
-    if log is not None:
-        log.rewrite(trained.history)
-    if trained.stopped or trained.evaluation is None:
-        raise UserError(f"{selected.label}: {trained.stopped}; try a lower learning_rate in [full] of the study file")
-    result = _result(experiment, selected, schedule, trained, valid, folder / CHECKPOINT)
-    if rank == 0:
-        content = {"result": asdict(result), "candidate": selected.candidate.to_dict(), "schedule": schedule.to_dict()}
-        write_atomically(folder / "result.json", json.dumps({**content, "record": record()}, indent=1).encode())
-        store_result(experiment, study, selected, result, schedule, trained, valid)
-    return result
+    with closing(log):
+        yield replace(hooks, after_epoch=log_epoch), log
 
 
 def _train(

@@ -23,7 +23,7 @@ from optuna_dashboard.artifact import get_artifact_path
 
 from nas.architecture.cost import Cost
 from nas.architecture.summary import diagram, structure
-from nas.console import format_count, format_duration, stderr
+from nas.console import format_count, format_duration, print_note
 from nas.data.augmentation import fit_to_input
 from nas.data.media_io import encode_image
 from nas.data.packed.reader import PackedPeople
@@ -115,7 +115,7 @@ def save_artifacts(
 
 @cache
 def _warn_once(text: str) -> None:
-    stderr.print(f"note: {text}; trials continue without them", soft_wrap=True, markup=False)
+    print_note(f"{text}; trials continue without them")
 
 
 def _upload(store: StudyStore, trial: optuna.Trial, folder: Path, files: Mapping[str, bytes]) -> dict[str, str]:

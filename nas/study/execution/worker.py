@@ -20,7 +20,7 @@ from nas.architecture.cost import Cost, Shape, add_to_cache
 from nas.console import TERMINATED, deferred_sigterm, make_printable
 from nas.data.augmentation import fit_to_input
 from nas.data.packed.reader import PackedPeople
-from nas.errors import UserError
+from nas.errors import UserError, describe_error
 from nas.study.execution.trial_session import TrialSession
 from nas.study.experiment import Experiment
 from nas.study.optimization.problem import NoCandidateLeftError, check_unseen
@@ -74,17 +74,11 @@ def worker_main(
         except NoCandidateLeftError:
             send("exhausted", None)
         except (Exception, SystemExit) as error:  # a block of the user's own may call sys.exit
-            failure = describe_failure(error)
+            failure = describe_error(error)
             _log_failure(experiment, failure)
             send("failed", failure)
             os._exit(FAILED)
         send("done", None)  # an end without a message is a death, whatever its exit code
-
-
-def describe_failure(error: BaseException) -> str:
-    """An error as one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def failure_log(experiment: Experiment) -> Path:
@@ -127,7 +121,7 @@ def _run(experiment: Experiment, total: int, device: str, send: Send, should_sto
         except (Exception, SystemExit) as error:
             store.retry(lambda: experiment.check_still_there(study))
             # The next trial gets a new process: nothing is known of the state that this one is in.
-            reason = requeue_failed(study, trial, Owner.of(plan), describe_failure(error))
+            reason = requeue_failed(study, trial, Owner.of(plan), describe_error(error))
             lease.end()
             if reason is not None:
                 send("given up", (plan.number, reason, time.monotonic() - started))

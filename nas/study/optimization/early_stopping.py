@@ -49,14 +49,14 @@ class StoppingRule:
         gains = [f.pckh - f.rungs[epoch] for f in finished if epoch in f.rungs]
         if len(gains) < self.least:
             return None
-        hoped = pckh + float(np.quantile(gains, self.quantile))
-        rivals = [f for f in finished if f.params <= params and f.madds <= madds]
-        if not rivals:
+        expected = pckh + float(np.quantile(gains, self.quantile))
+        cheaper = [f for f in finished if f.params <= params and f.madds <= madds]
+        if not cheaper:
             return None
-        rival = max(rivals, key=lambda f: f.pckh)
-        if hoped >= rival.pckh:
+        best = max(cheaper, key=lambda f: f.pckh)
+        if expected >= best.pckh:
             return None
         return (
-            f"stopped after epoch {epoch}: {hoped:.1f} PCKh expected at the end ({self._quantile_name} gain of "
-            f"{len(gains)} finished trials), and trial {rival.number} has {rival.pckh:.1f} at no more params and MAdds"
+            f"stopped after epoch {epoch}: {expected:.1f} PCKh expected at the end ({self._quantile_name} gain of "
+            f"{len(gains)} finished trials), and trial {best.number} has {best.pckh:.1f} at no more params and MAdds"
         )

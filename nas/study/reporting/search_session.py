@@ -105,17 +105,24 @@ def run_search(session: SearchSession, trials: int) -> None:
 
 def out_of_reference(experiment: Experiment) -> str | None:
     """What is wrong if every network of a sample costs more than the hypervolume's corner, which makes it 0."""
-    costs = [experiment.problem.cost(candidate) for candidate in experiment.sample()]
-    reference, wrong = experiment.config.reference, []
-    for key, values in (("params", [cost.params for cost in costs]), ("madds", [cost.madds for cost in costs])):
-        most = getattr(reference, key)[1]
-        if values and min(values) >= most:
-            wrong.append(f"{key} = [{min(values):_}, {max(values):_}] would hold them, not up to {most:_}")
+    reference = experiment.config.reference
+    costs: dict[str, list[int]] = {"params": [], "madds": []}  # of those beyond the corner
+    for candidate in experiment.draw():
+        cost = experiment.problem.cost(candidate)
+        for key in list(costs):
+            costs[key].append(getattr(cost, key))
+            if costs[key][-1] < getattr(reference, key)[1]:
+                del costs[key]
+        if not costs:  # mostly after the first network
+            return None
+    wrong = "; ".join(
+        f"{key} = [{min(values):_}, {max(values):_}] would hold them, not up to {getattr(reference, key)[1]:_}"
+        for key, values in costs.items()
+        if values
+    )
     if not wrong:
         return None
-    return (
-        f"no network of {experiment.space.path} lies within [reference], so the hypervolume stays 0: {'; '.join(wrong)}"
-    )
+    return f"no network of {experiment.space.path} lies within [reference], so the hypervolume stays 0: {wrong}"
 
 
 def calibrate(session: SearchSession, architectures: int) -> None:
@@ -186,7 +193,7 @@ def check_measured(experiment: Experiment, study: Study) -> None:
     trials = "the only trial has no" if len(ended) == 1 else f"none of the {len(ended)} trials has a"
     raise UserError(
         f"study {experiment.config.name}: {trials} PCKh; {f'{times} of them: ' if len(ended) > 1 else ''}{reason}"
-        f"{log_of(experiment)}; mend the cause and begin another study with --name"
+        f"{log_of(experiment)}; fix the cause and begin another study with --name"
     )
 
 

@@ -89,6 +89,8 @@ RULES: Mapping[str, Rule] = {
 }
 LEVELS = tuple(f"level_{i}" for i in range(1, 7))
 """Choices of a block per level, finest first, instead of one ``block``; with ``neck``."""
+BLOCK_CHOICES = ("block", "trunk", "neck", *LEVELS)
+"""Choices whose values are kinds of blocks."""
 LIMITS: Mapping[str, Rule] = {
     "max_params": Rule(int, "most parameters, before a study scales the widths", 1),
     "max_madds": Rule(int, "most multiply-adds at 256×256, before a study scales the widths", 1),

@@ -21,7 +21,7 @@ JOINTS = 16
 REFERENCE = "hg2"
 """The network that trade-offs are measured against."""
 INPUT_SIZE = 256
-"""Height and width, in pixels, of the pictures of the published counts."""
+"""Height and width, in pixels, of the images of the published counts."""
 
 
 @dataclass(frozen=True)

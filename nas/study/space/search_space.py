@@ -25,7 +25,17 @@ from nas.architecture.blocks import block_options
 from nas.architecture.cost import network_cost
 from nas.architecture.spec import Architecture, BlockChoice
 from nas.study.space.candidate import Candidate
-from nas.study.space.choices import LEVELS, RULES, SAME, Value, find_value, first_value, sample_value, to_plain
+from nas.study.space.choices import (
+    BLOCK_CHOICES,
+    LEVELS,
+    RULES,
+    SAME,
+    Value,
+    find_value,
+    first_value,
+    sample_value,
+    to_plain,
+)
 from nas.training.losses import Losses
 
 LIMITS_INPUT_SIZE = (256, 256)
@@ -71,7 +81,7 @@ class SearchSpace:
     @property
     def blocks_of_ones_own(self) -> list[str]:
         """The blocks that are named ``module:Class``, sorted."""
-        places = [self.choices[name] for name in ("block", "trunk", "neck", *LEVELS) if name in self.choices]
+        places = [self.choices[name] for name in BLOCK_CHOICES if name in self.choices]
         kinds = {kind for place in places if isinstance(place, CategoricalDistribution) for kind in place.choices}
         return sorted(kind for kind in kinds if isinstance(kind, str) and ":" in kind)
 

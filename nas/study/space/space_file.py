@@ -18,7 +18,7 @@ from nas.architecture.blocks import block_class, block_options
 from nas.consent import check_block_name
 from nas.errors import UserError
 from nas.study.files import read_toml
-from nas.study.space.choices import LEVELS, LIMITS, RULES, SAME, Rule
+from nas.study.space.choices import BLOCK_CHOICES, LEVELS, LIMITS, RULES, SAME, Rule
 from nas.study.space.search_space import OutsideSpaceError, SearchSpace
 
 _TABLES = ("choices", "options", "limits")
@@ -53,7 +53,7 @@ def blocks_of_ones_own(path: Path) -> list[str]:
         UserError: the file cannot be read, or a name has another form.
     """
     table = _table(path, read_toml(path), "choices")
-    named = [table[place] for place in ("block", "trunk", "neck", *LEVELS) if isinstance(table.get(place), list)]
+    named = [table[place] for place in BLOCK_CHOICES if isinstance(table.get(place), list)]
     blocks = sorted({kind for kinds in named for kind in kinds if isinstance(kind, str) and ":" in kind})
     for kind in blocks:
         try:
@@ -93,7 +93,7 @@ def _blocks(choices: Mapping[str, BaseDistribution]) -> dict[str, str]:
     """Kinds of blocks, with the choice that names each first."""
     blocks: dict[str, str] = {}
     for name, distribution in choices.items():
-        if name in ("block", "trunk", "neck", *LEVELS):
+        if name in BLOCK_CHOICES:
             assert isinstance(distribution, CategoricalDistribution)
             for kind in distribution.choices:
                 if kind != SAME or name != "trunk":
