@@ -130,8 +130,8 @@ def _count(choice: BlockChoice, in_channels: int, width: int, resolution: tuple[
     except Exception as error:  # a block of one's own, and the tracer on it, may raise anything
         shape = (1, in_channels, *resolution)
         raise UncountableBlockError(
-            f"block {choice.kind!r}: its multiply-adds cannot be counted ({describe_error(error)[:300]}); it must run on "
-            f"a tensor {shape}, unscripted and without reentrant checkpointing, or declare them with a method "
+            f"block {choice.kind!r}: its multiply-adds cannot be counted ({describe_error(error)[:300]}); it must run "
+            f"on a tensor {shape}, unscripted and without reentrant checkpointing, or declare them with a method "
             "madds(height, width)"
         ) from error
 
